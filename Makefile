@@ -1,0 +1,69 @@
+# One door for developers. Every target sets up what it needs in .venv, from pinned and hashed
+# requirements; nothing outside this directory is touched.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format types proto envoy docs lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.runtime ## Run the sidecar on PORT (3100) with an echo upstream, until Ctrl-C
+	@$(BIN)/authz run --demo
+
+test: $(VENV)/.dev ## Run the whole suite, real Envoy included
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.dev ## Rewrite the sources in the project's style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+proto: $(VENV)/.dev ## Compile proto/ into authz/core
+	@$(BIN)/python -m grpc_tools.protoc -Iauthz/core=proto --python_out=. --pyi_out=. \
+		authz/core/wire.proto
+
+envoy: $(VENV)/.runtime ## Write envoy/, the configuration for the default settings
+	@$(BIN)/python -m tests.generated envoy
+
+docs: $(VENV)/.dev ## Write the generated parts of the docs
+	@$(BIN)/python -m tests.generated docs
+
+lock: $(VENV)/.dev ## Compile requirements/ from pyproject.toml, with hashes and without addresses
+	@for name in runtime dev build; do \
+		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+			--no-header --no-emit-index-url --no-emit-find-links --upgrade \
+			$$(case $$name in \
+				runtime) echo pyproject.toml;; \
+				dev) echo "pyproject.toml --extra dev --constraint requirements/runtime.txt";; \
+				build) echo "requirements/build.in";; esac) \
+			--output-file requirements/$$name.txt || exit 1; done
+
+clean: ## Remove what the other targets made, the demo's data included
+	@rm -rf $(VENV) data build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# What is installed follows the requirements files: a changed one installs again.
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.python requirements/runtime.txt requirements/build.txt pyproject.toml
+	@echo "make: installing into $(VENV)" >&2
+	@$(PIP) install --require-hashes -r requirements/build.txt -r requirements/runtime.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+	@echo "make: installing the development tools into $(VENV)" >&2
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@

@@ -1,0 +1,52 @@
+"""`authz envoy`: the configuration that `authz run` gives Envoy."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from authz.cli.shared import fail
+
+app = typer.Typer(help="Envoy's configuration.", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Envoy's configuration."""
+
+
+@app.command()
+def config(
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory to write both files into; printed when left out."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Print, or write, the bootstrap and the ext_authz filter that it subscribes to."""
+    import json
+    import os
+
+    from authz import envoy_config
+    from authz.settings import SettingsError, without_secrets
+
+    try:
+        options = envoy_config.EnvoyOptions.of(without_secrets(os.environ))
+    except SettingsError as error:
+        fail(error.problems, 2)
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            envoy_config.write(options, out)
+        except OSError as error:
+            fail([f"--out: {error}"], 1)
+        return
+    files = {
+        envoy_config.BOOTSTRAP_FILE: envoy_config.bootstrap(options),
+        envoy_config.EXT_AUTHZ_FILE: envoy_config.ext_authz_discovery(options.mode),
+    }
+    if as_json:
+        typer.echo(json.dumps(files, indent=2))
+        return
+    for name, content in files.items():
+        typer.echo(f"# {name}\n{envoy_config.to_yaml(content)}")

@@ -1,0 +1,51 @@
+"""`authz policy`: the server's own loader, for authors and CI."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Policy files.", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Policy files."""
+
+
+@app.command()
+def validate(
+    path: Annotated[
+        Path | None, typer.Argument(help="File or directory; POLICIES_DIR when left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Read policies as the service would, and print every error and warning with its place."""
+    import json
+    import os
+    from dataclasses import asdict
+
+    from authz.settings import Settings
+    from authz.stores import policies
+
+    default: Path = Settings.model_fields["policies_dir"].default
+    loaded = policies.load(path or Path(os.environ.get("POLICIES_DIR") or default))
+    valid = not loaded.errors and loaded.snapshot.size > 0
+    if as_json:
+        body = {
+            "valid": valid,
+            "policies": loaded.snapshot.size,
+            "files": loaded.files,
+            "version": loaded.snapshot.version,
+            "problems": [asdict(problem) for problem in loaded.problems],
+        }
+        typer.echo(json.dumps(body, indent=2))
+    else:
+        for problem in loaded.problems:
+            typer.echo(str(problem))
+        warnings = len(loaded.problems) - len(loaded.errors)
+        typer.echo(
+            f"{loaded.snapshot.size} policies in {loaded.files} files,"
+            f" {len(loaded.errors)} errors, {warnings} warnings"
+        )
+    raise typer.Exit(0 if valid else 1)

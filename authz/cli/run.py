@@ -1,0 +1,103 @@
+"""`authz run`, `authz serve` and the bundled echo upstream."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from authz.cli.shared import DEV_SECRETS_HELP, environment, fail, read_settings
+
+ReadyFd = Annotated[
+    int, typer.Option(hidden=True, help="Descriptor to write a byte to when serving.")
+]
+DevSecrets = Annotated[bool, typer.Option("--insecure-dev-secrets", help=DEV_SECRETS_HELP)]
+
+
+def run(
+    insecure_dev_secrets: DevSecrets = False,
+    demo: Annotated[
+        bool,
+        typer.Option(
+            "--demo",
+            help="Try it out: development secrets, loopback only, an echo upstream unless"
+            " PROXY_TARGET is set, and a banner with a token and requests to copy.",
+        ),
+    ] = False,
+) -> None:
+    """Run the sidecar: service and Envoy, supervised, until Ctrl-C or SIGTERM."""
+    import asyncio
+
+    from authz import logs, supervisor
+    from authz.run_dir import StartError
+    from authz.settings import SettingsError
+
+    env = environment(dev_secrets=insecure_dev_secrets or demo)
+    echo = None
+    if demo:
+        env.setdefault("HOST", "127.0.0.1")
+        if not env.get("PROXY_TARGET", "").strip():
+            echo = supervisor.Echo.bind()
+            env["PROXY_TARGET"] = echo.url
+    settings = read_settings(env)
+    logs.configure(settings.log_level, settings.log_format, "run")
+
+    def on_ready() -> None:
+        if demo:
+            from authz.cli.banner import banner
+
+            typer.echo(banner(settings))
+
+    try:
+        code = asyncio.run(supervisor.run(settings, env, echo=echo, on_ready=on_ready))
+    except StartError as error:
+        fail([str(error)], 1)
+    except SettingsError as error:
+        fail(error.problems, 2)
+    raise typer.Exit(code)
+
+
+def serve(insecure_dev_secrets: DevSecrets = False, ready_fd: ReadyFd = -1) -> None:
+    """Run the service alone: ext_authz and HTTP on unix sockets in AUTHZ_RUN_DIR."""
+    settings = read_settings(environment(dev_secrets=insecure_dev_secrets))
+
+    import uvloop
+
+    from authz import logs
+    from authz.run_dir import StartError
+    from authz.wiring import serve as serve_until_stopped
+
+    logs.configure(settings.log_level, settings.log_format, "authz")
+    try:
+        uvloop.run(serve_until_stopped(settings, on_ready=lambda: _say_ready(ready_fd)))
+    except StartError as error:
+        fail([str(error)], 1)
+
+
+def echo(
+    fd: Annotated[int, typer.Option(help="Descriptor of a listening socket.")],
+    ready_fd: ReadyFd = -1,
+) -> None:
+    """Answer every request with what it was."""
+    import socket
+
+    import uvicorn
+
+    from authz.edges.echo_upstream import EchoUpstream
+
+    config = uvicorn.Config(
+        EchoUpstream(),
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        ws="none",
+        server_header=False,
+    )
+    # The socket listens already, so whoever connects from now on is answered.
+    _say_ready(ready_fd)
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
+
+
+def _say_ready(descriptor: int) -> None:
+    if descriptor >= 0:
+        os.write(descriptor, b"1")
+        os.close(descriptor)

@@ -1,0 +1,64 @@
+"""`authz token`: agent tokens."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from authz.cli.run import DevSecrets
+from authz.cli.shared import environment, fail
+
+app = typer.Typer(help="Agent tokens.", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Agent tokens."""
+
+
+@app.command()
+def mint(
+    agent: Annotated[str, typer.Option(help="Agent id, the token's `sub`.")],
+    tier: Annotated[str, typer.Option(help="Trust tier.")] = "verified",
+    tag: Annotated[list[str] | None, typer.Option(help="Tag; may be repeated.")] = None,
+    name: Annotated[str, typer.Option(help="Display name; the agent id when left out.")] = "",
+    org: Annotated[str, typer.Option(help="Organisation id.")] = "",
+    ttl: Annotated[
+        str, typer.Option(help="Lifetime: 30s, 15m, 24h, 7d. JWT_EXPIRES_IN when left out.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    insecure_dev_secrets: DevSecrets = False,
+) -> None:
+    """Print a signed agent token, and nothing else."""
+    import json
+
+    from authz.core import identity
+    from authz.core.timestamps import rfc3339
+    from authz.settings import SettingsError, parse_duration, signing_settings
+
+    try:
+        secret, default_ttl = signing_settings(environment(dev_secrets=insecure_dev_secrets))
+    except SettingsError as error:
+        fail(error.problems, 2)
+    now = time.time()
+    try:
+        ttl_s = parse_duration(ttl) if ttl else default_ttl
+    except ValueError as error:
+        fail([f"--ttl: {error}"], 2)
+    try:
+        minted = identity.mint(
+            secret,
+            agent_id=agent,
+            now=now,
+            ttl_s=ttl_s,
+            name=name,
+            tier=tier,
+            tags=tuple(tag or ()),
+            org_id=org,
+        )
+    except ValueError as error:
+        fail([str(error)], 2)
+    if as_json:
+        typer.echo(json.dumps({"token": minted, "expiresAt": rfc3339(int(now) + ttl_s)}))
+    else:
+        typer.echo(minted)

@@ -1,0 +1,81 @@
+"""Outcome to audit row: a value, not a write (DESIGN §6, CONTRACT §9).
+
+Absent texts are None, so that the column is NULL and a reader can leave the field out. Tokens,
+query strings, bodies and credentials have no column to end up in.
+"""
+
+import json
+from typing import NamedTuple
+
+from authz.core.outcome import Outcome
+from authz.core.timestamps import rfc3339
+
+
+class AuditRow(NamedTuple):
+    """One decision. The fields are the columns of the `audit` table, in its order."""
+
+    id: str
+    #: RFC 3339, UTC, microseconds.
+    timestamp: str
+    source: str
+    agent_id: str | None
+    agent_name: str | None
+    trust_tier: str | None
+    org_id: str | None
+    action: str
+    resource: str | None
+    method: str | None
+    path: str | None
+    #: What was decided: allow, deny or error.
+    decision: str
+    #: What was done about it under `mode`: allow, deny or error.
+    enforced: str
+    mode: str
+    stage: str | None
+    code: str
+    #: The deciding policy's name, which is its id: unique in a snapshot.
+    policy: str | None
+    rule: str | None
+    #: 0-based place in the policy's rules; NULL when no rule matched.
+    rule_index: int | None
+    reason: str | None
+    policy_version: str
+    trace_id: str
+    latency_us: int
+    #: A JSON object of what is recorded but never trusted.
+    metadata: str | None
+
+
+def row_of(outcome: Outcome) -> AuditRow:
+    """The row of a decided call."""
+    call, snapshot = outcome.case.call, outcome.case.snapshot
+    identity, verdict = outcome.case.identity, outcome.verdict
+    known = bool(identity.agent_id)
+    extra = {"host": call.host, "claimedAgentId": call.claimed_agent}
+    extra = {key: value for key, value in extra.items() if value}
+    return AuditRow(
+        id=outcome.decision_id,
+        timestamp=rfc3339(outcome.decided_at),
+        source=call.source,
+        agent_id=identity.agent_id or None,
+        agent_name=identity.name or None,
+        trust_tier=identity.tier if known else None,
+        org_id=identity.org_id or None,
+        action=call.action,
+        resource=call.resource or None,
+        method=call.method or None,
+        path=call.path or None,
+        decision=str(verdict.decision),
+        enforced=str(outcome.enforced),
+        mode=str(outcome.mode),
+        stage=verdict.stage or None,
+        code=str(verdict.code),
+        policy=verdict.policy or None,
+        rule=verdict.rule or None,
+        rule_index=verdict.rule_index,
+        reason=verdict.reason or None,
+        policy_version=snapshot.version,
+        trace_id=outcome.trace_id,
+        latency_us=outcome.latency_us,
+        metadata=json.dumps(extra, separators=(",", ":")) if extra else None,
+    )

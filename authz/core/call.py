@@ -1,0 +1,196 @@
+"""What the agent asks for: CheckRequest bytes, or an HTTP request to us, to a `Call`.
+
+- Reading never fails. What cannot be judged becomes a `Call` whose `defect` says why; the verdict
+  turns that into 400 in enforce mode, and audit mode can still forward it.
+- The agent may name its action and resource in headers; otherwise both come from what the wire
+  shows, method and path (CONTRACT §1.2). The path is percent-decoded exactly once, and every
+  spelling that an upstream could read as another path than the policy saw is a defect.
+- Paths lose their query string here, so that nothing later can record it.
+"""
+
+from collections.abc import Callable
+from typing import Final, Literal, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from google.protobuf.message import DecodeError
+
+from authz.core.names import ADMIN_HEADER, GOVERNANCE_PREFIX, PROXY_PREFIX
+from authz.core.wire_pb2 import CheckRequest
+
+Source = Literal["proxy", "check", "batch"]
+Lookup = Callable[[str, str], str]
+
+#: Longest action or resource, characters. A derived action holds a URL's path, and 8 KiB is what
+#: servers commonly accept of one; the row stays bounded.
+MAX_NAME: Final = 8192
+#: Longest trace id that is echoed; a UUID has 36 characters, W3C trace ids 32.
+MAX_TRACE_ID: Final = 128
+#: Longest host and claimed agent id that are recorded, characters (a DNS name has at most 253).
+MAX_LABEL: Final = 256
+#: Longest method that is recorded; the longest registered one (UPDATEREDIRECTREF) has 17.
+MAX_METHOD: Final = 32
+
+#: The governance headers that a request is known to carry when it cannot be read.
+GOVERNANCE_HEADERS: Final = (
+    "x-meshguard-action",
+    "x-meshguard-resource",
+    "x-meshguard-trace-id",
+    "x-meshguard-agent-id",
+    "x-meshguard-meta",
+    "x-meshguard-upstream-authorization",
+)
+
+_VERBS: Final = {
+    "GET": "read",
+    "HEAD": "read",
+    "OPTIONS": "read",
+    "POST": "write",
+    "PUT": "write",
+    "PATCH": "write",
+    "DELETE": "delete",
+}
+
+
+class Call(NamedTuple):
+    """One governed action, as the agent put it. Texts are empty where the request had none."""
+
+    source: Source
+    action: str
+    resource: str
+    method: str
+    #: Without the query string, as it arrived (percent-encoding kept).
+    path: str
+    host: str
+    trace_id: str
+    #: The `Authorization` header's value, unparsed. Never recorded.
+    authorization: str
+    #: What the agent wants the upstream to receive as `Authorization`. Never recorded.
+    upstream_authorization: str
+    #: `X-MeshGuard-Agent-ID`: free text, recorded, never trusted (CONTRACT §3).
+    claimed_agent: str
+    #: The request's headers that must not reach the upstream.
+    governance_headers: tuple[str, ...]
+    #: Why this call cannot be judged, one sentence; empty when it can.
+    defect: str
+
+
+def unreadable(source: Source, defect: str) -> Call:
+    """A call of which nothing is known but that it came, and why it cannot be read."""
+    # What it carries cannot be seen, so everything it may carry is kept from the upstream.
+    headers = (*GOVERNANCE_HEADERS, ADMIN_HEADER, "authorization")
+    return Call(source, "unknown", "", "", "", "", "", "", "", "", headers, defect)
+
+
+def from_check_request(raw: bytes) -> Call:
+    """Read an ext_authz `CheckRequest` (envoy.service.auth.v3, wire format)."""
+    try:
+        http = CheckRequest.FromString(raw).attributes.request.http
+    except DecodeError:
+        return unreadable("proxy", "the CheckRequest is not a valid protobuf message")
+    if not http.method or not http.path:
+        return unreadable("proxy", "the CheckRequest has no HTTP method or path")
+    headers = http.headers
+    governance = tuple(
+        name for name in headers if name.startswith(GOVERNANCE_PREFIX) or name == ADMIN_HEADER
+    )
+    return from_http("proxy", http.method, http.path, http.host, headers.get, governance)
+
+
+def from_http(
+    source: Source,
+    method: str,
+    target: str,
+    host: str,
+    header: Lookup,
+    governance_headers: tuple[str, ...] = (),
+) -> Call:
+    """Read an HTTP request.
+
+    Args:
+        target: path with or without a query string.
+        header: `header(lower_case_name, default)`; repeated headers joined with commas.
+        governance_headers: names present in the request that the upstream must not see.
+    """
+    path = target.partition("?")[0].partition("#")[0]
+    # Only a proxied request's path names what it does; ours are the endpoints' own.
+    derived, defect = _decode_path(path) if source == "proxy" else ("", "")
+    declared = header("x-meshguard-action", "").strip()
+    if declared:
+        defect = defect or defect_of_name("X-MeshGuard-Action", declared)
+    action = declared or f"{_VERBS.get(method.upper(), 'execute')}:{derived}"
+    resource = header("x-meshguard-resource", "").strip() or derived
+    defect = defect or defect_of_resource(resource)
+    return Call(
+        source=source,
+        action=action[:MAX_NAME],
+        resource=resource[:MAX_NAME],
+        method=method[:MAX_METHOD],
+        path=path[:MAX_NAME],
+        host=host[:MAX_LABEL],
+        trace_id=_label(header("x-meshguard-trace-id", "")) or _label(header("x-trace-id", "")),
+        authorization=header("authorization", ""),
+        upstream_authorization=header("x-meshguard-upstream-authorization", ""),
+        claimed_agent=header("x-meshguard-agent-id", "")[:MAX_LABEL],
+        governance_headers=governance_headers,
+        defect=defect,
+    )
+
+
+def defect_of_name(where: str, name: str) -> str:
+    """Why a declared action is unusable, as a sentence that names `where`; empty if it is fine.
+
+    Published SDKs can only send ASCII (CONTRACT §16.6), so anything else is a second spelling.
+    """
+    if len(name) > MAX_NAME:
+        return f"{where}: longer than {MAX_NAME} characters"
+    if not (name.isascii() and name.isprintable()):
+        return f"{where}: only printable ASCII characters are allowed"
+    return ""
+
+
+def defect_of_resource(resource: str) -> str:
+    """Why a resource is unusable; empty if it is fine. Any script, but no control characters."""
+    if len(resource) > MAX_NAME or _has_control(resource):
+        return f"resource: control characters, or longer than {MAX_NAME} characters"
+    return ""
+
+
+def _decode_path(path: str) -> tuple[str, str]:
+    """The upstream's path as policies see it, and a defect when it is ambiguous.
+
+    Envoy normalises before it asks us; these checks hold for any other proxy too, and where
+    Envoy leaves a spelling alone that some servers fold (`..;`, RFC 3986 §3.3 parameters).
+    """
+    rest = path[len(PROXY_PREFIX) :] if path.startswith(PROXY_PREFIX) else path.lstrip("/")
+    plain = rest.isascii() and "%" not in rest
+    # Bytes that are no UTF-8 keep distinct spellings instead of all becoming U+FFFD.
+    text = rest if plain else unquote_to_bytes(rest).decode("utf-8", "backslashreplace")
+    if len(path) > MAX_NAME:
+        return text[:MAX_NAME], f"path: longer than {MAX_NAME} characters"
+    if _has_control(text):
+        return _visible(text), "path: contains a control character"
+    if not plain:
+        lowered = rest.lower()
+        if "%2f" in lowered or "%5c" in lowered:
+            return text, "path: contains an encoded slash"
+    if "\\" in rest:
+        return text, "path: contains a backslash"
+    if "//" in text or text.startswith("/"):
+        return text, "path: contains an empty segment (//)"
+    if "." in text and any(s.partition(";")[0] in (".", "..") for s in text.split("/")):
+        return text, "path: contains a . or .. segment"
+    return text, ""
+
+
+def _has_control(text: str) -> bool:
+    return not text.isprintable() and any(ord(c) < 0x20 or ord(c) == 0x7F for c in text)
+
+
+def _visible(text: str) -> str:
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def _label(text: str) -> str:
+    """A caller's label if it can be echoed in a header as it is, else nothing."""
+    text = text.strip()
+    return text if len(text) <= MAX_TRACE_ID and text.isascii() and text.isprintable() else ""

@@ -1,0 +1,89 @@
+"""From case to verdict: the chain runs, then the mode is applied, once.
+
+- A verdict starts as "could not decide" and becomes an allow only when a stage has allowed and
+  every stage has passed. An empty chain, one without the policy stage or a stage that raises
+  leave it there.
+- The mode never changes what was decided. `enforced` says what is done about it.
+- Audit mode never blocks: not for a denial, not for a missing token, not for our own failure.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from authz.core.case import Case
+from authz.core.errors import Code
+from authz.core.finding import Deny
+from authz.core.mode import Mode
+from authz.core.stages.stage import Stage
+
+
+class Decision(StrEnum):
+    """What was decided, and in the row's other column what was enforced."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    #: We could not decide. Enforced as 503, never as a denial.
+    ERROR = "error"
+
+
+class Verdict(NamedTuple):
+    """A decision with everything that explains it."""
+
+    decision: Decision
+    #: The stage that decided; empty when the chain was not run.
+    stage: str
+    code: Code
+    reason: str
+    policy: str = ""
+    rule: str = ""
+    rule_index: int | None = None
+
+
+_UNFINISHED: Final = Verdict(
+    Decision.ERROR, "", Code.UNFINISHED, "the chain ended without a decision"
+)
+BYPASSED: Final = Verdict(Decision.ALLOW, "", Code.BYPASSED, "MODE is bypass: nothing is evaluated")
+
+
+def judge(case: Case, chain: Sequence[Stage]) -> Verdict:
+    """Run the chain; the first objection ends it.
+
+    A stage's exception is the caller's to handle (`failed`): here it would lose its traceback.
+    """
+    if case.call.defect:
+        return Verdict(Decision.DENY, "", Code.MALFORMED, case.call.defect, rule="malformed")
+    verdict = _UNFINISHED
+    for stage in chain:
+        finding = stage.judge(case)
+        if isinstance(finding, Deny):
+            return Verdict(
+                Decision.DENY,
+                stage.name,
+                finding.code,
+                finding.reason,
+                finding.policy,
+                finding.rule,
+                finding.rule_index,
+            )
+        if finding.code.status < 400:
+            verdict = Verdict(
+                Decision.ALLOW,
+                stage.name,
+                finding.code,
+                finding.reason,
+                finding.policy,
+                finding.rule,
+                finding.rule_index,
+            )
+    return verdict
+
+
+def failed(code: Code, reason: str) -> Verdict:
+    """The verdict when deciding or recording broke: an error, in no stage's name."""
+    return Verdict(Decision.ERROR, "", code, reason, rule=str(code))
+
+
+def enforced(verdict: Verdict, mode: Mode) -> Decision:
+    """What is done about a verdict. The only place that looks at the mode."""
+    return verdict.decision if mode is Mode.ENFORCE else Decision.ALLOW

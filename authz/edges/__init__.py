@@ -1,0 +1,1 @@
+"""Every socket we listen on. An edge moves bytes; what they mean is decided in `gate`."""

@@ -1,0 +1,56 @@
+"""The HTTP application: its routes, and one shape for every error.
+
+Every body is a JSON object and nothing redirects: SDKs decode whatever comes, and read any
+status below 400 as "allowed" (CONTRACT §16).
+"""
+
+import logging
+from typing import Final
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from authz import __version__
+from authz.edges.http import governed, probes
+from authz.edges.http.probes import Health
+from authz.gate import Gate
+
+log = logging.getLogger(__name__)
+
+_WORDS: Final = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+
+
+def build_app(gate: Gate, health: Health) -> FastAPI:
+    """The application, ready to serve."""
+    app = FastAPI(
+        title="authz",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.include_router(probes.router(health))
+    app.include_router(governed.router(gate))
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _failed)
+    return app
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    message = error.detail
+    if error.status_code == 404:
+        message = f"there is nothing at {request.method} {request.url.path}"
+    elif error.status_code == 405:
+        message = f"{request.url.path} does not take {request.method}"
+    word = _WORDS.get(error.status_code, "error")
+    return JSONResponse(
+        {"error": word, "message": message}, error.status_code, headers=error.headers
+    )
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    log.error("answering %s %s failed", request.method, request.url.path, exc_info=error)
+    return JSONResponse({"error": "internal", "message": "the service failed to answer"}, 500)

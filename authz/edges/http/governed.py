@@ -1,0 +1,115 @@
+"""Decisions asked for by name: `GET /proxy/check`, `POST /api/v1/governance/batch`.
+
+They are decided and recorded exactly as proxied requests are; nothing is forwarded.
+"""
+
+import json
+from typing import Final
+from uuid import uuid4
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
+
+from authz.core import call as calls
+from authz.core import reply
+from authz.core.call import Call, Source
+from authz.core.reply import Answer
+from authz.core.verdict import Decision
+from authz.gate import Gate
+
+#: Bytes of a batch: a hundred actions with a kilobyte each, and room.
+MAX_BODY: Final = 256 * 1024
+MAX_ACTIONS: Final = 100
+
+
+class BatchAction(BaseModel):
+    """One action of a batch."""
+
+    model_config = ConfigDict(strict=True, hide_input_in_errors=True)
+
+    action: str = Field(min_length=1, max_length=calls.MAX_NAME)
+    resource: str = Field("", max_length=calls.MAX_NAME)
+
+
+class Batch(BaseModel):
+    """The body of a batch request (CONTRACT §6)."""
+
+    model_config = ConfigDict(strict=True, hide_input_in_errors=True)
+
+    actions: list[BatchAction] = Field(min_length=1, max_length=MAX_ACTIONS)
+
+
+def router(gate: Gate) -> APIRouter:
+    """The governed routes."""
+    routes = APIRouter()
+
+    @routes.get("/proxy/check")
+    async def check(request: Request) -> JSONResponse:
+        if not request.headers.get("x-meshguard-action", "").strip():
+            raise HTTPException(400, "the X-MeshGuard-Action header is missing or empty")
+        [outcome] = gate.batch([_call("check", request)])
+        return _json(reply.http_answer(outcome))
+
+    @routes.post("/api/v1/governance/batch")
+    async def batch(request: Request) -> JSONResponse:
+        base = _call("batch", request)
+        # One trace for the plan, also when the caller brought none.
+        base = base._replace(trace_id=base.trace_id or uuid4().hex)
+        outcomes = gate.batch([_item(base, item) for item in (await _batch(request)).actions])
+        first = outcomes[0]
+        refused = next((o for o in outcomes if o.enforced is Decision.ERROR), None)
+        if refused is None and first.enforced is Decision.DENY and first.verdict.stage == "auth":
+            refused = first
+        if refused is not None:
+            return _json(reply.http_answer(refused))
+        total_us = sum(outcome.latency_us for outcome in outcomes)
+        return JSONResponse(
+            {
+                "results": [reply.batch_item(outcome) for outcome in outcomes],
+                "totalLatencyMs": total_us / 1000,
+                "traceId": first.trace_id,
+                "mode": str(first.mode),
+                "policyVersion": first.case.snapshot.version,
+            }
+        )
+
+    return routes
+
+
+def _call(source: Source, request: Request) -> Call:
+    def header(name: str, default: str) -> str:
+        # Repeated headers are joined as Envoy joins them in a CheckRequest.
+        return ",".join(request.headers.getlist(name)) or default
+
+    return calls.from_http(source, request.method, request.url.path, header("host", ""), header)
+
+
+def _item(base: Call, item: BatchAction) -> Call:
+    action = item.action.strip()
+    defect = calls.defect_of_name("action", action) if action else "action: empty"
+    defect = defect or calls.defect_of_resource(item.resource)
+    return base._replace(action=action, resource=item.resource.strip(), defect=defect)
+
+
+async def _batch(request: Request) -> Batch:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise HTTPException(413, f"the body is larger than {MAX_BODY} bytes")
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "the body is not JSON") from None
+    try:
+        return Batch.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(step) for step in first["loc"]) or "body"
+        raise HTTPException(400, f"{where}: {first['msg']}") from None
+
+
+def _json(answer: Answer) -> JSONResponse:
+    return JSONResponse(answer.body, answer.status, headers=answer.headers)

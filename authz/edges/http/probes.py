@@ -1,0 +1,93 @@
+"""`/health`, `/ready` and `/` (CONTRACT §1.1): open, cheap, and truthful about the audit store.
+
+`/health` says whether this process can do its work in its mode; a supervisor restarts it when
+not. `/ready` says whether it should get traffic: policies loaded and rows writable.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from authz import __version__
+from authz.core.mode import Mode
+from authz.core.timestamps import rfc3339
+from authz.stores.audit_log import AuditLog
+from authz.stores.policies import Loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the probes look at."""
+
+    mode: Callable[[], Mode]
+    policies: Callable[[], Loaded]
+    audit: AuditLog
+    #: Enforce mode goes on without rows (AUDIT_ON_FAILURE=allow).
+    allow_unrecorded: bool
+    started_at: float
+
+    def checks(self) -> dict[str, str]:
+        """Each part by name: `ok`, or what is wrong with it."""
+        loaded = self.policies()
+        failed = len(loaded.errors)
+        policies = "ok" if loaded.snapshot.size else "no valid policy is loaded"
+        if loaded.snapshot.size and failed:
+            policies = f"ok, {failed} errors"
+        return {
+            "database": "ok" if self.audit.probe() else f"failing: {self.audit.failure}",
+            "policies": policies,
+        }
+
+
+def router(health: Health) -> APIRouter:
+    """The open routes."""
+    routes = APIRouter()
+
+    @routes.get("/health")
+    async def get_health() -> JSONResponse:
+        checks = health.checks()
+        mode = health.mode()
+        works = checks["database"] == "ok" or health.allow_unrecorded or mode is not Mode.ENFORCE
+        body: dict[str, object] = {
+            "status": "healthy" if works else "unhealthy",
+            "timestamp": rfc3339(time.time()),
+            "version": __version__,
+            "mode": str(mode),
+            "uptime": round(time.time() - health.started_at, 3),
+            "checks": checks,
+        }
+        if health.audit.unrecorded:
+            body["unrecorded"] = health.audit.unrecorded
+        return JSONResponse(body, 200 if works else 503)
+
+    @routes.get("/ready")
+    async def get_ready() -> JSONResponse:
+        mode, loaded = health.mode(), health.policies()
+        if mode is Mode.BYPASS:
+            warning = "MODE is bypass: nothing is evaluated and nothing is recorded"
+            return JSONResponse({"status": "ready", "mode": str(mode), "warning": warning})
+        checks = health.checks()
+        if checks["database"] != "ok" or not loaded.snapshot.size:
+            return JSONResponse({"status": "not_ready", "mode": str(mode), "checks": checks}, 503)
+        return JSONResponse(
+            {
+                "status": "ready",
+                "mode": str(mode),
+                "policies": loaded.snapshot.size,
+                "policyVersion": loaded.snapshot.version,
+            }
+        )
+
+    @routes.get("/")
+    async def get_root() -> dict[str, str]:
+        return {
+            "name": "MeshGuard Gateway",
+            "version": __version__,
+            "mode": str(health.mode()),
+            "docs": "README.md",
+        }
+
+    return routes

@@ -1,0 +1,152 @@
+"""The whole path of a request, on one screen.
+
+    CheckRequest bytes → Call → Identity → Case → Verdict → mode → AuditRow, committed → bytes
+
+- No answer leaves before its row is durable. Where the row cannot be written, the answer says so
+  (`audit_unavailable`), unless AUDIT_ON_FAILURE=allow or the mode never blocks.
+- One call or one batch takes the snapshot reference once.
+- `check` never raises: an edge has nothing better to say than we do.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from authz.core import call as calls
+from authz.core import reply, verdict
+from authz.core.audit import AuditRow, row_of
+from authz.core.call import Call
+from authz.core.case import Case
+from authz.core.errors import AuditUnavailable, Code
+from authz.core.identity import NOT_LOOKED_AT, Identity, TokenVerifier, Unidentified
+from authz.core.mode import Mode
+from authz.core.outcome import Outcome
+from authz.core.snapshot import Snapshot
+from authz.core.stages import CHAIN
+from authz.core.stages.stage import Stage
+from authz.core.verdict import BYPASSED, Decision
+
+log = logging.getLogger(__name__)
+
+
+class Recorder(Protocol):
+    """Where rows become durable."""
+
+    def write(self, rows: Sequence[AuditRow]) -> None:
+        """Commit all of these rows, or none and raise `AuditUnavailable`."""
+
+    def missed(self, count: int) -> None:
+        """Count decisions that were answered without a row."""
+
+
+class Gate:
+    """Decides and records. Not thread-safe: one event loop calls it."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Callable[[], Snapshot],
+        tokens: TokenVerifier,
+        recorder: Recorder,
+        mode: Mode,
+        now: Callable[[], float],
+        monotonic_ns: Callable[[], int],
+        new_id: Callable[[], str],
+        proxy_authorization: str = "",
+        allow_unrecorded: bool = False,
+        chain: Sequence[Stage] = CHAIN,
+    ) -> None:
+        """
+        Args:
+            now: seconds since the epoch.
+            monotonic_ns: nanoseconds of a clock that never steps back, for latencies.
+            proxy_authorization: the upstream's `Authorization`, or empty.
+            allow_unrecorded: AUDIT_ON_FAILURE=allow.
+        """
+        self.mode = mode
+        self._snapshot = snapshot
+        self._tokens = tokens
+        self._recorder = recorder
+        self._now = now
+        self._monotonic_ns = monotonic_ns
+        self._new_id = new_id
+        self._proxy_authorization = proxy_authorization
+        self._allow_unrecorded = allow_unrecorded
+        self._chain = chain
+
+    def check(self, raw: bytes) -> bytes:
+        """Answer one ext_authz call: CheckRequest bytes in, CheckResponse bytes out."""
+        try:
+            outcome = self.batch([calls.from_check_request(raw)])[0]
+            return reply.check_response(outcome, self._proxy_authorization)
+        except Exception:
+            log.exception("a CheckRequest could not be answered")
+            return reply.check_response(self._last_resort(), self._proxy_authorization)
+
+    def batch(self, asked: Sequence[Call]) -> list[Outcome]:
+        """Decide calls against one snapshot, in order, and commit their rows together."""
+        snapshot, mode = self._snapshot(), self.mode
+        outcomes = [self._decide(call, snapshot, mode) for call in asked]
+        if mode is Mode.BYPASS:
+            return outcomes
+        try:
+            self._recorder.write([row_of(outcome) for outcome in outcomes])
+        except AuditUnavailable as error:
+            return self._unrecorded(outcomes, Code.AUDIT_UNAVAILABLE, str(error))
+        except Exception:
+            log.exception("recording a decision failed")
+            return self._unrecorded(outcomes, Code.INTERNAL, "recording the decision failed")
+        return outcomes
+
+    def _decide(self, call: Call, snapshot: Snapshot, mode: Mode) -> Outcome:
+        started = self._monotonic_ns()
+        now = self._now()
+        caller: Identity | Unidentified = NOT_LOOKED_AT
+        try:
+            caller = self._tokens.identify(call.authorization, now)
+            if mode is Mode.BYPASS:
+                decided = BYPASSED
+            else:
+                decided = verdict.judge(Case(call, caller, snapshot), self._chain)
+        except Exception:
+            # The traceback is for us; the caller learns that it was not a denial.
+            log.exception("a stage failed")
+            decided = verdict.failed(Code.INTERNAL, "the decision failed inside the service")
+        decision_id = self._new_id()
+        return Outcome(
+            case=Case(call, caller, snapshot),
+            verdict=decided,
+            mode=mode,
+            enforced=verdict.enforced(decided, mode),
+            decision_id=decision_id,
+            trace_id=call.trace_id or decision_id,
+            decided_at=now,
+            latency_us=(self._monotonic_ns() - started) // 1000,
+        )
+
+    def _unrecorded(self, outcomes: list[Outcome], code: Code, reason: str) -> list[Outcome]:
+        self._recorder.missed(len(outcomes))
+        if self._allow_unrecorded:
+            return outcomes
+        failure = verdict.failed(code, reason)
+        return [
+            outcome
+            if verdict.enforced(failure, outcome.mode) is Decision.ALLOW
+            else outcome._replace(verdict=failure, enforced=Decision.ERROR)
+            for outcome in outcomes
+        ]
+
+    def _last_resort(self) -> Outcome:
+        failure = verdict.failed(Code.INTERNAL, "the service could not answer")
+        call = calls.unreadable("proxy", failure.reason)
+        decision_id = self._new_id()
+        return Outcome(
+            case=Case(call, NOT_LOOKED_AT, self._snapshot()),
+            verdict=failure,
+            mode=self.mode,
+            enforced=verdict.enforced(failure, self.mode),
+            decision_id=decision_id,
+            trace_id=decision_id,
+            decided_at=self._now(),
+            latency_us=0,
+        )

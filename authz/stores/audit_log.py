@@ -1,0 +1,232 @@
+"""The audit trail: one append-only table in SQLite, WAL mode (DESIGN §6).
+
+- `write` returns after COMMIT. With synchronous=NORMAL a committed row survives `kill -9` of
+  this process (SQLite: "WAL mode is always consistent with synchronous=NORMAL"); it is the
+  machine losing power that may cost the newest ones.
+- peewee owns the schema and the queries; the hot path executes the INSERT that peewee compiled,
+  without building it again.
+- A store that cannot be written is reported, counted and tried again: every write attempts it,
+  a file that could not be opened is reopened at most every `REOPEN_EVERY_S`.
+"""
+
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import peewee
+
+from authz.core.audit import AuditRow
+from authz.core.errors import AuditUnavailable
+
+log = logging.getLogger(__name__)
+
+#: Raised with each change of the table; a newer file is refused, not guessed at.
+SCHEMA_VERSION: Final = 1
+TABLE: Final = "audit"
+#: How long a write waits for another process's lock. Envoy gives up after 100 ms, and while we
+#: wait nobody else is answered.
+BUSY_TIMEOUT_MS: Final = 25
+REOPEN_EVERY_S: Final = 1.0
+
+
+class AuditEntry(peewee.Model):
+    """The `audit` table. `AuditRow` has the meaning of each column."""
+
+    seq = peewee.BigAutoField()
+    id = peewee.TextField()
+    timestamp = peewee.TextField()
+    source = peewee.TextField()
+    agent_id = peewee.TextField(null=True)
+    agent_name = peewee.TextField(null=True)
+    trust_tier = peewee.TextField(null=True)
+    org_id = peewee.TextField(null=True)
+    action = peewee.TextField()
+    resource = peewee.TextField(null=True)
+    method = peewee.TextField(null=True)
+    path = peewee.TextField(null=True)
+    decision = peewee.TextField()
+    enforced = peewee.TextField()
+    mode = peewee.TextField()
+    stage = peewee.TextField(null=True)
+    code = peewee.TextField()
+    policy = peewee.TextField(null=True)
+    rule = peewee.TextField(null=True)
+    rule_index = peewee.IntegerField(null=True)
+    reason = peewee.TextField(null=True)
+    policy_version = peewee.TextField()
+    trace_id = peewee.TextField()
+    latency_us = peewee.IntegerField()
+    metadata = peewee.TextField(null=True)
+
+    class Meta:
+        table_name = TABLE
+
+
+class AuditLog:
+    """The one writer of an audit database."""
+
+    def __init__(self, path: Path, *, monotonic: Callable[[], float]) -> None:
+        self._path = path
+        self._monotonic = monotonic
+        self._database: peewee.SqliteDatabase | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._insert = ""
+        self._retry_at = float("-inf")
+        #: Why the last write or opening failed; empty while the store works.
+        self.failure = ""
+        #: Decisions answered without a row since the start.
+        self.unrecorded = 0
+
+    def open(self) -> bool:
+        """Open or create the database; False (and `failure`) when it cannot be used now."""
+        try:
+            self._connection = self._connect()
+        except (peewee.PeeweeException, sqlite3.Error, OSError, _Unusable) as error:
+            self._fail(error)
+            self._retry_at = self._monotonic() + REOPEN_EVERY_S
+            return False
+        self._recovered()
+        return True
+
+    def close(self) -> None:
+        """Close the database; may be called more than once. SQLite then folds the WAL in."""
+        database, self._database, self._connection = self._database, None, None
+        if database is not None:
+            database.close()
+
+    def write(self, rows: Sequence[AuditRow]) -> None:
+        """Commit rows in order, in one transaction.
+
+        Raises:
+            AuditUnavailable: none of the rows is durable.
+        """
+        connection = self._connection
+        if connection is None:
+            if self._monotonic() < self._retry_at or not self.open():
+                raise AuditUnavailable("the audit store cannot be opened")
+            connection = self._connection
+            assert connection is not None
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(self._insert, rows)
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._fail(error)
+            self._roll_back(connection)
+            if not isinstance(error, sqlite3.OperationalError):
+                self.close()  # corrupt: only another file behind this path can help
+            raise AuditUnavailable("the audit store does not take writes") from error
+        except BaseException:
+            self._roll_back(connection)
+            raise
+        if self.failure:
+            self._recovered()
+
+    def missed(self, count: int) -> None:
+        """Count decisions that were answered without a row."""
+        self.unrecorded += count
+
+    def probe(self) -> bool:
+        """Whether rows can be written now: takes the write lock and gives it back."""
+        if self._connection is None:
+            return self.open()
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            self._fail(error)
+            return False
+        if self.failure:
+            self._recovered()
+        return True
+
+    def _connect(self) -> sqlite3.Connection:
+        self.close()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Only the owner reads who did what; SQLite gives -wal and -shm the same mode.
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
+        database = peewee.SqliteDatabase(
+            os.fspath(self._path),
+            pragmas={"journal_mode": "wal", "synchronous": "normal"},
+            timeout=BUSY_TIMEOUT_MS / 1000,
+        )
+        self._database = database
+        database.connect()
+        version = database.pragma("user_version")
+        if version not in (0, SCHEMA_VERSION):
+            raise _Unusable(f"its schema is version {version}, this program knows {SCHEMA_VERSION}")
+        with database.bind_ctx([AuditEntry]):
+            with database.atomic("IMMEDIATE"):
+                database.create_tables([AuditEntry])
+                database.pragma("user_version", SCHEMA_VERSION)
+            fields = [getattr(AuditEntry, name) for name in AuditRow._fields]
+            self._insert = AuditEntry.insert_many([[None] * len(fields)], fields=fields).sql()[0]
+        columns = {column.name for column in database.get_columns(TABLE)}
+        if not columns.issuperset(AuditRow._fields):
+            raise _Unusable("its table `audit` is not ours")
+        connection: sqlite3.Connection = database.connection()  # type: ignore[no-untyped-call]
+        return connection
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            self.close()
+
+    def _fail(self, error: Exception) -> None:
+        said = str(error)
+        if said != self.failure:
+            log.error("audit database %s cannot be written: %s", self._path, said)
+        self.failure = said or type(error).__name__
+
+    def _recovered(self) -> None:
+        if self.failure:
+            log.warning(
+                "audit database %s works again; %d decisions have no row",
+                self._path,
+                self.unrecorded,
+            )
+        self.failure = ""
+
+
+class AuditReader:
+    """Read-only queries on an audit database, also while a sidecar writes it."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(path)
+        self._database = peewee.SqliteDatabase(
+            f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5, pragmas={"query_only": 1}
+        )
+
+    def tail(self, count: int) -> Iterator[dict[str, Any]]:
+        """The newest `count` entries, oldest of them first, as CONTRACT §9 names their fields."""
+        with self._database.connection_context(), self._database.bind_ctx([AuditEntry]):
+            query = AuditEntry.select().order_by(AuditEntry.seq.desc()).limit(count)
+            newest: list[dict[str, Any]] = list(query.dicts())  # type: ignore[arg-type]
+        return (entry_of(row) for row in reversed(newest))
+
+
+def entry_of(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as an API entry: camelCase, absent values left out, `metadata` as an object."""
+    entry: dict[str, Any] = {}
+    for name, value in row.items():
+        if value is None or name == "seq":
+            continue
+        head, *rest = name.split("_")
+        key = head + "".join(word.title() for word in rest)
+        entry[key] = json.loads(value) if name == "metadata" else value
+    return entry
+
+
+class _Unusable(Exception):
+    """The file is a database, but not one we may write."""

