@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format types proto envoy docs lock clean
+.PHONY: help run test lint format proto generated lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.runtime ## Run the sidecar on PORT (3100) with an echo upstream, until Ctrl-C
 	@$(BIN)/authz run --demo
@@ -31,11 +31,8 @@ proto: $(VENV)/.dev ## Compile proto/ into authz/core
 	@$(BIN)/python -m grpc_tools.protoc -Iauthz/core=proto --python_out=. --pyi_out=. \
 		authz/core/wire.proto
 
-envoy: $(VENV)/.runtime ## Write envoy/, the configuration for the default settings
-	@$(BIN)/python -m tests.generated envoy
-
-docs: $(VENV)/.dev ## Write the generated parts of the docs
-	@$(BIN)/python -m tests.generated docs
+generated: $(VENV)/.dev ## Write envoy/ and the tables of the docs, which are made from the code
+	@$(BIN)/python -m tests.generated
 
 lock: $(VENV)/.dev ## Compile requirements/ from pyproject.toml, with hashes and without addresses
 	@for name in runtime dev build; do \

@@ -24,7 +24,13 @@ import yaml
 
 from authz.core.errors import Code
 from authz.core.mode import Mode
-from authz.core.names import ADMIN_HEADER, GOVERNANCE_PREFIX, PROXY_PREFIX, RETRY_AFTER_S
+from authz.core.names import (
+    ADMIN_HEADER,
+    DECISION_HEADER,
+    GOVERNANCE_PREFIX,
+    PROXY_PREFIX,
+    RETRY_AFTER_S,
+)
 from authz.settings import Settings, Upstream, trusted_ca_file
 
 Config = dict[str, Any]
@@ -382,21 +388,22 @@ def _local_replies() -> Config:
             **more,
         }
 
+    # What the service answered carries its decision, and keeps the body it came with.
+    not_ours = f'!("{DECISION_HEADER}" in response.headers)'
     no_decision = (
         "the authorization service gave no decision within 100 ms; the request was not forwarded"
     )
     return {
         "mappers": [
             when(
-                'response.code_details == "ext_authz_error" && response.code == 503',
+                f'{not_ours} && response.code_details == "ext_authz_error"',
                 {"error": "unavailable", "code": str(Code.CIRCUIT_OPEN), "message": no_decision},
                 headers_to_add=[
                     {"header": {"key": "retry-after", "value": str(RETRY_AFTER_S)}},
                 ],
             ),
             when(
-                'response.code_details != "ext_authz_denied"'
-                ' && response.code_details != "ext_authz_error"',
+                not_ours,
                 {
                     "error": "gateway",
                     "code": "%RESPONSE_CODE_DETAILS%",

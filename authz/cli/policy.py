@@ -29,7 +29,8 @@ def validate(
     from authz.stores import policies
 
     default: Path = Settings.model_fields["policies_dir"].default
-    loaded = policies.load(path or Path(os.environ.get("POLICIES_DIR") or default))
+    given = path or Path(os.environ.get("POLICIES_DIR") or default)
+    loaded = policies.load_files([given], []) if given.is_file() else policies.load(given)
     valid = not loaded.errors and loaded.snapshot.size > 0
     if as_json:
         body = {

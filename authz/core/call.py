@@ -8,6 +8,7 @@
 - Paths lose their query string here, so that nothing later can record it.
 """
 
+import re
 from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -39,6 +40,8 @@ GOVERNANCE_HEADERS: Final = (
     "x-meshguard-meta",
     "x-meshguard-upstream-authorization",
 )
+
+_BARE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 _VERBS: Final = {
     "GET": "read",
@@ -173,6 +176,9 @@ def _decode_path(path: str) -> tuple[str, str]:
         lowered = rest.lower()
         if "%2f" in lowered or "%5c" in lowered:
             return text, "path: contains an encoded slash"
+        if _BARE_PERCENT.search(rest):
+            # Else `%zz` and `%25zz` would be one action and two paths.
+            return text, "path: contains a % that escapes nothing"
     if "\\" in rest:
         return text, "path: contains a backslash"
     if "//" in text or text.startswith("/"):

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from authz.core.errors import Code
 from authz.core.identity import Identity
-from authz.core.names import RETRY_AFTER_S
+from authz.core.names import DECISION_HEADER, RETRY_AFTER_S
 from authz.core.outcome import Outcome
 from authz.core.verdict import Decision
 from authz.core.wire_pb2 import CheckResponse, HeaderValueOption
@@ -152,7 +152,7 @@ def _forward(response: CheckResponse, outcome: Outcome, proxy_authorization: str
 def _governance_headers(outcome: Outcome) -> dict[str, str]:
     verdict = outcome.verdict
     headers = {
-        "x-meshguard-decision": str(outcome.enforced),
+        DECISION_HEADER: str(outcome.enforced),
         "x-meshguard-policy": verdict.policy,
         "x-meshguard-trace-id": outcome.trace_id,
         "x-meshguard-agent-id": outcome.case.identity.agent_id,

@@ -114,6 +114,9 @@ class AuditLog:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany(self._insert, rows)
             connection.execute("COMMIT")
+        except sqlite3.ProgrammingError:
+            self._roll_back(connection)
+            raise  # a row that cannot be bound is our bug; the store is fine
         except sqlite3.Error as error:
             self._fail(error)
             self._roll_back(connection)

@@ -6,8 +6,10 @@
   problem like any other and leaves an empty snapshot, which denies everything.
 """
 
+import errno
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,18 +40,24 @@ class Loaded:
 def load(directory: Path) -> Loaded:
     """Read all policy files below a directory. Never raises for what is in it."""
     problems: list[Problem] = []
+    return load_files(sorted(_policy_files(directory, problems)), problems)
+
+
+def load_files(paths: Iterable[Path], problems: list[Problem]) -> Loaded:
+    """Read these files, in this order. `problems` are what was noticed before."""
     files: list[tuple[str, tuple[tuple[PolicyDoc, int], ...]]] = []
     count = 0
-    for path in sorted(_policy_files(directory, problems)):
+    for path in paths:
         count += 1
         if count > MAX_FILES:
             problems.append(
-                Problem(str(directory), 1, 1, "error", f"more than {MAX_FILES} files; rest unread")
+                Problem(
+                    str(path), 1, 1, "error", f"more than {MAX_FILES} files; not read from here"
+                )
             )
             break
         try:
-            with path.open("rb") as stream:
-                data = stream.read(MAX_FILE + 1)
+            data = _read(path)
         except OSError as error:
             problems.append(_unreadable(path, error))
             continue
@@ -82,8 +90,16 @@ def _policy_files(directory: Path, problems: list[Problem], level: int = 0) -> I
             problems.append(
                 Problem(str(path), 1, 1, "error", f"nested deeper than {MAX_LEVELS} directories")
             )
-        elif is_file and path.suffix in (".yaml", ".yml"):
-            yield path
+        elif path.suffix in (".yaml", ".yml") and (is_file or entry.is_symlink()):
+            yield path  # a link that leads nowhere is a problem when it is read
+
+
+def _read(path: Path) -> bytes:
+    # Without O_NONBLOCK, opening a FIFO that a link leads to would wait for its writer.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:  # noqa: PTH123
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return stream.read(MAX_FILE + 1)
 
 
 def _unreadable(path: Path, error: OSError) -> Problem:

@@ -1,0 +1,1 @@
+"""The suite. `core/` needs nothing, `e2e/` starts the real Envoy."""

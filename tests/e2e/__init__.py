@@ -1,0 +1,1 @@
+"""Through a real Envoy, as an agent would, with the whole sidecar started by its own command."""

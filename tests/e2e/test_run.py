@@ -1,0 +1,283 @@
+"""`authz run`: starting, saying what is wrong, staying up and stopping, as a user meets them."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e import sidecar as starter
+from tests.e2e.sidecar import Sidecar, bearer, children, environment, free_port, wait_until
+from tests.e2e.upstream import Upstream
+
+
+@pytest.fixture
+def workspace() -> Iterator[Path]:
+    with starter.directory() as path:
+        yield path
+
+
+def _fails(path: Path, env: dict[str, str], *arguments: str) -> tuple[int, str]:
+    """Run to the end; exit code and stderr."""
+    with starter.start(path, env, *(arguments or ("run",))) as process:
+        code = process.wait(starter.PATIENCE_S)
+    return code, (path / "stderr").read_text()
+
+
+def test_every_mistake_is_reported_at_once_and_no_value(workspace: Path) -> None:
+    env = environment(
+        workspace,
+        3100,
+        "ftp://secret-host/",
+        MODE="enforced",
+        PORT="99999",
+        HOST="not an address",
+        JWT_SECRET="too-short-secret",
+        ADMIN_TOKEN="short-token",
+        JWT_EXPIRES_IN="forever",
+        POLICY_VERSION_LIMIT="many",
+        AUDIT_ON_FAILURE="shrug",
+        OTEL_ENABLED="perhaps",
+        LOG_LEVEL="loud",
+    )
+    code, said = _fails(workspace, env)
+    assert code == 2
+    assert said.splitlines() == [
+        "authz: ADMIN_TOKEN: shorter than 16 characters; make one with: openssl rand -hex 16",
+        "authz: AUDIT_ON_FAILURE: must be deny or allow",
+        "authz: HOST: not an IP address; write 0.0.0.0, 127.0.0.1 or ::",
+        "authz: JWT_EXPIRES_IN: not a duration; write 30s, 15m, 24h or 7d",
+        "authz: JWT_SECRET: shorter than 32 characters; make one with: openssl rand -hex 32",
+        "authz: LOG_LEVEL: must be debug or info or warning or error",
+        "authz: MODE: must be enforce, audit or bypass",
+        "authz: OTEL_ENABLED: must be true or false",
+        "authz: POLICY_VERSION_LIMIT: not a whole number from 1 to 1000",
+        "authz: PORT: must be from 1 to 65535",
+        "authz: PROXY_TARGET: must start with http:// or https://",
+    ]
+    for value in ("too-short-secret", "short-token", "secret-host"):
+        assert value not in said
+
+
+@pytest.mark.parametrize("command", ["run", "serve"])
+def test_a_missing_secret_says_how_to_make_one(workspace: Path, command: str) -> None:
+    env = environment(workspace, free_port(), "http://127.0.0.1:9", JWT_SECRET="")
+    code, said = _fails(workspace, env, command)
+    assert (code, said) == (2, "authz: JWT_SECRET: not set; make one with: openssl rand -hex 32\n")
+
+
+def test_a_port_in_use_is_one_sentence(workspace: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, said = _fails(workspace, environment(workspace, port, "http://127.0.0.1:9"))
+    assert code == 1
+    assert said == (
+        f"authz: PORT: 127.0.0.1:{port} cannot be listened on (Address already in use); stop what"
+        " uses it or choose another PORT\n"
+    )
+
+
+def test_a_missing_envoy_is_one_sentence(workspace: Path) -> None:
+    env = environment(workspace, free_port(), "http://127.0.0.1:9", ENVOY_BIN="/nowhere/envoy")
+    code, said = _fails(workspace, env)
+    assert (code, said) == (1, "authz: ENVOY_BIN: /nowhere/envoy is not an executable file\n")
+
+
+def test_an_envoy_that_does_not_run_ends_the_run(workspace: Path) -> None:
+    fake = workspace / "envoy"
+    fake.write_text("#!/bin/sh\necho nonsense >&2\nexit 7\n")
+    fake.chmod(0o755)
+    env = environment(workspace, free_port(), "http://127.0.0.1:9", ENVOY_BIN=str(fake))
+    code, said = _fails(workspace, env)
+    assert code == 7
+    assert "envoy could not start (exit code 7)" in said
+
+
+def test_an_unusable_run_directory_is_one_sentence(workspace: Path) -> None:
+    (workspace / "file").touch()
+    target = "http://127.0.0.1:9"
+    env = environment(workspace, free_port(), target, AUTHZ_RUN_DIR=str(workspace / "file" / "run"))
+    code, said = _fails(workspace, env)
+    assert code == 1
+    assert said.startswith("authz: AUTHZ_RUN_DIR: ")
+    assert said.endswith("cannot be used: Not a directory\n")
+    long = environment(workspace, free_port(), target, AUTHZ_RUN_DIR="/tmp/" + "x" * 200)
+    code, said = _fails(workspace, long)
+    assert code == 2
+    assert "choose a shorter directory" in said
+
+
+def test_an_unreadable_policy_directory_denies_and_says_so(upstream: Upstream) -> None:
+    with starter.running(upstream, POLICIES_DIR="/nowhere/policies") as sidecar:
+        answer = sidecar.get("/proxy/docs", headers=bearer())
+        assert (answer.status_code, answer.json()["code"]) == (403, "no_policy")
+        expected = "/nowhere/policies:1:1: error: cannot be read: No such file or directory"
+        assert expected in sidecar.log()
+
+
+def test_a_second_sidecar_in_the_same_directory_is_refused(upstream: Upstream) -> None:
+    with starter.running(upstream) as sidecar, starter.directory() as path:
+        env = sidecar.env | {"PORT": str(free_port())}
+        code, said = _fails(path, env)
+        assert code == 1
+        assert "another sidecar uses" in said
+        code, said = _fails(path, env, "serve")
+        assert code == 1
+        assert "another sidecar uses" in said
+        assert sidecar.get("/proxy/docs", headers=bearer()).status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_everything_cleanly(upstream: Upstream, number: int) -> None:
+    with starter.running(upstream) as sidecar:
+        pids = [pid for pid, _ in children(sidecar.process.pid)]
+        assert len(pids) == 2
+        assert sidecar.stop(number) == 0
+        assert not any(_alive(pid) for pid in pids)
+        assert "killed" not in sidecar.log()
+        assert not (sidecar.run_dir / "http.sock").exists()
+
+
+def test_a_request_in_flight_survives_the_stop(upstream: Upstream) -> None:
+    with starter.running(upstream) as sidecar:
+        # The upstream answers once the body is complete, so this request is in flight until then.
+        body = b'{"late": true}'
+        head = (
+            f"POST /proxy/docs HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+            f"authorization: {bearer()['Authorization']}\r\n"
+            "x-meshguard-action: read:docs\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", sidecar.port)) as connection:
+            before = upstream.hits
+            connection.sendall(head.encode() + body[:1])
+            wait_until(lambda: upstream.hits > before, "the request to be at the upstream")
+            sidecar.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: _refuses(sidecar.port), "the listener to close")
+            connection.sendall(body[1:])
+            connection.settimeout(10)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        assert sidecar.process.wait(starter.PATIENCE_S) == 0
+
+
+def _refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return True
+    return False
+
+
+def test_nothing_outlives_a_killed_supervisor(upstream: Upstream) -> None:
+    with starter.running(upstream) as sidecar:
+        pids = [pid for pid, _ in children(sidecar.process.pid)]
+        sidecar.process.kill()
+        sidecar.process.wait()
+        wait_until(lambda: not any(_alive(pid) for pid in pids), "the children to end")
+
+
+def test_it_starts_again_after_being_killed(upstream: Upstream) -> None:
+    with starter.running(upstream) as sidecar:
+        sidecar.get("/proxy/docs", headers=bearer())
+        pids = [pid for pid, _ in children(sidecar.process.pid)]
+        for pid in (sidecar.process.pid, *pids):
+            os.kill(pid, signal.SIGKILL)
+        sidecar.process.wait()
+        wait_until(lambda: not any(_alive(pid) for pid in pids), "everything to be gone")
+        with starter.start(sidecar.directory, sidecar.env, "run"):
+            wait_until(lambda: starter.answers(sidecar), "it to answer again")
+            assert sidecar.get("/proxy/docs", headers=bearer()).status_code == 200
+            assert len(sidecar.rows()) == 2
+
+
+def test_two_sidecars_live_side_by_side(upstream: Upstream) -> None:
+    with starter.running(upstream) as one, starter.running(upstream, MODE="audit") as other:
+        for sidecar, status in ((one, 403), (other, 200)):
+            assert sidecar.get("/proxy/x", headers=bearer(tags=())).status_code == status
+            assert len(sidecar.rows()) == 1
+
+
+@contextlib.contextmanager
+def _demo(**env: str) -> Iterator[Sidecar]:
+    """`authz run --demo` as `make run` starts it: an environment with next to nothing in it."""
+    with starter.directory() as path:
+        port = free_port()
+        given = {"PATH": os.environ["PATH"], "HOME": str(path), "PORT": str(port)}
+        given |= {"POLICIES_DIR": str(starter.SAMPLE_POLICIES)} | env
+        with starter.start(path, given, "run", "--demo") as process:
+            client = httpx.Client(base_url=f"http://127.0.0.1:{port}")
+            sidecar = Sidecar(process, path, port, upstream=None, client=client, env=given)  # type: ignore[arg-type]
+            wait_until(lambda: "Ctrl-C stops it." in sidecar.out() or process.poll(), "the banner")
+            assert process.poll() is None, sidecar.log()
+            with client:
+                yield sidecar
+
+
+def test_the_demos_banner_can_be_copied_line_by_line() -> None:
+    with _demo() as sidecar:
+        banner = sidecar.out()
+        token = re.search(r"^TOKEN=(\S+)$", banner, re.MULTILINE)
+        curls = re.findall(r"^curl .*$", banner, re.MULTILINE)
+        assert token is not None
+        assert len(curls) == 3
+        outs = [
+            subprocess.run(
+                ["bash", "-c", f"TOKEN={token[1]}\n{curl}"],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+            for curl in curls
+        ]
+        assert outs[0].startswith("HTTP/1.1 200 OK")
+        assert '"path": "/docs/intro"' in outs[0]
+        assert outs[1].startswith("HTTP/1.1 403 Forbidden")
+        assert "policy code-review-policy denies write:delete" in outs[1]
+        assert re.findall(r'"decision":"(\w+)"', outs[2]) == ["allow", "deny"]
+        assert "listening on 127.0.0.1" in sidecar.log()
+
+
+def test_the_demo_honours_what_is_given(upstream: Upstream) -> None:
+    given = {"JWT_SECRET": starter.JWT_SECRET, "PROXY_TARGET": upstream.url, "MODE": "audit"}
+    with _demo(**given) as sidecar:
+        before = upstream.hits
+        assert sidecar.get("/proxy/anything").status_code == 200
+        assert upstream.hits == before + 1
+        assert not (sidecar.directory / "data" / "echo").exists()
+
+
+def test_development_secrets_stay_and_are_private() -> None:
+    with starter.directory() as path:
+        env = {"PATH": os.environ["PATH"], "AUTHZ_RUN_DIR": str(path / "run")}
+        minted = []
+        for _ in range(2):
+            arguments = ("token", "mint", "--agent", "a", "--insecure-dev-secrets")
+            with starter.start(path, env, *arguments) as process:
+                assert process.wait(starter.PATIENCE_S) == 0
+            minted.append((path / "stdout").read_text().strip())
+        file = path / "run" / "dev-secrets.json"
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert len({token.split(".")[0] for token in minted}) == 1
+        assert starter.JWT_SECRET not in file.read_text()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_json_logs_are_json_from_both(upstream: Upstream) -> None:
+    with starter.running(upstream, LOG_FORMAT="json", LOG_LEVEL="debug") as sidecar:
+        sidecar.get("/proxy/docs", headers=bearer())
+        events = [json.loads(line) for line in sidecar.log().splitlines()]
+    assert {"authz", "run", "envoy"} <= {event["component"] for event in events}
+    assert all(event["timestamp"].endswith("Z") for event in events)

@@ -1,0 +1,132 @@
+"""The command line, run as a user runs it: output, exit codes, and sentences for mistakes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from authz.core.identity import Identity, TokenVerifier
+from authz.settings import described
+
+ROOT = Path(__file__).parents[1]
+SECRET = "s" * 32
+
+
+def _authz(*arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "authz", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | env,
+        check=False,
+    )
+
+
+def test_a_minted_token_is_all_that_is_printed() -> None:
+    arguments = ("--agent", "a-1", "--tier", "trusted", "--tag", "x", "--tag", "y", "--ttl", "1h")
+    done = _authz("token", "mint", *arguments, JWT_SECRET=SECRET)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+    payload = TokenVerifier(SECRET).identify(f"Bearer {done.stdout.strip()}", time.time())
+    assert isinstance(payload, Identity)
+    assert (payload.agent_id, payload.tier, payload.tags) == ("a-1", "trusted", frozenset("xy"))
+
+
+def test_a_minted_token_as_json() -> None:
+    done = _authz("token", "mint", "--agent", "a", "--json", JWT_SECRET=SECRET)
+    assert set(json.loads(done.stdout)) == {"token", "expiresAt"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "secret", "said"),
+    [
+        (("--agent", "a"), "", "authz: JWT_SECRET: not set; make one with: openssl rand -hex 32\n"),
+        (("--agent", "a", "--ttl", "soon"), SECRET,
+         "authz: --ttl: not a duration; write 30s, 15m, 24h or 7d\n"),
+        (("--agent", "a", "--tier", "emperor"), SECRET,
+         "authz: the token names an unknown trust tier\n"),
+        (("--agent", ""), SECRET, "authz: the token has no sub claim\n"),
+    ],
+)  # fmt: skip
+def test_a_token_that_cannot_be_minted(arguments: tuple[str, ...], secret: str, said: str) -> None:
+    done = _authz("token", "mint", *arguments, JWT_SECRET=secret)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+def test_the_sample_policies_validate() -> None:
+    done = _authz("policy", "validate")
+    assert (done.returncode, done.stdout) == (
+        0, "3 policies in 3 files, 0 errors, 0 warnings\n",
+    )  # fmt: skip
+
+
+def test_a_bad_policy_is_shown_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("name: p\nrules:\n  - effect: permit\n    actions: []\n")
+    done = _authz("policy", "validate", str(tmp_path))
+    assert done.returncode == 1
+    assert f"{tmp_path}/p.yaml:3:5: error: unknown effect 'permit'" in done.stdout
+    assert f"{tmp_path}/p.yaml:4:5: error: `actions` must not be empty" in done.stdout
+    as_json = json.loads(_authz("policy", "validate", str(tmp_path), "--json").stdout)
+    assert as_json["valid"] is False
+    assert [problem["line"] for problem in as_json["problems"]] == [3, 4]
+
+
+def test_a_single_policy_file_can_be_validated(tmp_path: Path) -> None:
+    file = ROOT / "policies" / "code-review.yaml"
+    done = _authz("policy", "validate", str(file))
+    assert (done.returncode, done.stdout) == (
+        0, "1 policies in 1 files, 0 errors, 0 warnings\n",
+    )  # fmt: skip
+
+
+def test_the_audit_tail_of_nothing_is_a_sentence(tmp_path: Path) -> None:
+    done = _authz("audit", "tail", "--database", str(tmp_path / "none.db"))
+    assert done.returncode == 1
+    assert done.stderr == f"authz: {tmp_path}/none.db: there is no audit database yet\n"
+    (tmp_path / "text.db").write_text("no database" * 1000)
+    done = _authz("audit", "tail", "--database", str(tmp_path / "text.db"))
+    assert done.returncode == 1
+    assert "not an audit database" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_envoys_configuration_needs_no_secret(tmp_path: Path) -> None:
+    ca_file = tmp_path / "ca.pem"
+    ca_file.touch()
+    done = _authz("envoy", "config", SSL_CERT_FILE=str(ca_file), JWT_SECRET="short")
+    assert done.returncode == 0, done.stderr
+    assert "# envoy.yaml" in done.stdout
+    assert "# ext_authz.yaml" in done.stdout
+    done = _authz("envoy", "config", "--out", str(tmp_path / "out"), PROXY_TARGET="http://a")
+    assert done.returncode == 0, done.stderr
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["envoy.yaml", "ext_authz.yaml"]
+    done = _authz("envoy", "config", PROXY_TARGET="nonsense")
+    assert done.returncode == 2
+    assert done.stderr == "authz: PROXY_TARGET: must start with http:// or https://\n"
+
+
+def test_settings_lists_every_variable() -> None:
+    listed = json.loads(_authz("settings", "--json").stdout)
+    assert [row["name"] for row in listed] == [row.name for row in described()]
+    shown = _authz("settings").stdout
+    assert all(re.search(rf"^{row.name} ", shown, re.MULTILINE) for row in described())
+
+
+def test_the_chain_can_be_printed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "authz.core.stages"], capture_output=True, text=True, check=True,
+        cwd=ROOT,
+    )  # fmt: skip
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["auth", "policy"]
+
+
+def test_unknown_words_are_exit_code_2() -> None:
+    assert _authz("nonsense").returncode == 2
+    assert _authz("run", "--nonsense").returncode == 2

@@ -1,0 +1,181 @@
+"""The environment: defaults of the seed, every form of a value, sentences without values."""
+
+from pathlib import Path
+
+import pytest
+
+from authz.core.mode import Mode
+from authz.settings import (
+    Settings,
+    SettingsError,
+    Upstream,
+    described,
+    parse_duration,
+    parse_upstream,
+    trusted_ca_file,
+)
+
+SECRET = "s" * 32
+
+
+def _settings(**env: str) -> Settings:
+    return Settings.from_env({"JWT_SECRET": SECRET} | env)
+
+
+def _problems(**env: str) -> list[str]:
+    with pytest.raises(SettingsError) as raised:
+        _settings(**env)
+    return raised.value.problems
+
+
+def test_the_defaults_are_the_seeds() -> None:
+    defaults = {row.name: row.default for row in described()}
+    assert (
+        defaults
+        | {
+            "MODE": "enforce",
+            "PORT": "3100",
+            "HOST": "0.0.0.0",
+            "PROXY_TARGET": "https://httpbin.org",
+            "ADMIN_TOKEN": "",
+            "JWT_SECRET": "",
+            "JWT_EXPIRES_IN": "24h",
+            "POLICIES_DIR": "policies",
+            "POLICY_VERSION_LIMIT": "10",
+            "AUDIT_DB_PATH": "data/audit.db",
+            "OTEL_ENABLED": "false",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318",
+            "OTEL_SERVICE_NAME": "meshguard-gateway",
+        }
+        == defaults
+    )
+    settings = _settings()
+    assert settings.mode is Mode.ENFORCE
+    assert (settings.host, settings.port) == ("0.0.0.0", 3100)
+    assert settings.upstream == Upstream("https", "httpbin.org", 443, "")
+    assert settings.jwt_ttl_s == 86_400
+    assert settings.admin_token is None
+
+
+def test_what_the_table_says_is_what_an_empty_environment_gives() -> None:
+    named = {row.name: row.default for row in described() if row.default}
+    assert _settings(**named) == _settings()
+
+
+def test_secrets_are_starred_wherever_settings_are_shown() -> None:
+    settings = _settings(ADMIN_TOKEN="a" * 16, PROXY_AUTHORIZATION="Bearer sk-1")
+    for shown in (repr(settings), str(settings), settings.model_dump_json()):
+        assert SECRET not in shown
+        assert "a" * 16 not in shown
+        assert "sk-1" not in shown
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert _settings(MODE="", PORT=" ", ADMIN_TOKEN="") == _settings()
+    assert _problems(JWT_SECRET="") == ["JWT_SECRET: not set; make one with: openssl rand -hex 32"]
+
+
+def test_db_path_is_the_older_name() -> None:
+    assert _settings(DB_PATH="/old.db").audit_db_path == Path("/old.db")
+    assert _settings(DB_PATH="/old.db", AUDIT_DB_PATH="/new.db").audit_db_path == Path("/new.db")
+
+
+@pytest.mark.parametrize("value", ["enforce", "ENFORCE", " Audit ", "bypass"])
+def test_a_mode_in_any_case(value: str) -> None:
+    assert _settings(MODE=value).mode == value.strip().lower()
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("30s", 30), ("15m", 900), ("24h", 86_400), ("7d", 604_800), ("90", 90)]
+)
+def test_durations(value: str, seconds: int) -> None:
+    assert parse_duration(value) == seconds
+
+
+@pytest.mark.parametrize("value", ["", "h", "1.5h", "-1s", "0s", "10w", "1h30m", "400d", "9" * 30])
+def test_bad_durations(value: str) -> None:
+    with pytest.raises(ValueError, match=r"duration|between"):
+        parse_duration(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "authority"),
+    [
+        ("http://a", Upstream("http", "a", 80, ""), "a"),
+        ("https://a/", Upstream("https", "a", 443, ""), "a"),
+        ("https://a:8443/v1/", Upstream("https", "a", 8443, "/v1"), "a:8443"),
+        ("HTTP://A.Example:80/x/y", Upstream("http", "a.example", 80, "/x/y"), "a.example"),
+        ("http://[::1]:9", Upstream("http", "::1", 9, ""), "[::1]:9"),
+        ("https://[2001:DB8::0:1]", Upstream("https", "2001:db8::1", 443, ""), "[2001:db8::1]"),
+        ("http://127.0.0.1:80", Upstream("http", "127.0.0.1", 80, ""), "127.0.0.1"),
+        ("http://my_host", Upstream("http", "my_host", 80, ""), "my_host"),
+        ("http://bücher.example", Upstream("http", "xn--bcher-kva.example", 80, ""),
+         "xn--bcher-kva.example"),
+    ],
+)  # fmt: skip
+def test_upstreams(value: str, expected: Upstream, authority: str) -> None:
+    assert parse_upstream(value) == expected
+    assert expected.authority == authority
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("httpbin.org", "must start with http:// or https://"),
+        ("ftp://a", "must start with http:// or https://"),
+        ("unix:///x", "must start with http:// or https://"),
+        ("http://", "has no host"),
+        ("http://:80", "has no host"),
+        ("http://a:0", "the port must be between 1 and 65535"),
+        ("http://a:99999", "not a URL; write http://host:port or https://host"),
+        ("http://a:b", "not a URL; write http://host:port or https://host"),
+        ("http://[::1", "not a URL; write http://host:port or https://host"),
+        ("http://u:p@a", "must not contain a user or password; use PROXY_AUTHORIZATION"),
+        ("http://a?x=1", "must not contain a query or fragment"),
+        ("http://a/#x", "must not contain a query or fragment"),
+        ("http://a/../b", "the path must not contain empty, . or .. segments"),
+        ("http://a//b", "the path must not contain empty, . or .. segments"),
+        ("http://a/%2e", "the path may only contain plain ASCII characters, no % escapes"),
+        ("http://a b/", "the host is not a DNS name"),
+        ("http://-a/", "the host is not a DNS name"),
+        ("http://1.2.3/", "the host is not an IPv4 address"),
+        ("http://[fe80::1%25eth0]/", "an IPv6 zone is not supported"),
+        ("http://" + "a" * 300, "the host is not a DNS name"),
+    ],
+)
+def test_a_wrong_upstream_is_one_sentence(value: str, sentence: str) -> None:
+    assert _problems(PROXY_TARGET=value) == [f"PROXY_TARGET: {sentence}"]
+
+
+@pytest.mark.parametrize(("value", "expected"), [("localhost", "127.0.0.1"), ("[::]", "::")])
+def test_hosts(value: str, expected: str) -> None:
+    assert _settings(HOST=value).host == expected
+
+
+def test_the_upstreams_credential_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("Bearer sk-from-file\n")
+    secret = _settings(PROXY_AUTHORIZATION_FILE=str(file)).proxy_authorization
+    assert secret is not None
+    assert secret.get_secret_value() == "Bearer sk-from-file"
+    assert _problems(PROXY_AUTHORIZATION_FILE=str(tmp_path / "none")) == [
+        "PROXY_AUTHORIZATION_FILE: cannot be read: No such file or directory"
+    ]
+    assert _problems(PROXY_AUTHORIZATION_FILE=str(file), PROXY_AUTHORIZATION="x") == [
+        "PROXY_AUTHORIZATION: also set by PROXY_AUTHORIZATION_FILE; give one of them"
+    ]
+
+
+def test_a_header_cannot_be_injected_by_a_setting() -> None:
+    assert _problems(PROXY_AUTHORIZATION="Bearer x\r\nX-Evil: 1") == [
+        "PROXY_AUTHORIZATION: may only contain printable ASCII characters"
+    ]
+
+
+def test_the_two_secrets_must_differ() -> None:
+    assert _problems(ADMIN_TOKEN=SECRET) == ["ADMIN_TOKEN: must differ from JWT_SECRET"]
+
+
+def test_trusted_certificates_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="SSL_CERT_FILE"):
+        trusted_ca_file(_settings(SSL_CERT_FILE=str(tmp_path / "none.pem")))
