@@ -5,6 +5,8 @@
   machine losing power that may cost the newest ones.
 - peewee owns the schema and the queries; the hot path executes the INSERT that peewee compiled,
   without building it again.
+- A file that was moved, deleted or replaced under us is noticed before the next row is written;
+  rows then go to the file that is at the path now, instead of to one that nobody can find.
 - A store that cannot be written is reported, counted and tried again: every write attempts it,
   a file that could not be opened is reopened at most every `REOPEN_EVERY_S`.
 """
@@ -75,6 +77,7 @@ class AuditLog:
         self._database: peewee.SqliteDatabase | None = None
         self._connection: sqlite3.Connection | None = None
         self._insert = ""
+        self._opened = (0, 0)
         self._retry_at = float("-inf")
         #: Why the last write or opening failed; empty while the store works.
         self.failure = ""
@@ -105,6 +108,11 @@ class AuditLog:
             AuditUnavailable: none of the rows is durable.
         """
         connection = self._connection
+        if connection is not None and self._identity() != self._opened:
+            log.error("audit database %s is another file than before; opening it anew", self._path)
+            self.close()
+            connection = None
+            self._retry_at = float("-inf")
         if connection is None:
             if self._monotonic() < self._retry_at or not self.open():
                 raise AuditUnavailable("the audit store cannot be opened")
@@ -135,7 +143,7 @@ class AuditLog:
 
     def probe(self) -> bool:
         """Whether rows can be written now: takes the write lock and gives it back."""
-        if self._connection is None:
+        if self._connection is None or self._identity() != self._opened:
             return self.open()
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -171,8 +179,17 @@ class AuditLog:
         columns = {column.name for column in database.get_columns(TABLE)}
         if not columns.issuperset(AuditRow._fields):
             raise _Unusable("its table `audit` is not ours")
+        self._opened = self._identity()
         connection: sqlite3.Connection = database.connection()  # type: ignore[no-untyped-call]
         return connection
+
+    def _identity(self) -> tuple[int, int]:
+        """Device and inode of the file at the path; zeros when there is none."""
+        try:
+            status = os.stat(self._path)  # noqa: PTH116 - half of Path.stat's cost, once a write
+        except OSError:
+            return (0, 0)
+        return status.st_dev, status.st_ino
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         try:

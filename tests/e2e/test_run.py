@@ -100,6 +100,16 @@ def test_an_envoy_that_does_not_run_ends_the_run(workspace: Path) -> None:
     assert "envoy could not start (exit code 7)" in said
 
 
+def test_an_envoy_that_is_no_program_is_one_sentence(workspace: Path) -> None:
+    fake = workspace / "envoy"
+    fake.write_bytes(b"\x7fELF but not really")
+    fake.chmod(0o755)
+    env = environment(workspace, free_port(), "http://127.0.0.1:9", ENVOY_BIN=str(fake))
+    code, said = _fails(workspace, env)
+    assert code == 1
+    assert said.splitlines()[-1].endswith("authz: envoy cannot be run: Exec format error")
+
+
 def test_an_unusable_run_directory_is_one_sentence(workspace: Path) -> None:
     (workspace / "file").touch()
     target = "http://127.0.0.1:9"
@@ -134,7 +144,7 @@ def test_a_second_sidecar_in_the_same_directory_is_refused(upstream: Upstream) -
         assert sidecar.get("/proxy/docs", headers=bearer()).status_code == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_everything_cleanly(upstream: Upstream, number: int) -> None:
     with starter.running(upstream) as sidecar:
         pids = [pid for pid, _ in children(sidecar.process.pid)]

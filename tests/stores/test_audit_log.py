@@ -174,6 +174,23 @@ def test_corruption_while_running_is_unavailable(log: AuditLog, path: Path) -> N
     assert log.failure
 
 
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+def test_a_file_that_went_away_is_noticed_before_the_next_row(
+    log: AuditLog, path: Path, how: str
+) -> None:
+    log.write([_row(1)])
+    elsewhere = path.with_name("elsewhere.db")
+    if how == "replaced":
+        AuditLog(elsewhere, monotonic=Clock()).open()
+        elsewhere.rename(path)
+    elif how == "moved":
+        path.rename(elsewhere)
+    else:
+        path.unlink()
+    log.write([_row(2)])
+    assert _ids(path) == ["d-2"]
+
+
 def test_missed_rows_are_counted(log: AuditLog) -> None:
     log.missed(3)
     log.missed(1)

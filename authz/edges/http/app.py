@@ -52,5 +52,5 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
-    log.error("answering %s %s failed", request.method, request.url.path, exc_info=error)
+    log.error("answering %s %r failed", request.method, request.url.path, exc_info=error)
     return JSONResponse({"error": "internal", "message": "the service failed to answer"}, 500)
