@@ -8,9 +8,10 @@
 - `check` never raises: an edge has nothing better to say than we do.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from authz.core import call as calls
 from authz.core import reply, verdict
@@ -27,6 +28,8 @@ from authz.core.stages.stage import Stage
 from authz.core.verdict import BYPASSED, Decision
 
 log = logging.getLogger(__name__)
+
+_NO_POLICIES: Final = Snapshot(())
 
 
 class Recorder(Protocol):
@@ -137,16 +140,18 @@ class Gate:
         ]
 
     def _last_resort(self) -> Outcome:
+        """An answer that needs nothing which may just have failed, for a call without a row."""
         failure = verdict.failed(Code.INTERNAL, "the service could not answer")
         call = calls.unreadable("proxy", failure.reason)
-        decision_id = self._new_id()
+        with contextlib.suppress(Exception):
+            self._recorder.missed(1)
         return Outcome(
-            case=Case(call, NOT_LOOKED_AT, self._snapshot()),
+            case=Case(call, NOT_LOOKED_AT, _NO_POLICIES),
             verdict=failure,
             mode=self.mode,
             enforced=verdict.enforced(failure, self.mode),
-            decision_id=decision_id,
-            trace_id=decision_id,
-            decided_at=self._now(),
+            decision_id="none",
+            trace_id="none",
+            decided_at=0.0,
             latency_us=0,
         )

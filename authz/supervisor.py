@@ -102,12 +102,14 @@ async def run(
             if echo is not None:
                 children.append(_echo_child(echo))
             children.append(_service_child(env))
+            inner = list(children)
             children.append(_envoy_child(envoy, config, settings))
-            for child in children:
-                if not await stop.unless(child.start()):
+            for group in (inner, children[-1:]):
+                if not await stop.unless(_start_all(group)):
                     break
-                if not child.was_ready:
-                    return await _failed_to_start(child)
+                for child in group:
+                    if not child.was_ready:
+                        return _failed_to_start(child)
             else:
                 log.info("listening on %s:%d", settings.host, settings.port)
                 on_ready()
@@ -351,7 +353,11 @@ def _without_secrets(env: Mapping[str, str]) -> dict[str, str]:
     return {name: env[name] for name in kept if name in env}
 
 
-async def _failed_to_start(child: _Child) -> int:
+async def _start_all(children: list[_Child]) -> None:
+    await asyncio.gather(*(child.start() for child in children))
+
+
+def _failed_to_start(child: _Child) -> int:
     assert child.process is not None
     code = child.process.returncode
     if code is None:

@@ -70,7 +70,7 @@ def test_a_bad_policy_is_shown_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("name: p\nrules:\n  - effect: permit\n    actions: []\n")
     done = _authz("policy", "validate", str(tmp_path))
     assert done.returncode == 1
-    assert f"{tmp_path}/p.yaml:3:5: error: unknown effect 'permit'" in done.stdout
+    assert f"{tmp_path}/p.yaml:3:5: error: unknown effect `permit`" in done.stdout
     assert f"{tmp_path}/p.yaml:4:5: error: `actions` must not be empty" in done.stdout
     as_json = json.loads(_authz("policy", "validate", str(tmp_path), "--json").stdout)
     assert as_json["valid"] is False

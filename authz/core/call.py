@@ -123,6 +123,9 @@ def from_http(
     action = declared or f"{_VERBS.get(method.upper(), 'execute')}:{derived}"
     resource = header("x-meshguard-resource", "").strip() or derived
     defect = defect or defect_of_resource(resource)
+    if not defect and len(action) > MAX_NAME:
+        # Cut off it would be another action, and patterns match whole strings.
+        defect = f"action: longer than {MAX_NAME} characters"
     return Call(
         source=source,
         action=action[:MAX_NAME],
@@ -164,7 +167,7 @@ def _decode_path(path: str) -> tuple[str, str]:
     Envoy normalises before it asks us; these checks hold for any other proxy too, and where
     Envoy leaves a spelling alone that some servers fold (`..;`, RFC 3986 §3.3 parameters).
     """
-    rest = path[len(PROXY_PREFIX) :] if path.startswith(PROXY_PREFIX) else path.lstrip("/")
+    rest = path[len(PROXY_PREFIX) :] if path.startswith(PROXY_PREFIX) else path.removeprefix("/")
     plain = rest.isascii() and "%" not in rest
     # Bytes that are no UTF-8 keep distinct spellings instead of all becoming U+FFFD.
     text = rest if plain else unquote_to_bytes(rest).decode("utf-8", "backslashreplace")
@@ -189,7 +192,8 @@ def _decode_path(path: str) -> tuple[str, str]:
 
 
 def _has_control(text: str) -> bool:
-    return not text.isprintable() and any(ord(c) < 0x20 or ord(c) == 0x7F for c in text)
+    # Unicode's Cc: C0, DEL and C1.
+    return not text.isprintable() and any(c < " " or "\x7f" <= c <= "\x9f" for c in text)
 
 
 def _visible(text: str) -> str:

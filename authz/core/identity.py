@@ -86,29 +86,28 @@ class TokenVerifier:
 
     def identify(self, authorization: str, now: float) -> Identity | Unidentified:
         """Read an `Authorization` header's value. `now` in seconds since the epoch."""
-        cached = self._verified.get(authorization)
+        scheme, _, token = authorization.partition(" ")
+        token = token.strip()
+        cached = self._verified.get(token)
+        if not token or scheme.lower() != "bearer":
+            return _MISSING
         if cached is not None:
             expires, identity = cached
             if now < expires:
                 return identity
-            del self._verified[authorization]
-        scheme, _, token = authorization.partition(" ")
-        token = token.strip()
-        if not token or scheme.lower() != "bearer":
-            return _MISSING
+            del self._verified[token]
         result = self._verify(token, now)
         if isinstance(result, Unidentified):
             return result
         if len(self._verified) >= CACHE_SIZE:
             del self._verified[next(iter(self._verified))]
-        self._verified[authorization] = result
+        self._verified[token] = result
         return result[1]
 
     def _verify(self, token: str, now: float) -> tuple[float, Identity] | Unidentified:
         if len(token) > MAX_TOKEN:
-            return Unidentified(
-                Code.TOKEN_MALFORMED, f"the token is longer than {MAX_TOKEN} characters", ours=False
-            )
+            reason = f"the token is longer than {MAX_TOKEN} characters"
+            return Unidentified(Code.TOKEN_MALFORMED, reason, ours=_claims_ours(token))
         try:
             decoded = jwt.decode_complete(
                 token, self._secret, algorithms=[ALGORITHM], options=_OPTIONS
@@ -157,6 +156,8 @@ def mint(
     Raises:
         ValueError: a value that `TokenVerifier` would refuse; the sentence says which.
     """
+    if not (math.isfinite(ttl_s) and ttl_s > 0):
+        raise ValueError("the lifetime is not a positive number of seconds")
     issued = math.floor(now)
     claims: dict[str, object] = {
         "iss": ISSUER,
@@ -174,7 +175,10 @@ def mint(
         _judge_claims({}, claims, now)
     except _Refused as refused:
         raise ValueError(refused.reason) from None
-    return jwt.encode(claims, secret, algorithm=ALGORITHM)
+    token = jwt.encode(claims, secret, algorithm=ALGORITHM)
+    if len(token) > MAX_TOKEN:
+        raise ValueError(f"the token would be longer than {MAX_TOKEN} characters; use fewer tags")
+    return token
 
 
 def _judge_claims(
@@ -201,8 +205,9 @@ def _judge_claims(
     tier_rank = rank(tier)
     if tier_rank is None:
         raise _Refused(Code.TOKEN_BAD_CLAIM, "the token names an unknown trust tier")
-    tags = claims.get("tags") or ()
-    if not isinstance(tags, (list, tuple)) or len(tags) > MAX_TAGS:
+    tags = claims.get("tags")
+    tags = [] if tags is None else tags
+    if not isinstance(tags, list) or len(tags) > MAX_TAGS:
         raise _Refused(
             Code.TOKEN_BAD_CLAIM, f"the token's tags are not a list of at most {MAX_TAGS}"
         )

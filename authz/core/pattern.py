@@ -11,8 +11,12 @@ Matcher = Callable[[str], bool]
 
 
 def fold(text: str) -> str:
-    """The form in which patterns and actions are compared: trimmed, case folded."""
-    return text.strip().casefold()
+    """The form in which patterns and actions are compared.
+
+    Not trimmed: an action may hold the upstream's path, where a blank is a character. What a
+    person wrote, a pattern or a header, loses its blanks where it is read.
+    """
+    return text.casefold()
 
 
 def compile_pattern(pattern: str) -> Matcher:
@@ -20,7 +24,7 @@ def compile_pattern(pattern: str) -> Matcher:
 
     `*` matches any run of characters, the empty one included, also across `:`, `.` and `/`.
     """
-    pieces = fold(pattern).split("*")
+    pieces = fold(pattern.strip()).split("*")
     if len(pieces) == 1:
         return pieces[0].__eq__
     head, *middle, tail = pieces

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from authz.core import tiers, yaml_tree
-from authz.core.yaml_tree import Node, Path, YamlError
+from authz.core.yaml_tree import Node, Path, YamlError, word
 
 #: A file's size, bytes. The seed's policy has 420; ten thousand rules fit.
 MAX_FILE: Final = 1 << 20
@@ -25,38 +25,34 @@ MAX_TEXT: Final = 4096
 Effect = Literal["allow", "deny"]
 
 #: Published parts of the language that change what a policy decides and that this version does
-#: not evaluate, by where they stand.
-_NOT_EVALUATED: Final = {
-    "policy": (
+#: not evaluate. They are errors wherever they stand: one level too high or too low they were
+#: meant all the same.
+_NOT_EVALUATED: Final = frozenset(
+    {
+        "<<",
+        "agent_match",
         "apiVersion",
-        "spec",
-        "extends",
-        "rollout",
-        "enforcement",
-        "requiredTrustTier",
-        "required_trust_tier",
-        "rateLimits",
-        "rate_limit",
-        "delegation",
-        "humanInTheLoop",
-        "ruleOrder",
+        "approval",
         "budget",
+        "conditions",
         "cost_ceiling",
         "default_rules",
-        "agent_match",
-        "tier",
-    ),
-    "rule": (
-        "conditions",
-        "approval",
-        "rate_limit",
-        "rateLimit",
+        "delegation",
         "enforcement",
+        "extends",
+        "humanInTheLoop",
+        "rateLimit",
+        "rateLimits",
+        "rate_limit",
+        "requireActionToken",
         "requiredTrustTier",
         "required_trust_tier",
-        "requireActionToken",
-    ),
-}
+        "rollout",
+        "ruleOrder",
+        "spec",
+        "tier",
+    }
+)
 
 
 class _Model(BaseModel):
@@ -72,14 +68,6 @@ class AppliesTo(_Model):
     trust_tiers: list[str] | None = Field(None, alias="trustTiers")
     agent_ids: list[str] | None = Field(None, alias="agentIds")
     org_ids: list[str] | None = Field(None, alias="orgIds")
-
-    @field_validator("trust_tiers")
-    @classmethod
-    def _known_tiers(cls, value: list[str] | None) -> list[str] | None:
-        for tier in value or ():
-            if tier != "*" and tiers.rank(tier) is None:
-                raise ValueError(f"unknown trust tier {tier[:40]!r}{_nearest(tier, tiers.TIERS)}")
-        return value
 
 
 def _nobody() -> AppliesTo:
@@ -101,7 +89,7 @@ class Rule(_Model):
     @field_validator("effect", mode="before")
     @classmethod
     def _any_case(cls, value: object) -> object:
-        return value.strip().lower() if isinstance(value, str) else value
+        return _lower(value)
 
     @field_validator("actions", mode="before")
     @classmethod
@@ -131,9 +119,14 @@ class PolicyDoc(_Model):
     @field_validator("name")
     @classmethod
     def _printable(cls, value: str) -> str:
-        if not value.isprintable():
-            raise ValueError("the name has control characters")
+        if not value.isprintable() or not value.strip():
+            raise ValueError("the name is blank or has control characters")
         return value
+
+    @field_validator("default_effect", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return _lower(value)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -199,6 +192,7 @@ class _Reader:
             return None
         data: Any = self._node.plain()
         self._raw_version(data)
+        self._readable_default(data)
         while True:
             try:
                 document = PolicyDoc.model_validate(data)
@@ -221,6 +215,14 @@ class _Reader:
                 f'version {version.text} is a number to YAML; write "{version.text}"',
             )
 
+    def _readable_default(self, data: dict[str, Any]) -> None:
+        # CONTRACT §5: a bad defaultEffect is a warning, and deny is what stays.
+        for key in ("defaultEffect", "default_effect"):
+            if key in data and _lower(data[key]) not in ("allow", "deny"):
+                written = word(self._node.text_at((key,)))
+                self._say((key,), "warning", f"unknown {key} `{written}`; `deny` is used")
+                data[key] = "deny"
+
     def _explain(self, error: ValidationError, data: Any) -> bool:
         """Turn pydantic's errors into problems; true when what is left is worth another try."""
         retry = True
@@ -234,21 +236,29 @@ class _Reader:
         return retry
 
     def _unknown_key(self, path: Path, data: Any) -> bool:
-        key = str(path[-1])
-        model, where = _model_at(path[:-1])
-        if key in _NOT_EVALUATED.get(where, ()):
+        key, shown = str(path[-1]), word(str(path[-1]))
+        model = _model_at(path[:-1])
+        if key in _NOT_EVALUATED:
             self._say(
                 path,
                 "error",
-                f"`{key}` is not evaluated by this version, and the policy would mean something"
+                f"`{shown}` is not evaluated by this version, and the policy would mean something"
                 " else without it; the file is not loaded",
             )
+            return False
+        if key in _spellings(model):
+            self._say(path, "error", f"`{shown}` is given a second time in another spelling")
+            return False
+        hint = _nearest(key, _keys(model))
+        if model is AppliesTo:
+            # Ignored, it would make the policy apply to more callers than its author meant.
+            self._say(path, "error", f"unknown key `{shown}` in appliesTo{hint}")
             return False
         holder = data
         for step in path[:-1]:
             holder = holder[step]
         del holder[key]
-        self._say(path, "warning", f"unknown key `{key}`{_nearest(key, _keys(model))}; ignored")
+        self._say(path, "warning", f"unknown key `{shown}`{hint}; ignored")
         return True
 
     def _warn(self, document: PolicyDoc) -> None:
@@ -258,25 +268,38 @@ class _Reader:
         if "default_effect" not in given:
             self._say((), "warning", "no defaultEffect; `deny` is used")
         scope = document.applies_to
-        if not any((scope.tags, scope.trust_tiers, scope.agent_ids, scope.org_ids)):
+        lists = (scope.tags, scope.trust_tiers, scope.agent_ids, scope.org_ids)
+        if all(names is None for names in lists) or any(names == [] for names in lists):
             self._say(
                 ("appliesTo",),
                 "warning",
-                "appliesTo names no tags, trustTiers, agentIds or orgIds, so the policy applies to"
-                " nobody",
+                "appliesTo is missing or one of its lists is empty: the policy applies to nobody",
             )
+        for index, tier in enumerate(scope.trust_tiers or ()):
+            if tier != "*" and tiers.rank(tier) is None:
+                hint = _nearest(tier, tiers.TIERS)
+                path = ("appliesTo", "trustTiers", index)
+                self._say(path, "warning", f"unknown trust tier `{word(tier)}`{hint}")
 
     def _say(self, path: Path, severity: Literal["error", "warning"], message: str) -> None:
         line, column = self._node.place(path)
         self.problems.append(Problem(self._file, line, column, severity, message))
 
 
-def _model_at(path: Path) -> tuple[type[_Model], str]:
+def _model_at(path: Path) -> type[_Model]:
     if path[:1] == ("rules",):
-        return Rule, "rule"
-    if path[:1] == ("appliesTo",):
-        return AppliesTo, "appliesTo"
-    return PolicyDoc, "policy"
+        return Rule
+    return AppliesTo if path[:1] in (("appliesTo",), ("applies_to",)) else PolicyDoc
+
+
+def _spellings(model: type[_Model]) -> set[str]:
+    """Every key that a field of the model may be written as."""
+    known = {*model.model_fields, *_keys(model)}
+    return known | {"action"} if model is Rule else known
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
 
 
 def _keys(model: type[_Model]) -> list[str]:
@@ -291,12 +314,12 @@ def _sentence(path: Path, item: Any, written: str) -> str:
     match item["type"]:
         case "missing":
             return f"`{leaf}` is missing"
-        case "literal_error" if written == "require_approval":
+        case "literal_error" if _lower(written) == "require_approval":
             return f"the {leaf} `require_approval` is not evaluated by this version"
         case "literal_error":
             expected = context["expected"]
-            words = [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
-            return f"unknown {leaf} {written[:40]!r}{_nearest(written, words)} (one of {expected})"
+            words = [part.strip("'") for part in expected.replace(" or ", ", ").split(", ")]
+            return f"unknown {leaf} `{word(written)}`{_nearest(written, words)} (one of {expected})"
         case "string_type":
             return f"`{leaf}` must be text; put it in quotes if YAML reads it as something else"
         case "list_type":
@@ -312,6 +335,6 @@ def _sentence(path: Path, item: Any, written: str) -> str:
     return f"`{leaf}`: {item['msg']}"
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
+def _nearest(written: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(written[:MAX_NAME], known, n=1)
     return f", did you mean `{close[0]}`?" if close else ""

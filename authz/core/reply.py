@@ -168,7 +168,7 @@ def _metadata(outcome: Outcome) -> dict[str, str]:
         {
             "decision_id": outcome.decision_id,
             "trace_id": outcome.trace_id,
-            "agent": outcome.case.identity.agent_id,
+            "agent_id": outcome.case.identity.agent_id,
             "action": outcome.case.call.action,
             "decision": str(verdict.decision),
             "enforced": str(outcome.enforced),

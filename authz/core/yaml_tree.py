@@ -94,10 +94,7 @@ def parse(data: bytes) -> list[Node]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = data[: error.start]
-        line = before.count(b"\n") + 1
-        column = error.start - (before.rfind(b"\n") + 1) + 1
-        raise YamlError(line, column, "the file is not UTF-8") from None
+        raise YamlError(*_place_of(data, error.start), "the file is not UTF-8") from None
     try:
         return _Builder(yaml.parse(text, Loader=yaml.CSafeLoader)).documents()
     except yaml.MarkedYAMLError as error:
@@ -106,9 +103,9 @@ def parse(data: bytes) -> list[Node]:
         said = ", ".join(part for part in (error.context, error.problem) if part)
         raise YamlError(line, column, f"not YAML: {said}") from None
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        column = error.position - text.rfind("\n", 0, error.position)
-        raise YamlError(line, column, f"not YAML: {error.reason}") from None
+        # libyaml counts the bytes of the text that it is given.
+        place = _place_of(text.encode(), error.position)
+        raise YamlError(*place, f"not YAML: {error.reason}") from None
 
 
 class _Builder:
@@ -135,7 +132,9 @@ class _Builder:
         if isinstance(event, yaml.AliasEvent):
             known = self._anchors.get(event.anchor or "")
             if known is None:
-                raise YamlError(line, column, f"the alias *{event.anchor} names nothing above it")
+                raise YamlError(
+                    line, column, f"the alias `*{word(str(event.anchor))}` names nothing above it"
+                )
             self._spend(known.size, line, column)
             self._descend(depth + known.height, line, column)
             return known
@@ -143,7 +142,7 @@ class _Builder:
         self._descend(depth + 1, line, column)
         tag = getattr(event, "tag", None)
         if tag not in (None, "!"):
-            raise YamlError(line, column, f"the tag {str(tag)[:40]} is not allowed")
+            raise YamlError(line, column, f"the tag `{word(str(tag))}` is not allowed")
         if isinstance(event, yaml.ScalarEvent):
             node = self._scalar(event, line, column)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -172,8 +171,8 @@ class _Builder:
             if kind in ("null", "bool", "int", "float"):
                 try:
                     value = self._constructor.construct_object(yaml.ScalarNode(tag, text))
-                except ValueError:
-                    raise YamlError(line, column, f"{text[:40]!r} is not a {kind}") from None
+                except (ValueError, OverflowError):
+                    raise YamlError(line, column, f"`{word(text)}` is not a {kind}") from None
         return Node(value, line, column, text=text)
 
     def _sequence(self, line: int, column: int, depth: int) -> Node:
@@ -189,18 +188,29 @@ class _Builder:
         keys: dict[str, tuple[int, int]] = {}
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             at = _place(event)
-            if not isinstance(event, yaml.ScalarEvent):
+            if not isinstance(event, yaml.ScalarEvent) or event.tag not in (None, "!"):
                 raise YamlError(*at, "a key must be plain text")
             key: str = event.value
             self._spend(1, *at)
             if key in items:
                 first = keys[key][0]
-                raise YamlError(*at, f"the key {key!r} appears twice; the first is on line {first}")
+                raise YamlError(*at, f"`{word(key)}` appears twice; the first is on line {first}")
             items[key] = self._node(next(self._events), depth + 1)
             keys[key] = at
         size = 1 + len(keys) + sum(item.size for item in items.values())
         height = 1 + max((item.height for item in items.values()), default=0)
         return Node(items, line, column, keys=keys, size=size, height=height)
+
+
+def word(text: str) -> str:
+    """A text from a file as a sentence may repeat it: short, and nothing but visible ASCII."""
+    return ascii(text[:40])[1:-1]
+
+
+def _place_of(data: bytes, offset: int) -> tuple[int, int]:
+    start = data.rfind(b"\n", 0, offset) + 1
+    column = len(data[start:offset].decode("utf-8", "replace")) + 1
+    return data.count(b"\n", 0, offset) + 1, column
 
 
 def _place(event: yaml.Event) -> tuple[int, int]:

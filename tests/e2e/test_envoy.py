@@ -102,7 +102,7 @@ _FILE_LOG = "envoy.extensions.access_loggers.file.v3.FileAccessLog"
 def _add_access_log(config: dict[str, Any], path: Path) -> None:
     listener = config["static_resources"]["listeners"][0]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    names = ("decision_id", "agent", "policy", "rule", "policy_version", "enforced", "code")
+    names = ("decision_id", "agent_id", "policy", "rule", "policy_version", "enforced", "code")
     manager["access_log"] = [
         {
             "name": "file",
@@ -170,7 +170,7 @@ def test_each_decision_is_in_envoys_dynamic_metadata(upstream: Upstream) -> None
         assert [(e["enforced"], e["code"], e["rule"]) for e in entries] == [
             ("allow", "rule_allowed", "rules[0]"), ("deny", "rule_denied", "rules[2]"),
         ]  # fmt: skip
-        assert {entry["agent"] for entry in entries} == {"reviewer-1"}
+        assert {entry["agent_id"] for entry in entries} == {"reviewer-1"}
         assert {entry["policy"] for entry in entries} == {"code-review-policy"}
         assert entries[1]["decision_id"] == denied.json()["decisionId"]
         assert all(entry["policy_version"] for entry in entries)
