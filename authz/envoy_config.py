@@ -47,7 +47,7 @@ MAX_IN_FLIGHT: Final = 1024
 #: Connections that may be open to the listener at once.
 MAX_CONNECTIONS: Final = 1024
 #: Bytes that Envoy buffers for one connection in each direction before it stops reading.
-BUFFER_LIMIT: Final = 1 << 20
+BUFFER_LIMIT: Final = 128 * 1024
 #: Header size, KiB, and count. A token of 8 KiB and an agent's usual 20 headers fit thrice.
 MAX_HEADERS_KIB: Final = 60
 MAX_HEADERS: Final = 100
@@ -55,8 +55,20 @@ MAX_HEADERS: Final = 100
 HEADERS_TIMEOUT: Final = "10s"
 #: A model may think for minutes before its first byte.
 IDLE_TIMEOUT: Final = "300s"
+#: A connection without a request is closed after this, so that silent ones do not use up
+#: MAX_CONNECTIONS.
+CONNECTION_IDLE_TIMEOUT: Final = "60s"
 #: No request lives longer, however lively.
 MAX_DURATION: Final = "3600s"
+
+#: Requests that the service answers itself: seconds for the answer, between two bytes of the
+#: request, and in all; bytes of a body; and how many at once, fewer than the service takes, so
+#: that the refusal is Envoy's, in JSON.
+SERVICE_TIMEOUT: Final = "5s"
+SERVICE_IDLE_TIMEOUT: Final = "10s"
+SERVICE_DURATION: Final = "30s"
+SERVICE_MAX_BODY: Final = 256 * 1024
+SERVICE_MAX_IN_FLIGHT: Final = 200
 
 #: Paths below /proxy/ that the service answers itself (CONTRACT §1.2).
 RESERVED: Final = ("/proxy/check", "/proxy/audit", "/proxy/governance")
@@ -100,7 +112,9 @@ def bootstrap(options: EnvoyOptions) -> Config:
             "listeners": [_listener(options)],
             "clusters": [
                 _service_cluster("ext_authz", options.run_dir / "ext_authz.sock", _HTTP2),
-                _service_cluster("service", options.run_dir / "http.sock", _HTTP1),
+                _service_cluster(
+                    "service", options.run_dir / "http.sock", _HTTP1, SERVICE_MAX_IN_FLIGHT
+                ),
                 _upstream_cluster(options),
             ],
         },
@@ -195,7 +209,7 @@ def _http_connection_manager(options: EnvoyOptions) -> Config:
             "headers_with_underscores_action": "REJECT_REQUEST",
             "max_headers_count": MAX_HEADERS,
             "max_stream_duration": MAX_DURATION,
-            "idle_timeout": IDLE_TIMEOUT,
+            "idle_timeout": CONNECTION_IDLE_TIMEOUT,
         },
         "http2_protocol_options": {
             "max_concurrent_streams": 100,
@@ -242,6 +256,14 @@ def _http_connection_manager(options: EnvoyOptions) -> Config:
                     "type_urls": [_type("extensions.filters.http.ext_authz.v3.ExtAuthz")],
                 },
             },
+            {
+                "name": "buffer",
+                "disabled": True,  # what goes to the upstream is streamed
+                "typed_config": {
+                    "@type": _type("extensions.filters.http.buffer.v3.Buffer"),
+                    "max_request_bytes": SERVICE_MAX_BODY,
+                },
+            },
             _strip_failed_open(),
             {
                 "name": "envoy.filters.http.router",
@@ -256,12 +278,22 @@ def _http_connection_manager(options: EnvoyOptions) -> Config:
 
 def _routes(upstream: Upstream) -> list[Config]:
     service = {
-        "route": {"cluster": "service", "timeout": "30s"},
+        "route": {
+            "cluster": "service",
+            "timeout": SERVICE_TIMEOUT,
+            "idle_timeout": SERVICE_IDLE_TIMEOUT,
+            "max_stream_duration": {"max_stream_duration": SERVICE_DURATION},
+        },
         "typed_per_filter_config": {
             EXT_AUTHZ: {
                 "@type": _type("extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute"),
                 "disabled": True,
-            }
+            },
+            # Whole requests only: one that is never finished waits in Envoy, not in the service.
+            "buffer": {
+                "@type": _type("extensions.filters.http.buffer.v3.BufferPerRoute"),
+                "buffer": {"max_request_bytes": SERVICE_MAX_BODY},
+            },
         },
     }
     return [
@@ -294,7 +326,12 @@ def _strip() -> Config:
                 "request_mutations": [
                     _remove_prefix(GOVERNANCE_PREFIX),
                     _remove_prefix(_ENVOY_PREFIX),
-                    {"remove": ADMIN_HEADER},
+                    # It is for the first proxy, and that is us (RFC 9110 §11.7.2).
+                    *({"remove": name} for name in (ADMIN_HEADER, "proxy-authorization")),
+                    # Some frameworks let these override the method, path, host or client that
+                    # was judged.
+                    *({"remove": name} for name in _OVERRIDES),
+                    _remove_prefix("x-forwarded-"),
                 ],
                 "response_mutations": [_remove_prefix(GOVERNANCE_PREFIX)],
             },
@@ -324,8 +361,8 @@ def _strip_failed_open() -> Config:
         }
 
     failed_open = header(_FAILED_OPEN, {"exact": "true"})
-    # A JWT's first characters are the base64 of `{"`; the scheme may have any case.
-    pattern = {"google_re2": {}, "regex": r"(?i)bearer\s+eyJ.*"}
+    # Both parts of a JWT start with the base64 of `{"`, whatever scheme stands before them.
+    pattern = {"google_re2": {}, "regex": r".*eyJ[\w-]*\.eyJ.*"}
     token = header("authorization", {"safe_regex": pattern})
     return {
         "name": "strip_failed_open",
@@ -415,12 +452,14 @@ def _local_replies() -> Config:
     }
 
 
-def _service_cluster(name: str, socket: Path, protocol: Config) -> Config:
+def _service_cluster(
+    name: str, socket: Path, protocol: Config, max_in_flight: int = MAX_IN_FLIGHT
+) -> Config:
     return {
         "name": name,
         "type": "STATIC",
         "connect_timeout": CHECK_TIMEOUT,
-        "circuit_breakers": _circuit_breakers(),
+        "circuit_breakers": _circuit_breakers(max_in_flight),
         # Below the service's own idle timeout, so that Envoy never reuses a connection that the
         # service is closing.
         "typed_extension_protocol_options": _protocol(protocol, idle_timeout="30s"),
@@ -434,7 +473,7 @@ def _upstream_cluster(options: EnvoyOptions) -> Config:
         "name": "upstream",
         "connect_timeout": "5s",
         "per_connection_buffer_limit_bytes": BUFFER_LIMIT,
-        "circuit_breakers": _circuit_breakers(),
+        "circuit_breakers": _circuit_breakers(MAX_IN_FLIGHT),
         "load_assignment": _endpoint("upstream", _socket_address(upstream.host, upstream.port)),
     }
     if upstream.is_address:
@@ -480,6 +519,18 @@ def _upstream_cluster(options: EnvoyOptions) -> Config:
     return cluster
 
 
+_OVERRIDES: Final = (
+    "forwarded",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-method",
+    "x-original-uri",
+    "x-original-url",
+    "x-real-ip",
+    "x-rewrite-url",
+)
 _ENVOY_PREFIX: Final = "x-envoy-"
 _FAILED_OPEN: Final = "x-envoy-auth-failure-mode-allowed"
 _HEADER_MUTATION: Final = "extensions.filters.http.header_mutation.v3.HeaderMutation"
@@ -498,12 +549,9 @@ def _protocol(config: Config, *, idle_timeout: str) -> Config:
     }
 
 
-def _circuit_breakers() -> Config:
-    return {
-        "thresholds": [
-            {"max_requests": MAX_IN_FLIGHT, "max_pending_requests": MAX_IN_FLIGHT},
-        ]
-    }
+def _circuit_breakers(max_in_flight: int) -> Config:
+    limits = ("max_connections", "max_pending_requests", "max_requests")
+    return {"thresholds": [dict.fromkeys(limits, max_in_flight)]}
 
 
 def _endpoint(cluster: str, address: Config) -> Config:

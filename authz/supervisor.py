@@ -53,7 +53,8 @@ _BACKOFF_S: Final = (0.1, 5.0)
 #: A child that lived this long has recovered, and its back-off starts over.
 _STABLE_S: Final = 10.0
 
-_ENVOY_LEVEL: Final = {"debug": "debug", "info": "warning", "warning": "warning", "error": "error"}
+#: Envoy's level for each of ours. Not its debug: that prints every header, tokens included.
+_ENVOY_LEVEL: Final = {"debug": "info", "info": "warning", "warning": "warning", "error": "error"}
 _PR_SET_PDEATHSIG: Final = 1
 
 

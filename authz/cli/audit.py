@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from authz.cli.shared import fail
+from authz.cli.shared import fail, visible
 
 app = typer.Typer(help="The audit trail.", no_args_is_help=True)
 
@@ -49,6 +49,7 @@ def tail(
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("TIME", "AGENT", "DECISION", "ACTION", "POLICY", "RULE"):
@@ -57,6 +58,7 @@ def tail(
         enforced, decision = entry["enforced"], entry["decision"]
         said = decision if decision == enforced else f"{decision}, not enforced"
         columns = (entry["timestamp"], entry.get("agentId", "-"), said, entry["action"])
-        table.add_row(*columns, entry.get("policy", "-"), entry.get("rule", entry["code"]))
+        shown = (*columns, entry.get("policy", "-"), entry.get("rule", entry["code"]))
+        table.add_row(*(Text(visible(cell)) for cell in shown))
     # Into a pipe or file nothing is cut off.
     Console(width=None if sys.stdout.isatty() else 1000).print(table)

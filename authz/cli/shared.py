@@ -43,3 +43,8 @@ def read_settings(env: Mapping[str, str]) -> "Settings":
         return Settings.from_env(env)
     except SettingsError as error:
         fail(error.problems, 2)
+
+
+def visible(text: str) -> str:
+    """A text that somebody else chose, safe for a terminal: what it hides is shown escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -5,10 +5,13 @@ query strings, bodies and credentials have no column to end up in.
 """
 
 import json
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from authz.core.outcome import Outcome
 from authz.core.timestamps import rfc3339
+
+#: Characters that are kept of each text of a caller without identity.
+MAX_UNKNOWN: Final = 512
 
 
 class AuditRow(NamedTuple):
@@ -52,6 +55,13 @@ def row_of(outcome: Outcome) -> AuditRow:
     identity, verdict = outcome.case.identity, outcome.verdict
     known = bool(identity.agent_id)
     extra = {"host": call.host, "claimedAgentId": call.claimed_agent}
+    if not known:
+        # A caller that proved nothing does not get to fill the disk.
+        call = call._replace(
+            action=_shortened(call.action),
+            resource=_shortened(call.resource),
+            path=_shortened(call.path),
+        )
     extra = {key: value for key, value in extra.items() if value}
     return AuditRow(
         id=outcome.decision_id,
@@ -79,3 +89,8 @@ def row_of(outcome: Outcome) -> AuditRow:
         latency_us=outcome.latency_us,
         metadata=json.dumps(extra, separators=(",", ":")) if extra else None,
     )
+
+
+def _shortened(text: str) -> str:
+    more = len(text) - MAX_UNKNOWN
+    return text if more <= 0 else f"{text[:MAX_UNKNOWN]}… and {more} more characters"

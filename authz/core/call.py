@@ -123,6 +123,8 @@ def from_http(
     action = declared or f"{_VERBS.get(method.upper(), 'execute')}:{derived}"
     resource = header("x-meshguard-resource", "").strip() or derived
     defect = defect or defect_of_resource(resource)
+    if len(method) > MAX_METHOD:
+        defect = defect or f"method: longer than {MAX_METHOD} characters"
     if not defect and len(action) > MAX_NAME:
         # Cut off it would be another action, and patterns match whole strings.
         defect = f"action: longer than {MAX_NAME} characters"
@@ -155,9 +157,9 @@ def defect_of_name(where: str, name: str) -> str:
 
 
 def defect_of_resource(resource: str) -> str:
-    """Why a resource is unusable; empty if it is fine. Any script, but no control characters."""
-    if len(resource) > MAX_NAME or _has_control(resource):
-        return f"resource: control characters, or longer than {MAX_NAME} characters"
+    """Why a resource is unusable; empty if it is fine. Any script, but nothing that hides."""
+    if len(resource) > MAX_NAME or not resource.isprintable():
+        return f"resource: unprintable characters, or longer than {MAX_NAME} characters"
     return ""
 
 
@@ -165,7 +167,7 @@ def _decode_path(path: str) -> tuple[str, str]:
     """The upstream's path as policies see it, and a defect when it is ambiguous.
 
     Envoy normalises before it asks us; these checks hold for any other proxy too, and where
-    Envoy leaves a spelling alone that some servers fold (`..;`, RFC 3986 §3.3 parameters).
+    Envoy leaves a spelling alone that some servers fold.
     """
     rest = path[len(PROXY_PREFIX) :] if path.startswith(PROXY_PREFIX) else path.removeprefix("/")
     plain = rest.isascii() and "%" not in rest
@@ -173,8 +175,9 @@ def _decode_path(path: str) -> tuple[str, str]:
     text = rest if plain else unquote_to_bytes(rest).decode("utf-8", "backslashreplace")
     if len(path) > MAX_NAME:
         return text[:MAX_NAME], f"path: longer than {MAX_NAME} characters"
-    if _has_control(text):
-        return _visible(text), "path: contains a control character"
+    if not text.isprintable():
+        # Controls, and format characters that make two names look, or sort, as one.
+        return _visible(text), "path: contains an unprintable character"
     if not plain:
         lowered = rest.lower()
         if "%2f" in lowered or "%5c" in lowered:
@@ -184,6 +187,9 @@ def _decode_path(path: str) -> tuple[str, str]:
             return text, "path: contains a % that escapes nothing"
     if "\\" in rest:
         return text, "path: contains a backslash"
+    if ";" in rest:
+        # Servlet containers cut `;…` off a segment before they look for it.
+        return text, "path: contains a ; parameter"
     if "//" in text or text.startswith("/"):
         return text, "path: contains an empty segment (//)"
     if "." in text and any(s.partition(";")[0] in (".", "..") for s in text.split("/")):
@@ -191,13 +197,8 @@ def _decode_path(path: str) -> tuple[str, str]:
     return text, ""
 
 
-def _has_control(text: str) -> bool:
-    # Unicode's Cc: C0, DEL and C1.
-    return not text.isprintable() and any(c < " " or "\x7f" <= c <= "\x9f" for c in text)
-
-
 def _visible(text: str) -> str:
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _label(text: str) -> str:

@@ -3,14 +3,20 @@
 - Algorithms are pinned to HS256 (RFC 8725 §3.1); the header's own `alg` only gets to be wrong.
 - A token needs `sub` and `exp`. `exp` has no leeway; `nbf` and `iat` have `CLOCK_LEEWAY_S`, since
   the minting host's clock may run ahead of ours.
+- A signature is compared before anything of a token is read, so a forged one costs an HMAC and
+  not a parser's time; what carries the right one is judged by PyJWT.
 - Each way to fail has its own code; "no credential", "not ours" and "ours but bad" stay apart,
   because only the last kind must be kept from the upstream.
 - Verified tokens are cached, at most `CACHE_SIZE`, each until its `exp`. Failures are never
   cached, so nobody can push a good token out with bad ones.
 """
 
+import base64
+import hmac
+import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import jwt
@@ -68,6 +74,20 @@ class Unidentified(NamedTuple):
 #: The rank, tags and ids of a caller about whom nothing is known.
 ANONYMOUS: Final = Identity("", "", "unverified", UNVERIFIED, frozenset(), "")
 
+#: Two segments that start with the base64 of `{"`; the second holds the claims.
+_JWT_SHAPE: Final = re.compile(r"eyJ[\w-]*\.(eyJ[\w-]*)", re.ASCII)
+
+_THREE_SEGMENTS: Final = re.compile(r"[\w-]+\.[\w-]*\.[\w-]*", re.ASCII)
+
+_MALFORMED: Final = Unidentified(
+    Code.TOKEN_MALFORMED, "the credential is not a well-formed JWT", ours=False
+)
+_WRONG_ALGORITHM: Final = Unidentified(
+    Code.TOKEN_WRONG_ALGORITHM, f"the token is not signed with {ALGORITHM}", ours=False
+)
+_BAD_SIGNATURE: Final = Unidentified(
+    Code.TOKEN_BAD_SIGNATURE, "the token's signature does not verify", ours=False
+)
 _MISSING: Final = Unidentified(
     Code.TOKEN_MISSING, "the request has no Authorization: Bearer token", ours=False
 )
@@ -81,8 +101,10 @@ class TokenVerifier:
     def __init__(self, secret: str, pinned_agent: str = "") -> None:
         """`pinned_agent`: the only `sub` that is accepted, when not empty (SIDECAR_AGENT_ID)."""
         self._secret = secret
+        self._key = secret.encode()
         self._pinned_agent = pinned_agent
-        self._verified: dict[str, tuple[float, Identity]] = {}
+        #: Token to when it starts, when it expires, and whose it is.
+        self._verified: dict[str, tuple[float, float, Identity]] = {}
 
     def identify(self, authorization: str, now: float) -> Identity | Unidentified:
         """Read an `Authorization` header's value. `now` in seconds since the epoch."""
@@ -90,10 +112,10 @@ class TokenVerifier:
         token = token.strip()
         cached = self._verified.get(token)
         if not token or scheme.lower() != "bearer":
-            return _MISSING
+            return _MISSING._replace(ours=_mentions_ours(authorization))
         if cached is not None:
-            expires, identity = cached
-            if now < expires:
+            starts, expires, identity = cached
+            if starts <= now < expires:
                 return identity
             del self._verified[token]
         result = self._verify(token, now)
@@ -102,42 +124,45 @@ class TokenVerifier:
         if len(self._verified) >= CACHE_SIZE:
             del self._verified[next(iter(self._verified))]
         self._verified[token] = result
-        return result[1]
+        return result[2]
 
-    def _verify(self, token: str, now: float) -> tuple[float, Identity] | Unidentified:
+    def _verify(self, token: str, now: float) -> tuple[float, float, Identity] | Unidentified:
         if len(token) > MAX_TOKEN:
             reason = f"the token is longer than {MAX_TOKEN} characters"
-            return Unidentified(Code.TOKEN_MALFORMED, reason, ours=_claims_ours(token))
+            return Unidentified(Code.TOKEN_MALFORMED, reason, ours=_mentions_ours(token))
+        if not self._is_signed(token):
+            return _why_unsigned(token)
         try:
             decoded = jwt.decode_complete(
                 token, self._secret, algorithms=[ALGORITHM], options=_OPTIONS
             )
         except jwt.InvalidAlgorithmError:
-            reason = f"the token is not signed with {ALGORITHM}"
-            return Unidentified(Code.TOKEN_WRONG_ALGORITHM, reason, ours=_claims_ours(token))
-        except jwt.InvalidSignatureError:
-            reason = "the token's signature does not verify"
-            return Unidentified(Code.TOKEN_BAD_SIGNATURE, reason, ours=_claims_ours(token))
+            return _WRONG_ALGORITHM._replace(ours=True)
         except Exception:  # noqa: BLE001
             # Beyond PyJWT's own errors its parsers raise RecursionError and ValueError on
             # hostile input. Whatever it was, it is not a token.
-            return Unidentified(
-                Code.TOKEN_MALFORMED, "the credential is not a well-formed JWT", ours=False
-            )
+            return _MALFORMED._replace(ours=True)
         try:
             return self._accept(decoded["header"], decoded["payload"], now)
         except _Refused as refused:
             return Unidentified(refused.code, refused.reason, ours=True)
 
+    def _is_signed(self, token: str) -> bool:
+        """Whether the last segment is the HMAC over the others (RFC 7515 §5.2, HS256)."""
+        signed, _, signature = token.rpartition(".")
+        mac = hmac.digest(self._key, signed.encode("utf-8", "replace"), "sha256")
+        expected = base64.urlsafe_b64encode(mac).rstrip(b"=")
+        return hmac.compare_digest(expected, signature.encode("utf-8", "replace"))
+
     def _accept(
         self, header: Mapping[str, Any], claims: Mapping[str, Any], now: float
-    ) -> tuple[float, Identity]:
-        expires, identity = _judge_claims(header, claims, now)
+    ) -> tuple[float, float, Identity]:
+        starts, expires, identity = _judge_claims(header, claims, now)
         if self._pinned_agent and identity.agent_id != self._pinned_agent:
             raise _Refused(
                 Code.TOKEN_WRONG_AGENT, "the token belongs to another agent than this sidecar's"
             )
-        return expires, identity
+        return starts, expires, identity
 
 
 def mint(
@@ -183,7 +208,7 @@ def mint(
 
 def _judge_claims(
     header: Mapping[str, Any], claims: Mapping[str, Any], now: float
-) -> tuple[float, Identity]:
+) -> tuple[float, float, Identity]:
     if str(header.get("typ", "JWT")).lower() not in ("jwt", "at+jwt"):
         # Tokens for other purposes share the secret; they identify nobody (RFC 8725 §3.11).
         raise _Refused(Code.TOKEN_BAD_CLAIM, "the token's typ is not JWT")
@@ -192,9 +217,12 @@ def _judge_claims(
         raise _Refused(Code.TOKEN_BAD_CLAIM, "the token has no exp claim")
     if now >= expires:
         raise _Refused(Code.TOKEN_EXPIRED, "the token has expired")
+    starts = float("-inf")
     for claim in ("nbf", "iat"):
-        starts = _time(claims, claim)
-        if starts is not None and starts > now + CLOCK_LEEWAY_S:
+        time = _time(claims, claim)
+        if time is not None:
+            starts = max(starts, time - CLOCK_LEEWAY_S)
+        if now < starts:
             raise _Refused(Code.TOKEN_NOT_YET_VALID, f"the token's {claim} lies in the future")
     if claims.get("iss", ISSUER) != ISSUER:
         raise _Refused(Code.TOKEN_WRONG_ISSUER, f"the token's issuer is not {ISSUER}")
@@ -211,13 +239,17 @@ def _judge_claims(
         raise _Refused(
             Code.TOKEN_BAD_CLAIM, f"the token's tags are not a list of at most {MAX_TAGS}"
         )
-    return expires, Identity(
-        agent_id=agent_id,
-        name=_text(claims, "name"),
-        tier=tier,
-        rank=tier_rank,
-        tags=frozenset(_checked("tags", tag) for tag in tags),
-        org_id=_text(claims, "orgId", "org"),
+    return (
+        starts,
+        expires,
+        Identity(
+            agent_id=agent_id,
+            name=_text(claims, "name"),
+            tier=tier,
+            rank=tier_rank,
+            tags=frozenset(_checked("tags", tag) for tag in tags),
+            org_id=_text(claims, "orgId", "org"),
+        ),
     )
 
 
@@ -261,11 +293,33 @@ def _checked(name: str, value: object) -> str:
     return value
 
 
-def _claims_ours(token: str) -> bool:
-    """Whether an unverified token says it was issued by us: a hint to strip it, nothing more."""
-    decode: Callable[..., Mapping[str, Any]] = jwt.decode
+def _why_unsigned(token: str) -> Unidentified:
+    """Which of the reasons it is that a token does not carry our signature."""
+    ours = _mentions_ours(token)
+    header = _json_of(token.partition(".")[0]) if _THREE_SEGMENTS.fullmatch(token) else None
+    if header is None:
+        return _MALFORMED._replace(ours=ours)
+    if header.get("alg") != ALGORITHM:
+        return _WRONG_ALGORITHM._replace(ours=ours)
+    return _BAD_SIGNATURE._replace(ours=ours)
+
+
+def _mentions_ours(credential: str) -> bool:
+    """Whether anything shaped like a JWT in here says that we issued it.
+
+    Nothing is verified: it is a hint to keep the credential from the upstream, nothing more.
+    """
+    for match in _JWT_SHAPE.finditer(credential):
+        claims = _json_of(match[1])
+        if claims is not None and claims.get("iss") == ISSUER:
+            return True
+    return False
+
+
+def _json_of(segment: str) -> Mapping[str, Any] | None:
+    """The JSON object in a base64url segment (RFC 7515 §2), or None."""
     try:
-        claims = decode(token, options={"verify_signature": False})
-    except Exception:  # noqa: BLE001 - whatever it is, it is not a token of ours
-        return False
-    return claims.get("iss") == ISSUER
+        value = json.loads(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -13,10 +13,12 @@ Matcher = Callable[[str], bool]
 def fold(text: str) -> str:
     """The form in which patterns and actions are compared.
 
+    Lower case and not Unicode's case folding: that makes two characters of one (`ﬃ`, `ß`), and
+    the upstream sees the one.
     Not trimmed: an action may hold the upstream's path, where a blank is a character. What a
     person wrote, a pattern or a header, loses its blanks where it is read.
     """
-    return text.casefold()
+    return text.lower()
 
 
 def compile_pattern(pattern: str) -> Matcher:

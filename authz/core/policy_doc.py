@@ -30,29 +30,42 @@ Effect = Literal["allow", "deny"]
 _NOT_EVALUATED: Final = frozenset(
     {
         "<<",
+        "actionPattern",
         "agent_match",
         "apiVersion",
         "approval",
         "budget",
         "conditions",
         "cost_ceiling",
+        "context",
         "default_rules",
         "delegation",
         "enforcement",
         "extends",
         "humanInTheLoop",
+        "if",
         "rateLimit",
         "rateLimits",
         "rate_limit",
         "requireActionToken",
         "requiredTrustTier",
         "required_trust_tier",
+        "resource",
+        "resources",
         "rollout",
         "ruleOrder",
         "spec",
         "tier",
+        "unless",
+        "when",
+        "where",
     }
 )
+#: Two keys at least this much alike are one and a typing error (difflib's ratio): `condition`
+#: must not be a warning where `conditions` is an error.
+_TYPING_ERROR: Final = 0.85
+#: Problems told of one file; the file's author will not read more.
+MAX_PROBLEMS: Final = 100
 
 
 class _Model(BaseModel):
@@ -171,7 +184,17 @@ def parse_file(data: bytes, file: str) -> Parsed:
             documents.append((document, node.line))
     if any(problem.severity == "error" for problem in problems):
         documents.clear()
-    return Parsed(tuple(documents), tuple(sorted(problems)))
+    return Parsed(tuple(documents), _told(problems))
+
+
+def _told(problems: set[Problem]) -> tuple[Problem, ...]:
+    """The problems in the order of the file, errors first where there are too many."""
+    if len(problems) <= MAX_PROBLEMS:
+        return tuple(sorted(problems))
+    chosen = sorted(problems, key=lambda problem: (problem.severity, problem))[:MAX_PROBLEMS]
+    last = max(chosen)
+    more = f"and {len(problems) - MAX_PROBLEMS} more problems in this file"
+    return (*sorted(chosen), Problem(last.file, last.line, last.column, "warning", more))
 
 
 def _refused(problem: Problem) -> Parsed:
@@ -238,7 +261,9 @@ class _Reader:
     def _unknown_key(self, path: Path, data: Any) -> bool:
         key, shown = str(path[-1]), word(str(path[-1]))
         model = _model_at(path[:-1])
-        if key in _NOT_EVALUATED:
+        if key in _NOT_EVALUATED or difflib.get_close_matches(
+            key[:MAX_NAME], _NOT_EVALUATED, n=1, cutoff=_TYPING_ERROR
+        ):
             self._say(
                 path,
                 "error",

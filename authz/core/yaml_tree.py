@@ -19,6 +19,12 @@ MAX_DEPTH: Final = 32
 #: Values per file, aliases expanded; the bundled policies have about 40.
 MAX_NODES: Final = 200_000
 
+#: Characters of a number; a longer one stays text. YAML 1.1 reads `1:1:1` as base 60, and the
+#: time for that grows with the square of its length.
+MAX_NUMBER: Final = 64
+#: Documents in one file.
+MAX_DOCUMENTS: Final = 1_000
+
 Scalar = bool | int | float | str | None
 Plain = Scalar | list["Plain"] | dict[str, "Plain"]
 Path = tuple[int | str, ...]
@@ -124,6 +130,8 @@ class _Builder:
                 node = self._node(next(self._events), 0)
                 if node.value is not None:
                     found.append(node)
+                if len(found) > MAX_DOCUMENTS:
+                    raise YamlError(node.line, 1, f"more than {MAX_DOCUMENTS} documents")
         return found
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
@@ -165,7 +173,7 @@ class _Builder:
     def _scalar(self, event: yaml.ScalarEvent, line: int, column: int) -> Node:
         text: str = event.value
         value: Scalar = text
-        if event.implicit[0]:
+        if event.implicit[0] and len(text) <= MAX_NUMBER:
             tag: str = self._resolver.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
             kind = tag.rpartition(":")[2]
             if kind in ("null", "bool", "int", "float"):

@@ -33,6 +33,8 @@ TABLE: Final = "audit"
 #: wait nobody else is answered.
 BUSY_TIMEOUT_MS: Final = 25
 REOPEN_EVERY_S: Final = 1.0
+#: What passes without opening the file again.
+_PASSING: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 
 
 class AuditEntry(peewee.Model):
@@ -120,7 +122,9 @@ class AuditLog:
             assert connection is not None
         try:
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(self._insert, rows)
+            taken = connection.executemany(self._insert, rows).rowcount
+            if taken != len(rows):
+                raise sqlite3.IntegrityError(f"it took {taken} of {len(rows)} rows")
             connection.execute("COMMIT")
         except sqlite3.ProgrammingError:
             self._roll_back(connection)
@@ -128,8 +132,10 @@ class AuditLog:
         except sqlite3.Error as error:
             self._fail(error)
             self._roll_back(connection)
-            if not isinstance(error, sqlite3.OperationalError):
-                self.close()  # corrupt: only another file behind this path can help
+            if _code(error) not in _PASSING:
+                # Only another file, or this one mended, can help; look for it now and then.
+                self.close()
+                self._retry_at = self._monotonic() + REOPEN_EVERY_S
             raise AuditUnavailable("the audit store does not take writes") from error
         except BaseException:
             self._roll_back(connection)
@@ -142,14 +148,22 @@ class AuditLog:
         self.unrecorded += count
 
     def probe(self) -> bool:
-        """Whether rows can be written now: takes the write lock and gives it back."""
+        """Whether rows can be written now.
+
+        While the store works this takes the write lock and gives it back. After a failure only
+        something written and committed shows that it works again.
+        """
         if self._connection is None or self._identity() != self._opened:
             return self.open()
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.execute("ROLLBACK")
+            if self.failure:
+                # The same number again, but SQLite writes its page.
+                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._fail(error)
+            self._roll_back(self._connection)
             return False
         if self.failure:
             self._recovered()
@@ -246,6 +260,11 @@ def entry_of(row: dict[str, Any]) -> dict[str, Any]:
         key = head + "".join(word.title() for word in rest)
         entry[key] = json.loads(value) if name == "metadata" else value
     return entry
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 for an error of Python's own."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 class _Unusable(Exception):

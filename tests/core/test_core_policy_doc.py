@@ -402,3 +402,27 @@ def test_a_hostile_key_stays_on_its_line(key: str) -> None:
 
 def test_a_tag_on_a_key_is_refused() -> None:
     assert read("!!binary name: n\n")[1] == ["f.yaml:1:1: error: a key must be plain text"]
+
+
+@pytest.mark.parametrize("key", ["condition", "when", "resources", "humanInTheLoops"])
+def test_what_is_nearly_a_condition_is_an_error_too(key: str) -> None:
+    documents, problems = read(GOOD.replace("    actions:", f"    {key}: x\n    actions:", 1))
+    assert documents == []
+    assert "is not evaluated by this version" in problems[0]
+
+
+def test_a_file_tells_a_hundred_problems_and_how_many_more() -> None:
+    documents, problems = read(GOOD + "".join(f"zzz{number}: 1\n" for number in range(1000)))
+    assert len(documents) == 1
+    assert len(problems) == 101
+    assert problems[-1].endswith("warning: and 900 more problems in this file")
+
+
+def test_a_number_in_base_60_stays_small() -> None:
+    assert read("x: " + ":".join("1" * 100_000) + "\n")[0] == []
+
+
+def test_too_many_documents_are_refused() -> None:
+    documents, problems = read("--- {name: n}\n" * 1100)
+    assert documents == []
+    assert problems == ["f.yaml:1001:1: error: more than 1000 documents"]

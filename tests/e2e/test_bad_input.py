@@ -1,10 +1,15 @@
 """Hostile and clumsy requests: the right status, nothing crashes, nothing slips past."""
 
+import contextlib
 import socket
+import subprocess
+import sys
 
+import jwt
 import pytest
 
 from tests.e2e.sidecar import Sidecar, bearer, token
+from tests.e2e.upstream import echoed
 
 
 def _raw(sidecar: Sidecar, request: bytes) -> tuple[int, bytes]:
@@ -174,3 +179,79 @@ def test_an_over_long_action_is_400(enforcing: Sidecar) -> None:
     assert answer.status_code == 400
     assert answer.json()["message"] == "X-MeshGuard-Action: longer than 8192 characters"
     assert enforcing.upstream.hits == before
+
+
+@pytest.mark.parametrize("host", [b"[", b"a:b:c", b"a@b", b"a:99999", b""])
+def test_an_odd_host_neither_lies_in_the_row_nor_shows_our_paths(
+    enforcing: Sidecar, host: bytes
+) -> None:
+    head = b"GET /%s HTTP/1.1\r\nhost: " + host + b"\r\nx-meshguard-action: read:x\r\n"
+    status, body = _raw(enforcing, head % b"nothing" + b"\r\n")
+    assert b"http.sock" not in body
+    if status == 404:  # Envoy let it through
+        _raw(enforcing, head % b"proxy/check" + _auth() + b"\r\n\r\n")
+        assert enforcing.rows()[-1]["path"] == "/proxy/check"
+
+
+def test_what_would_override_the_judged_request_stays_behind(enforcing: Sidecar) -> None:
+    overrides = {
+        "X-HTTP-Method-Override": "DELETE",
+        "X-Original-URL": "/admin",
+        "X-Rewrite-URL": "/admin",
+        "X-Forwarded-Host": "elsewhere",
+        "X-Forwarded-For": "10.0.0.1",
+        "Forwarded": "for=10.0.0.1",
+        "Proxy-Authorization": bearer()["Authorization"],
+    }
+    received = echoed(enforcing.get("/proxy/docs", headers=bearer() | overrides).text)["headers"]
+    assert not {name.lower() for name in overrides} & set(received)
+
+
+def test_a_forged_token_in_a_batch_is_refused_once(enforcing: Sidecar) -> None:
+    before = len(enforcing.rows())
+    forged = jwt.encode(
+        {"iss": "meshguard", "x": [[1]] * 1400}, "another secret of more than 32 bytes"
+    )
+    answer = enforcing.client.post(
+        "/api/v1/governance/batch",
+        headers={"Authorization": f"Bearer {forged}"},
+        json={"actions": [{"action": "read:x"}] * 100},
+    )
+    assert (answer.status_code, answer.json()["code"]) == (401, "token_bad_signature")
+    [row] = enforcing.rows()[before:]
+    assert (row["source"], row["action"]) == ("batch", "batch")
+
+
+def test_a_caller_without_identity_does_not_fill_the_disk(enforcing: Sidecar) -> None:
+    long = "a" * 8000
+    enforcing.get(f"/proxy/{long}", headers={"X-MeshGuard-Resource": long})
+    row = enforcing.rows()[-1]
+    for column in ("action", "resource", "path"):
+        assert row[column].endswith("more characters")
+        assert len(row[column]) < 600
+
+
+def test_half_sent_bodies_do_not_take_the_probes_down(enforcing: Sidecar) -> None:
+    request = _request(b"/api/v1/governance/batch", [b"content-length: 100"], b"POST") + b"{"
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            connection = socket.create_connection(("127.0.0.1", enforcing.port), timeout=10)
+            stack.enter_context(connection)
+            connection.sendall(request)
+        assert enforcing.get("/health").status_code == 200
+        assert enforcing.get("/proxy/docs", headers=bearer()).status_code == 200
+
+
+def test_what_callers_chose_is_shown_escaped(enforcing: Sidecar) -> None:
+    for action in ("[/y]", "read:[conceal]hidden[/conceal]"):
+        enforcing.get("/proxy/docs", headers=bearer() | {"X-MeshGuard-Action": action})
+    _raw(enforcing, _request(b"/proxy/%C2%9b2Jx%E2%80%AEabc", [_auth()]))
+    shown = subprocess.run(
+        [sys.executable, "-m", "authz", "audit", "tail", "--database", str(enforcing.database)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "[/y]" in shown
+    assert "[conceal]hidden[/conceal]" in shown
+    assert shown.replace("\n", "").isprintable()

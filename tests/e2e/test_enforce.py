@@ -210,6 +210,17 @@ def test_exactly_one_row_a_request(enforcing: Sidecar) -> None:
     assert len(enforcing.rows()) == before + 3
 
 
+def test_debug_logs_hold_no_credential(upstream: Upstream) -> None:
+    with starter.running(
+        upstream, LOG_LEVEL="debug", PROXY_AUTHORIZATION="Bearer sk-of-the-operator"
+    ) as sidecar:
+        minted = token()
+        answer = sidecar.get("/proxy/docs", headers={"Authorization": f"Bearer {minted}"})
+        assert answer.status_code == 200
+        assert minted not in sidecar.log()
+        assert "sk-of-the-operator" not in sidecar.log()
+
+
 def test_secrets_are_nowhere_on_disk(enforcing: Sidecar) -> None:
     minted = token()
     enforcing.get("/proxy/docs?key=sk-query", headers={"Authorization": f"Bearer {minted}"})

@@ -211,3 +211,40 @@ def test_the_reader_needs_a_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         AuditReader(tmp_path / "none.db")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_committed_write_ends_a_failure(
+    log: AuditLog, path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert log._connection is not None
+    log._connection.execute("PRAGMA max_page_count = 1")  # full, but it can still be locked
+    with pytest.raises(AuditUnavailable):
+        _write_each(log, range(500))
+    log.failure = "disk I/O error"
+    log._connection.execute("PRAGMA query_only = 1")
+    assert not log.probe()
+    assert log.failure
+    log._connection.execute("PRAGMA query_only = 0")
+    assert log.probe()
+    assert log.failure == ""
+    assert [r.message for r in caplog.records if "works again" in r.message] == [
+        f"audit database {path} works again; 0 decisions have no row"
+    ]
+
+
+def test_a_dropped_table_is_made_again(log: AuditLog, path: Path, clock: Clock) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("DROP TABLE audit")
+    with pytest.raises(AuditUnavailable):
+        log.write([_row(1)])
+    clock.now += REOPEN_EVERY_S
+    log.write([_row(2)])
+    assert _ids(path) == ["d-2"]
+
+
+def test_rows_that_vanish_on_their_way_are_unavailable(log: AuditLog, path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TRIGGER hide BEFORE INSERT ON audit BEGIN SELECT RAISE(IGNORE); END")
+    with pytest.raises(AuditUnavailable):
+        log.write([_row(1)])
+    assert log.failure == "it took 0 of 1 rows"

@@ -4,7 +4,6 @@ Every body is a JSON object and nothing redirects: SDKs decode whatever comes, a
 status below 400 as "allowed" (CONTRACT §16).
 """
 
-import logging
 from typing import Final
 
 from fastapi import FastAPI, Request
@@ -15,8 +14,6 @@ from authz import __version__
 from authz.edges.http import governed, probes
 from authz.edges.http.probes import Health
 from authz.gate import Gate
-
-log = logging.getLogger(__name__)
 
 _WORDS: Final = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
@@ -42,15 +39,15 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     message = error.detail
     if error.status_code == 404:
-        message = f"there is nothing at {request.method} {request.url.path}"
+        message = f"there is nothing at {request.method} {request.scope['path']}"
     elif error.status_code == 405:
-        message = f"{request.url.path} does not take {request.method}"
+        message = f"{request.scope['path']} does not take {request.method}"
     word = _WORDS.get(error.status_code, "error")
     return JSONResponse(
         {"error": word, "message": message}, error.status_code, headers=error.headers
     )
 
 
-async def _failed(request: Request, error: Exception) -> JSONResponse:
-    log.error("answering %s %r failed", request.method, request.url.path, exc_info=error)
+async def _failed(_: Request, __: Exception) -> JSONResponse:
+    # Uvicorn logs it, with its traceback.
     return JSONResponse({"error": "internal", "message": "the service failed to answer"}, 500)

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from authz.core import call as calls
 from authz.core import reply
@@ -56,14 +57,15 @@ def router(gate: Gate) -> APIRouter:
     async def batch(request: Request) -> JSONResponse:
         base = _call("batch", request)
         # One trace for the plan, also when the caller brought none.
-        base = base._replace(trace_id=base.trace_id or uuid4().hex)
+        base = base._replace(action="batch", trace_id=base.trace_id or uuid4().hex)
+        if gate.refuses(base):
+            [refusal] = gate.batch([base])
+            return _json(reply.http_answer(refusal))
         outcomes = gate.batch([_item(base, item) for item in (await _batch(request)).actions])
         first = outcomes[0]
-        refused = next((o for o in outcomes if o.enforced is Decision.ERROR), None)
-        if refused is None and first.enforced is Decision.DENY and first.verdict.stage == "auth":
-            refused = first
-        if refused is not None:
-            return _json(reply.http_answer(refused))
+        broken = next((o for o in outcomes if o.enforced is Decision.ERROR), None)
+        if broken is not None:
+            return _json(reply.http_answer(broken))
         total_us = sum(outcome.latency_us for outcome in outcomes)
         return JSONResponse(
             {
@@ -83,7 +85,10 @@ def _call(source: Source, request: Request) -> Call:
         # Repeated headers are joined as Envoy joins them in a CheckRequest.
         return ",".join(request.headers.getlist(name)) or default
 
-    return calls.from_http(source, request.method, request.url.path, header("host", ""), header)
+    # Not `request.url`: it is put together with whatever the Host header says.
+    return calls.from_http(
+        source, request.method, request.scope["path"], header("host", ""), header
+    )
 
 
 def _item(base: Call, item: BatchAction) -> Call:
@@ -95,10 +100,13 @@ def _item(base: Call, item: BatchAction) -> Call:
 
 async def _batch(request: Request) -> Batch:
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise HTTPException(413, f"the body is larger than {MAX_BODY} bytes")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise HTTPException(413, f"the body is larger than {MAX_BODY} bytes")
+    except ClientDisconnect:
+        raise HTTPException(400, "the body ended before its length") from None
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
