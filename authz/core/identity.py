@@ -74,8 +74,9 @@ class Unidentified(NamedTuple):
 #: The rank, tags and ids of a caller about whom nothing is known.
 ANONYMOUS: Final = Identity("", "", "unverified", UNVERIFIED, frozenset(), "")
 
-#: Two segments that start with the base64 of `{"`; the second holds the claims.
-_JWT_SHAPE: Final = re.compile(r"eyJ[\w-]*\.(eyJ[\w-]*)", re.ASCII)
+#: Two segments that start with the base64 of `{"`; the second holds the claims. Only a word's
+#: beginning is looked at, else `eyJeyJeyJ…` would be read once from each of its places.
+_JWT_SHAPE: Final = re.compile(r"(?<![\w-])eyJ[\w-]*\.(eyJ[\w-]*)", re.ASCII)
 
 _THREE_SEGMENTS: Final = re.compile(r"[\w-]+\.[\w-]*\.[\w-]*", re.ASCII)
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from authz.core.case import Case
 from authz.core.errors import Code
-from authz.core.finding import Deny
+from authz.core.finding import Deny, Finding
 from authz.core.mode import Mode
 from authz.core.stages.stage import Stage
 
@@ -57,26 +57,22 @@ def judge(case: Case, chain: Sequence[Stage]) -> Verdict:
     for stage in chain:
         finding = stage.judge(case)
         if isinstance(finding, Deny):
-            return Verdict(
-                Decision.DENY,
-                stage.name,
-                finding.code,
-                finding.reason,
-                finding.policy,
-                finding.rule,
-                finding.rule_index,
-            )
+            return _said(Decision.DENY, stage, finding)
         if finding.code.status < 400:
-            verdict = Verdict(
-                Decision.ALLOW,
-                stage.name,
-                finding.code,
-                finding.reason,
-                finding.policy,
-                finding.rule,
-                finding.rule_index,
-            )
+            verdict = _said(Decision.ALLOW, stage, finding)
     return verdict
+
+
+def _said(decision: Decision, stage: Stage, finding: Finding) -> Verdict:
+    return Verdict(
+        decision,
+        stage.name,
+        finding.code,
+        finding.reason,
+        finding.policy,
+        finding.rule,
+        finding.rule_index,
+    )
 
 
 def failed(code: Code, reason: str) -> Verdict:

@@ -423,3 +423,9 @@ def test_blanks_around_a_token_make_no_second_cache_entry() -> None:
     for count in range(1, 20):
         assert isinstance(verifier.identify(scheme + " " * count + good, NOW), Identity)
     assert len(verifier._verified) == 1
+
+
+@pytest.mark.parametrize("piece", ["eyJ", "eyJ.", "eyJ-", ".eyJ", "eyJ.eyJ "])
+def test_a_credential_of_many_beginnings_is_read_once(piece: str) -> None:
+    # Quadratic, this took minutes.
+    assert refusal("Bearer " + piece * 200_000).code is Code.TOKEN_MALFORMED
