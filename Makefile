@@ -44,8 +44,8 @@ lock: $(VENV)/.dev ## Compile requirements/ from pyproject.toml, with hashes and
 				build) echo "requirements/build.in";; esac) \
 			--output-file requirements/$$name.txt || exit 1; done
 
-clean: ## Remove what the other targets made, the demo's data included
-	@rm -rf $(VENV) data build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## Remove what the other targets made, except data/: it holds an audit trail
+	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # What is installed follows the requirements files: a changed one installs again.
 $(VENV)/.python:
@@ -55,7 +55,7 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.runtime: $(VENV)/.python requirements/runtime.txt requirements/build.txt pyproject.toml
-	@echo "make: installing into $(VENV)" >&2
+	@echo "make: installing into $(VENV), which takes about half a minute" >&2
 	@$(PIP) install --require-hashes -r requirements/build.txt -r requirements/runtime.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@

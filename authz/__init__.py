@@ -2,7 +2,7 @@
 
 Envoy carries the traffic; this package answers its ext_authz calls from an
 in-memory snapshot of policies, and commits an audit row before every answer.
-Start reading at `gate.py`: the whole path of a request is on that one screen.
+Start reading at `gate.py`: the whole path of a request is in that one place.
 """
 
 __version__ = "0.1.0"

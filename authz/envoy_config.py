@@ -28,10 +28,18 @@ from authz.core.names import (
     ADMIN_HEADER,
     DECISION_HEADER,
     GOVERNANCE_PREFIX,
+    MAX_BODY,
     PROXY_PREFIX,
     RETRY_AFTER_S,
 )
-from authz.settings import Settings, Upstream, trusted_ca_file
+from authz.settings import (
+    ENVOY_ADMIN_SOCKET,
+    EXT_AUTHZ_SOCKET,
+    HTTP_SOCKET,
+    Settings,
+    Upstream,
+    trusted_ca_file,
+)
 
 Config = dict[str, Any]
 
@@ -62,12 +70,11 @@ CONNECTION_IDLE_TIMEOUT: Final = "60s"
 MAX_DURATION: Final = "3600s"
 
 #: Requests that the service answers itself: seconds for the answer, between two bytes of the
-#: request, and in all; bytes of a body; and how many at once, fewer than the service takes, so
-#: that the refusal is Envoy's, in JSON.
+#: request, and in all; and how many at once, fewer than the service takes, so that the refusal is
+#: Envoy's, in JSON.
 SERVICE_TIMEOUT: Final = "5s"
 SERVICE_IDLE_TIMEOUT: Final = "10s"
 SERVICE_DURATION: Final = "30s"
-SERVICE_MAX_BODY: Final = 256 * 1024
 SERVICE_MAX_IN_FLIGHT: Final = 200
 
 #: Paths below /proxy/ that the service answers itself (CONTRACT §1.2).
@@ -103,17 +110,17 @@ class EnvoyOptions:
         )
 
 
-def bootstrap(options: EnvoyOptions) -> Config:
-    """envoy.config.bootstrap.v3.Bootstrap."""
+def bootstrap(options: EnvoyOptions, directory: Path) -> Config:
+    """envoy.config.bootstrap.v3.Bootstrap, with the filter's file expected in `directory`."""
     return {
         "node": {"id": "authz-sidecar", "cluster": "authz-sidecar"},
-        "admin": {"address": _pipe(options.run_dir / "envoy-admin.sock", 0o600)},
+        "admin": {"address": _pipe(options.run_dir / ENVOY_ADMIN_SOCKET, 0o600)},
         "static_resources": {
-            "listeners": [_listener(options)],
+            "listeners": [_listener(options, directory)],
             "clusters": [
-                _service_cluster("ext_authz", options.run_dir / "ext_authz.sock", _HTTP2),
+                _service_cluster("ext_authz", options.run_dir / EXT_AUTHZ_SOCKET, _HTTP2),
                 _service_cluster(
-                    "service", options.run_dir / "http.sock", _HTTP1, SERVICE_MAX_IN_FLIGHT
+                    "service", options.run_dir / HTTP_SOCKET, _HTTP1, SERVICE_MAX_IN_FLIGHT
                 ),
                 _upstream_cluster(options),
             ],
@@ -169,14 +176,15 @@ def to_yaml(config: Config) -> str:
 
 
 def write(options: EnvoyOptions, directory: Path) -> Path:
-    """Write both files; returns the bootstrap's path."""
+    """Write both files, which belong together; returns the bootstrap's path."""
+    directory = directory.absolute()
     (directory / EXT_AUTHZ_FILE).write_text(to_yaml(ext_authz_discovery(options.mode)))
     path = directory / BOOTSTRAP_FILE
-    path.write_text(to_yaml(bootstrap(options)))
+    path.write_text(to_yaml(bootstrap(options, directory)))
     return path
 
 
-def _listener(options: EnvoyOptions) -> Config:
+def _listener(options: EnvoyOptions, directory: Path) -> Config:
     return {
         "name": "sidecar",
         "address": _socket_address(options.host, options.port),
@@ -188,7 +196,7 @@ def _listener(options: EnvoyOptions) -> Config:
                 "filters": [
                     {
                         "name": "envoy.filters.network.http_connection_manager",
-                        "typed_config": _http_connection_manager(options),
+                        "typed_config": _http_connection_manager(options, directory),
                     }
                 ]
             }
@@ -196,7 +204,7 @@ def _listener(options: EnvoyOptions) -> Config:
     }
 
 
-def _http_connection_manager(options: EnvoyOptions) -> Config:
+def _http_connection_manager(options: EnvoyOptions, directory: Path) -> Config:
     return {
         "@type": _type(
             "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -249,8 +257,8 @@ def _http_connection_manager(options: EnvoyOptions) -> Config:
                     "config_source": {
                         "resource_api_version": "V3",
                         "path_config_source": {
-                            "path": str(options.run_dir / EXT_AUTHZ_FILE),
-                            "watched_directory": {"path": str(options.run_dir)},
+                            "path": str(directory / EXT_AUTHZ_FILE),
+                            "watched_directory": {"path": str(directory)},
                         },
                     },
                     "type_urls": [_type("extensions.filters.http.ext_authz.v3.ExtAuthz")],
@@ -261,7 +269,7 @@ def _http_connection_manager(options: EnvoyOptions) -> Config:
                 "disabled": True,  # what goes to the upstream is streamed
                 "typed_config": {
                     "@type": _type("extensions.filters.http.buffer.v3.Buffer"),
-                    "max_request_bytes": SERVICE_MAX_BODY,
+                    "max_request_bytes": MAX_BODY,
                 },
             },
             _strip_failed_open(),
@@ -292,7 +300,7 @@ def _routes(upstream: Upstream) -> list[Config]:
             # Whole requests only: one that is never finished waits in Envoy, not in the service.
             "buffer": {
                 "@type": _type("extensions.filters.http.buffer.v3.BufferPerRoute"),
-                "buffer": {"max_request_bytes": SERVICE_MAX_BODY},
+                "buffer": {"max_request_bytes": MAX_BODY},
             },
         },
     }
@@ -428,7 +436,8 @@ def _local_replies() -> Config:
     # What the service answered carries its decision, and keeps the body it came with.
     not_ours = f'!("{DECISION_HEADER}" in response.headers)'
     no_decision = (
-        "the authorization service gave no decision within 100 ms; the request was not forwarded"
+        "the authorization service is not running or gave no decision within 100 ms; the request"
+        " was not forwarded"
     )
     return {
         "mappers": [
@@ -440,12 +449,19 @@ def _local_replies() -> Config:
                 ],
             ),
             when(
+                f"{not_ours} && response.code >= 500",
+                {
+                    "error": "upstream_unreachable",
+                    "message": "the upstream could not be reached, or broke off",
+                    "detail": "%RESPONSE_CODE_DETAILS%",
+                },
+            ),
+            when(
                 not_ours,
                 {
-                    "error": "gateway",
-                    "code": "%RESPONSE_CODE_DETAILS%",
-                    "message": "the request was refused or could not be forwarded:"
-                    " %RESPONSE_CODE_DETAILS% %LOCAL_REPLY_BODY%",
+                    "error": "request_refused",
+                    "message": "Envoy does not carry this request; it was not decided",
+                    "detail": "%RESPONSE_CODE_DETAILS%",
                 },
             ),
         ]

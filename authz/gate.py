@@ -1,4 +1,4 @@
-"""The whole path of a request, on one screen.
+"""The whole path of a request, in one place.
 
     CheckRequest bytes → Call → Identity → Case → Verdict → mode → AuditRow, committed → bytes
 

@@ -3,8 +3,8 @@
 - All mistakes are reported together, each as `NAME: sentence`, never with the value.
 - Secrets have a starred repr.
 - An empty variable counts as unset: compose files write `${X}` for one that is not there.
-- What each variable is, its default and its help stand in one place, the fields below; the
-  README's table and `authz settings` are made from them.
+- What each variable is, its default and its help stand in one place, the fields below;
+  docs/configuration.md and `authz settings` are made from them.
 """
 
 import ipaddress
@@ -34,8 +34,10 @@ MIN_JWT_SECRET: Final = 32
 MIN_ADMIN_TOKEN: Final = 16
 #: Linux: sizeof(sockaddr_un.sun_path) with its terminating NUL (unix(7)).
 MAX_SOCKET_PATH: Final = 107
-#: The longest name we put into the run directory.
-_LONGEST_SOCKET: Final = "envoy-admin.sock"
+#: The sockets in the run directory: where Envoy asks, where it sends what we answer, and its own.
+EXT_AUTHZ_SOCKET: Final = "ext_authz.sock"
+HTTP_SOCKET: Final = "http.sock"
+ENVOY_ADMIN_SOCKET: Final = "envoy-admin.sock"
 #: Longest lifetime of an agent token, seconds: a year.
 MAX_TTL_S: Final = 366 * 86_400
 
@@ -255,7 +257,8 @@ class Settings(BaseModel):
     proxy_authorization: Annotated[SecretStr | None, _HEADER_VALUE] = Field(
         None,
         alias="PROXY_AUTHORIZATION",
-        description="`Authorization` that the upstream receives, so the agent need not hold it",
+        description="the upstream's whole `Authorization` (`Bearer sk-...`), so that the agent need"
+        " not hold it",
     )
     proxy_authorization_file: Path | None = Field(
         None,
@@ -352,17 +355,17 @@ class Settings(BaseModel):
     @property
     def ext_authz_socket(self) -> Path:
         """Where Envoy asks (gRPC)."""
-        return self.run_dir / "ext_authz.sock"
+        return self.run_dir / EXT_AUTHZ_SOCKET
 
     @property
     def http_socket(self) -> Path:
         """Where Envoy sends the requests that we answer ourselves."""
-        return self.run_dir / "http.sock"
+        return self.run_dir / HTTP_SOCKET
 
     @property
     def envoy_admin_socket(self) -> Path:
         """Envoy's admin endpoint, for the supervisor alone."""
-        return self.run_dir / _LONGEST_SOCKET
+        return self.run_dir / ENVOY_ADMIN_SOCKET
 
 
 class Variable(NamedTuple):
@@ -394,25 +397,16 @@ _WRITTEN: Final = {
 }
 
 
-def without_secrets(env: Mapping[str, str]) -> Settings:
-    """Settings for what needs no secret, whatever the environment has of them.
+def settings_of(env: Mapping[str, str], *names: str) -> Settings:
+    """Settings of these variables alone, for what needs no others; the rest are defaults.
 
     Raises:
-        SettingsError: as `Settings.from_env`.
+        SettingsError: one of these is not usable, JWT_SECRET only if it is among them.
     """
-    unused = dict.fromkeys(("ADMIN_TOKEN", "PROXY_AUTHORIZATION_FILE"), "")
-    return Settings.from_env({**env, **unused, "JWT_SECRET": "-" * MIN_JWT_SECRET})
-
-
-def signing_settings(env: Mapping[str, str]) -> tuple[str, int]:
-    """JWT_SECRET and JWT_EXPIRES_IN (seconds), for what needs nothing else.
-
-    Raises:
-        SettingsError: one of the two is not usable.
-    """
-    names = ("JWT_SECRET", "JWT_EXPIRES_IN")
-    settings = Settings.from_env({name: env[name] for name in names if name in env})
-    return settings.jwt_secret.get_secret_value(), settings.jwt_ttl_s
+    chosen = {name: env[name] for name in names if name in env}
+    if "JWT_SECRET" not in names:
+        chosen["JWT_SECRET"] = "-" * MIN_JWT_SECRET
+    return Settings.from_env(chosen)
 
 
 def _sentence(item: Any) -> str:
@@ -447,7 +441,8 @@ def _with_file(given: dict[str, str], name: str, problems: list[str]) -> dict[st
 def _joint_problems(settings: Settings) -> list[str]:
     """What no single variable can tell."""
     problems = []
-    socket = os.fspath((settings.run_dir / _LONGEST_SOCKET).absolute())
+    names = (EXT_AUTHZ_SOCKET, HTTP_SOCKET, ENVOY_ADMIN_SOCKET)
+    socket = max((os.fspath((settings.run_dir / name).absolute()) for name in names), key=len)
     if len(os.fsencode(socket)) > MAX_SOCKET_PATH:
         problems.append(
             f"AUTHZ_RUN_DIR: its sockets' paths would have {len(os.fsencode(socket))} bytes and the"
@@ -455,6 +450,10 @@ def _joint_problems(settings: Settings) -> list[str]:
         )
     if settings.admin_token and settings.admin_token == settings.jwt_secret:
         problems.append("ADMIN_TOKEN: must differ from JWT_SECRET")
+    if settings.proxy_authorization and "upstream" not in settings.model_fields_set:
+        problems.append(
+            "PROXY_AUTHORIZATION: given without PROXY_TARGET, so the default upstream would get it"
+        )
     return problems
 
 

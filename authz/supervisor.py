@@ -91,13 +91,14 @@ async def run(
     Raises:
         StartError: it cannot start; the message says why and what to do.
     """
+    # First of all: until then a Ctrl-C is asyncio's, which cancels what it finds.
+    stop = _StopSignals()
     async with AsyncExitStack() as stack:
         stack.enter_context(run_directory(settings.run_dir, "supervisor"))
         envoy = envoy_binary(settings.envoy_bin)
         options = EnvoyOptions.of(settings)
         _require_free_port(settings.host, settings.port)
         config = envoy_config.write(options, options.run_dir)
-        stop = _StopSignals()
         children: list[_Child] = []
         try:
             if echo is not None:
@@ -112,7 +113,11 @@ async def run(
                     if not child.was_ready:
                         return _failed_to_start(child)
             else:
-                log.info("listening on %s:%d", settings.host, settings.port)
+                target = f"{settings.upstream.scheme}://{settings.upstream.authority}"
+                target += settings.upstream.prefix
+                log.info(
+                    "listening on %s:%d, forwarding to %s", settings.host, settings.port, target
+                )
                 on_ready()
                 keepers = [asyncio.create_task(child.keep_up()) for child in children]
                 await stop.wait()
@@ -164,6 +169,8 @@ class _Child:
         """
         self.name = name
         self.process: asyncio.subprocess.Process | None = None
+        #: What is run, for messages.
+        self.program = command(-1)[0]
         #: The last start ended with the child being ready.
         self.was_ready = False
         self._command = command
@@ -296,14 +303,18 @@ class _StopSignals:
         """Do some work unless a stop is asked for first; true when the work was done."""
         task = asyncio.ensure_future(work)
         asked = asyncio.create_task(self._asked.wait())
-        await asyncio.wait((task, asked), return_when=asyncio.FIRST_COMPLETED)
-        asked.cancel()
-        if task.done():
-            task.result()
-            return True
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        return False
+        try:
+            await asyncio.wait((task, asked), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+                return True
+            return False
+        finally:
+            asked.cancel()
+            task.cancel()
+            # Bounded: starting a process is not always cancelled cleanly, and the kernel ends
+            # what it leaves behind.
+            await asyncio.wait((task,), timeout=_TERM_S)
 
 
 def _service_child(env: Mapping[str, str]) -> _Child:
@@ -322,7 +333,7 @@ def _echo_child(echo: Echo) -> _Child:
             *(sys.executable, "-m", "authz", "echo"),
             *("--fd", str(descriptor), "--ready-fd", str(ready)),
         ],
-        env=_without_secrets(os.environ),
+        env=_kept_of(os.environ),
         pass_fds=(descriptor,),
     )
 
@@ -344,12 +355,12 @@ def _envoy_child(binary: Path, config: Path, settings: Settings) -> _Child:
             *("--log-level", _ENVOY_LEVEL[settings.log_level]),
             *("--log-format", envoy_log_format(settings.log_format)),
         ],
-        env={**_without_secrets(os.environ), "TZ": "UTC"},
+        env={**_kept_of(os.environ), "TZ": "UTC"},
         is_ready=is_ready,
     )
 
 
-def _without_secrets(env: Mapping[str, str]) -> dict[str, str]:
+def _kept_of(env: Mapping[str, str]) -> dict[str, str]:
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "SSL_CERT_FILE")
     return {name: env[name] for name in kept if name in env}
 
@@ -364,7 +375,7 @@ def _failed_to_start(child: _Child) -> int:
     if code is None:
         log.error("%s was not ready within %g s", child.name, _START_S)
         return 1
-    log.error("%s could not start (%s)", child.name, _how(code))
+    log.error("%s could not start (%s): %s", child.name, _how(code), child.program)
     return code if code > 0 else 1
 
 
@@ -382,6 +393,7 @@ async def _stop(children: list[_Child], admin: Path, stop: _StopSignals) -> None
             insisting.cancel()
         share = max(0.1, (deadline - time.monotonic()) / left)
         await child.end(0.0 if stop.insisted.is_set() else share)
+    admin.unlink(missing_ok=True)
 
 
 async def _drain(admin: Path) -> None:

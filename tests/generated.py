@@ -30,7 +30,8 @@ _DEFAULTS: Final = EnvoyOptions(
 def files() -> dict[Path, str]:
     """Every generated file with the text it must have."""
     return {
-        ROOT / "envoy/envoy.yaml": _NOTE + envoy_config.to_yaml(envoy_config.bootstrap(_DEFAULTS)),
+        ROOT / "envoy/envoy.yaml": _NOTE
+        + envoy_config.to_yaml(envoy_config.bootstrap(_DEFAULTS, _DEFAULTS.run_dir)),
         ROOT / "envoy/ext_authz.yaml": _NOTE
         + envoy_config.to_yaml(envoy_config.ext_authz_discovery(Mode.ENFORCE)),
         ROOT / "envoy/ext_authz.audit.yaml": _NOTE
@@ -51,7 +52,7 @@ def _configuration() -> str:
         "together, by name and never with the value. `authz settings` prints this table.\n"
         "An empty variable counts as unset. `DB_PATH` is read where `AUDIT_DB_PATH` is not set.\n\n"
         "| Variable | Default | |\n|---|---|---|\n" + "\n".join(rows) + "\n\n"
-        "`POLICY_VERSION_LIMIT`, `ADMIN_TOKEN` and the `OTEL_*` variables are read and checked;\n"
+        "`POLICY_VERSION_LIMIT`, `ADMIN_TOKEN` and the `OTEL_*` variables are read already;\n"
         "what they switch is not part of this version.\n"
     )
 
@@ -60,10 +61,15 @@ def _codes() -> str:
     sections = [f"## {code}\n\n{code.status}. {_MEANING[code]}\n" for code in Code]
     return (
         "# Codes\n\n"
-        "Why a request got its answer: in the `code` of every answer we make, and in the `code`\n"
-        "column of the audit trail. The number is the HTTP status in enforce mode; in audit mode\n"
-        "the request is forwarded and the row says what would have happened.\n\n"
+        "Why a request got its answer: the `code` of every answer that comes from a decision, and\n"
+        "of its row in the audit trail. The number is the HTTP status in enforce mode; in audit\n"
+        "mode the request is forwarded and the row says what would have happened.\n\n"
         + "\n".join(sections)
+        + "\n## Answers without a code\n\n"
+        "Where nothing was decided, `error` says what happened. The service: `bad_request`,\n"
+        "`not_found`, `method_not_allowed`, `too_large`, `internal`. Envoy: `request_refused` (it\n"
+        "does not carry such a request) and `upstream_unreachable`, with its own word for the\n"
+        "cause in `detail`.\n"
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from authz import __version__
 from authz.core.identity import Identity, TokenVerifier
 from authz.settings import described
 
@@ -101,8 +102,8 @@ def test_envoys_configuration_needs_no_secret(tmp_path: Path) -> None:
     ca_file.touch()
     done = _authz("envoy", "config", SSL_CERT_FILE=str(ca_file), JWT_SECRET="short")
     assert done.returncode == 0, done.stderr
-    assert "# envoy.yaml" in done.stdout
-    assert "# ext_authz.yaml" in done.stdout
+    assert f"# {ROOT}/data/run/envoy.yaml" in done.stdout
+    assert f"# {ROOT}/data/run/ext_authz.yaml" in done.stdout
     done = _authz("envoy", "config", "--out", str(tmp_path / "out"), PROXY_TARGET="http://a")
     assert done.returncode == 0, done.stderr
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -125,6 +126,10 @@ def test_the_chain_can_be_printed() -> None:
         cwd=ROOT,
     )  # fmt: skip
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["auth", "policy"]
+
+
+def test_the_version_is_printed() -> None:
+    assert _authz("--version").stdout == f"{__version__}\n"
 
 
 def test_unknown_words_are_exit_code_2() -> None:

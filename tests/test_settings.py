@@ -63,7 +63,9 @@ def test_what_the_table_says_is_what_an_empty_environment_gives() -> None:
 
 
 def test_secrets_are_starred_wherever_settings_are_shown() -> None:
-    settings = _settings(ADMIN_TOKEN="a" * 16, PROXY_AUTHORIZATION="Bearer sk-1")
+    settings = _settings(
+        ADMIN_TOKEN="a" * 16, PROXY_AUTHORIZATION="Bearer sk-1", PROXY_TARGET="http://a"
+    )
     for shown in (repr(settings), str(settings), settings.model_dump_json()):
         assert SECRET not in shown
         assert "a" * 16 not in shown
@@ -155,20 +157,28 @@ def test_hosts(value: str, expected: str) -> None:
 def test_the_upstreams_credential_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("Bearer sk-from-file\n")
-    secret = _settings(PROXY_AUTHORIZATION_FILE=str(file)).proxy_authorization
+    secret = _settings(
+        PROXY_AUTHORIZATION_FILE=str(file), PROXY_TARGET="http://a"
+    ).proxy_authorization
     assert secret is not None
     assert secret.get_secret_value() == "Bearer sk-from-file"
     assert _problems(PROXY_AUTHORIZATION_FILE=str(tmp_path / "none")) == [
         "PROXY_AUTHORIZATION_FILE: cannot be read: No such file or directory"
     ]
-    assert _problems(PROXY_AUTHORIZATION_FILE=str(file), PROXY_AUTHORIZATION="x") == [
-        "PROXY_AUTHORIZATION: also set by PROXY_AUTHORIZATION_FILE; give one of them"
-    ]
+    assert _problems(
+        PROXY_AUTHORIZATION_FILE=str(file), PROXY_AUTHORIZATION="x", PROXY_TARGET="http://a"
+    ) == ["PROXY_AUTHORIZATION: also set by PROXY_AUTHORIZATION_FILE; give one of them"]
 
 
 def test_a_header_cannot_be_injected_by_a_setting() -> None:
     assert _problems(PROXY_AUTHORIZATION="Bearer x\r\nX-Evil: 1") == [
         "PROXY_AUTHORIZATION: may only contain printable ASCII characters"
+    ]
+
+
+def test_a_credential_is_not_sent_to_an_upstream_that_nobody_chose() -> None:
+    assert _problems(PROXY_AUTHORIZATION="Bearer sk-1") == [
+        "PROXY_AUTHORIZATION: given without PROXY_TARGET, so the default upstream would get it"
     ]
 
 

@@ -1,15 +1,18 @@
-"""The `authz` command: one file a noun, each importing what it needs only when it runs.
+"""The `authz` command: a file a group, each command importing what it needs only when it runs.
 
 Exit codes (CONTRACT §14): 0 fine, 1 failed, 2 arguments or settings.
 """
 
+from typing import Annotated
+
 import typer
 
+from authz import __version__
 from authz.cli import audit, envoy, policy, run, settings, token
 
 app = typer.Typer(
     name="authz",
-    help="A sidecar that governs one AI agent: Envoy, policies in memory, an audit trail.",
+    invoke_without_command=True,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -24,6 +27,20 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(envoy.app, name="envoy")
 
 
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """A sidecar that governs one AI agent: Envoy, policies in memory, an audit trail."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:
+        # Before anything was there that could be stopped in order.
+        raise SystemExit(130) from None

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from authz.cli.shared import fail, visible
+from authz.cli.shared import fail
 
 app = typer.Typer(help="The audit trail.", no_args_is_help=True)
 
@@ -31,12 +31,11 @@ def tail(
 
     import peewee
 
-    from authz.settings import Settings
+    from authz.core.text import visible
+    from authz.settings import settings_of
     from authz.stores.audit_log import AuditReader
 
-    default: Path = Settings.model_fields["audit_db_path"].default
-    given = os.environ.get("AUDIT_DB_PATH") or os.environ.get("DB_PATH")
-    path = database or Path(given or default)
+    path = database or settings_of(os.environ, "AUDIT_DB_PATH", "DB_PATH").audit_db_path
     try:
         entries = list(AuditReader(path).tail(count))
     except FileNotFoundError:

@@ -1,6 +1,9 @@
 """What `make run` prints once everything is up: a token, and requests to copy."""
 
+import http.client
+import json
 import time
+from datetime import timedelta
 from typing import Final
 
 from authz.core.identity import mint
@@ -9,27 +12,34 @@ from authz.settings import Settings
 DEMO_AGENT: Final = "demo-agent"
 
 
-def banner(settings: Settings) -> str:
-    """The text, with a token for an agent that the sample policies know as a code reviewer."""
+def banner(settings: Settings, *, unready: str = "") -> str:
+    """The text, with a token for an agent that the sample policies know as a code reviewer.
+
+    Args:
+        unready: what keeps the service from being ready, as `readiness` says it.
+    """
+    agent = settings.agent_id or DEMO_AGENT
+    lasts = str(timedelta(seconds=settings.jwt_ttl_s)).removesuffix(":00")
     token = mint(
         settings.jwt_secret.get_secret_value(),
-        agent_id=settings.agent_id or DEMO_AGENT,
+        agent_id=agent,
         now=time.time(),
         ttl_s=settings.jwt_ttl_s,
         tier="verified",
         tags=("code-review",),
     )
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    host = _reachable(settings)
     base = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
     upstream = settings.upstream
     rule = "─" * 72
+    state = f"up, but NOT READY ({unready})," if unready else "ready"
     return f"""
 {rule}
- authz is ready at {base}, mode {settings.mode}
+ authz is {state} at {base}, mode {settings.mode}
  upstream: {upstream.scheme}://{upstream.authority}{upstream.prefix}
  policies: {settings.policies_dir}    audit: {settings.audit_db_path}
 {rule}
- An agent's token, valid for {settings.jwt_ttl_s // 60} minutes:
+ A token for agent {agent}, valid for {lasts}:
 
 TOKEN={token}
 
@@ -50,3 +60,22 @@ curl -s -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" \
 
  Ctrl-C stops it.
 {rule}"""
+
+
+def readiness(settings: Settings) -> str:
+    """What `/ready` has to say against being ready; empty when it is."""
+    connection = http.client.HTTPConnection(_reachable(settings), settings.port, timeout=5)
+    try:
+        connection.request("GET", "/ready")
+        answer = connection.getresponse()
+        checks = json.loads(answer.read()).get("checks", {})
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return f"no answer: {error}"
+    finally:
+        connection.close()
+    return "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok")
+
+
+def _reachable(settings: Settings) -> str:
+    every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+    return every.get(settings.host, settings.host)

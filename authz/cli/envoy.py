@@ -28,10 +28,11 @@ def config(
     import os
 
     from authz import envoy_config
-    from authz.settings import SettingsError, without_secrets
+    from authz.settings import SettingsError, settings_of
 
+    names = ("MODE", "HOST", "PORT", "PROXY_TARGET", "AUTHZ_RUN_DIR", "SSL_CERT_FILE")
     try:
-        options = envoy_config.EnvoyOptions.of(without_secrets(os.environ))
+        options = envoy_config.EnvoyOptions.of(settings_of(os.environ, *names))
     except SettingsError as error:
         fail(error.problems, 2)
     if out is not None:
@@ -42,11 +43,11 @@ def config(
             fail([f"--out: {error}"], 1)
         return
     files = {
-        envoy_config.BOOTSTRAP_FILE: envoy_config.bootstrap(options),
+        envoy_config.BOOTSTRAP_FILE: envoy_config.bootstrap(options, options.run_dir),
         envoy_config.EXT_AUTHZ_FILE: envoy_config.ext_authz_discovery(options.mode),
     }
     if as_json:
         typer.echo(json.dumps(files, indent=2))
         return
     for name, content in files.items():
-        typer.echo(f"# {name}\n{envoy_config.to_yaml(content)}")
+        typer.echo(f"# {options.run_dir / name}\n{envoy_config.to_yaml(content)}")

@@ -25,11 +25,10 @@ def validate(
     import os
     from dataclasses import asdict
 
-    from authz.settings import Settings
+    from authz.settings import settings_of
     from authz.stores import policies
 
-    default: Path = Settings.model_fields["policies_dir"].default
-    given = path or Path(os.environ.get("POLICIES_DIR") or default)
+    given = path or settings_of(os.environ, "POLICIES_DIR").policies_dir
     loaded = policies.load_files([given], []) if given.is_file() else policies.load(given)
     valid = not loaded.errors and loaded.snapshot.size > 0
     if as_json:

@@ -43,9 +43,9 @@ def run(
 
     def on_ready() -> None:
         if demo:
-            from authz.cli.banner import banner
+            from authz.cli.banner import banner, readiness
 
-            typer.echo(banner(settings))
+            typer.echo(banner(settings, unready=readiness(settings)))
 
     try:
         code = asyncio.run(supervisor.run(settings, env, echo=echo, on_ready=on_ready))

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
@@ -23,14 +22,13 @@ def fail(sentences: Iterable[str], code: int) -> NoReturn:
 def environment(*, dev_secrets: bool) -> dict[str, str]:
     """This process's environment, with development secrets filled in when asked for."""
     from authz import dev_secrets as made_up
-    from authz.settings import Settings, SettingsError
+    from authz.settings import SettingsError, settings_of
 
     env = dict(os.environ)
     if not dev_secrets:
         return env
-    run_dir = Path(env.get("AUTHZ_RUN_DIR") or Settings.model_fields["run_dir"].default)
     try:
-        return made_up.fill_in(env, run_dir)
+        return made_up.fill_in(env, settings_of(env, "AUTHZ_RUN_DIR").run_dir)
     except SettingsError as error:
         fail(error.problems, 2)
 
@@ -43,8 +41,3 @@ def read_settings(env: Mapping[str, str]) -> "Settings":
         return Settings.from_env(env)
     except SettingsError as error:
         fail(error.problems, 2)
-
-
-def visible(text: str) -> str:
-    """A text that somebody else chose, safe for a terminal: what it hides is shown escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

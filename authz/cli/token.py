@@ -19,7 +19,9 @@ def group() -> None:
 @app.command()
 def mint(
     agent: Annotated[str, typer.Option(help="Agent id, the token's `sub`.")],
-    tier: Annotated[str, typer.Option(help="Trust tier.")] = "verified",
+    tier: Annotated[
+        str, typer.Option(help="unverified, basic, verified, trusted or privileged.")
+    ] = "verified",
     tag: Annotated[list[str] | None, typer.Option(help="Tag; may be repeated.")] = None,
     name: Annotated[str, typer.Option(help="Display name; the agent id when left out.")] = "",
     org: Annotated[str, typer.Option(help="Organisation id.")] = "",
@@ -34,20 +36,21 @@ def mint(
 
     from authz.core import identity
     from authz.core.timestamps import rfc3339
-    from authz.settings import SettingsError, parse_duration, signing_settings
+    from authz.settings import SettingsError, parse_duration, settings_of
 
     try:
-        secret, default_ttl = signing_settings(environment(dev_secrets=insecure_dev_secrets))
+        env = environment(dev_secrets=insecure_dev_secrets)
+        settings = settings_of(env, "JWT_SECRET", "JWT_EXPIRES_IN")
     except SettingsError as error:
         fail(error.problems, 2)
     now = time.time()
     try:
-        ttl_s = parse_duration(ttl) if ttl else default_ttl
+        ttl_s = parse_duration(ttl) if ttl else settings.jwt_ttl_s
     except ValueError as error:
         fail([f"--ttl: {error}"], 2)
     try:
         minted = identity.mint(
-            secret,
+            settings.jwt_secret.get_secret_value(),
             agent_id=agent,
             now=now,
             ttl_s=ttl_s,

@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 from google.protobuf.message import DecodeError
 
 from authz.core.names import ADMIN_HEADER, GOVERNANCE_PREFIX, PROXY_PREFIX
+from authz.core.text import visible
 from authz.core.wire_pb2 import CheckRequest
 
 Source = Literal["proxy", "check", "batch"]
@@ -177,7 +178,7 @@ def _decode_path(path: str) -> tuple[str, str]:
         return text[:MAX_NAME], f"path: longer than {MAX_NAME} characters"
     if not text.isprintable():
         # Controls, and format characters that make two names look, or sort, as one.
-        return _visible(text), "path: contains an unprintable character"
+        return visible(text), "path: contains an unprintable character"
     if not plain:
         lowered = rest.lower()
         if "%2f" in lowered or "%5c" in lowered:
@@ -195,10 +196,6 @@ def _decode_path(path: str) -> tuple[str, str]:
     if "." in text and any(s.partition(";")[0] in (".", "..") for s in text.split("/")):
         return text, "path: contains a . or .. segment"
     return text, ""
-
-
-def _visible(text: str) -> str:
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _label(text: str) -> str:

@@ -9,6 +9,9 @@ GOVERNANCE_PREFIX: Final = "x-meshguard-"
 #: On every answer that comes from a decision, and on no other.
 DECISION_HEADER: Final = "x-meshguard-decision"
 ADMIN_HEADER: Final = "x-admin-token"
+#: Bytes of a request's body that the service reads: a batch of a hundred actions with two
+#: kilobytes each, and room. Envoy refuses more before it gets here.
+MAX_BODY: Final = 256 * 1024
 #: Seconds after which a caller may ask again when we could not decide: longer than a supervised
 #: restart takes, short enough for an agent that waits.
 RETRY_AFTER_S: Final = 1

@@ -3,7 +3,7 @@
 - A file is taken whole or not at all: one error and none of its documents count.
 - What we do not know is a warning with the nearest known name; what we know but do not evaluate
   is an error, because a policy without its `conditions` says something else than was written.
-- Problems read `file:line:column: sentence` and carry no values longer than a word.
+- Problems read `file:line:column: error: sentence` and carry no values longer than a word.
 """
 
 import difflib
@@ -14,7 +14,8 @@ from typing import Any, Final, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from authz.core import tiers, yaml_tree
-from authz.core.yaml_tree import Node, Path, YamlError, word
+from authz.core.text import word
+from authz.core.yaml_tree import Node, Path, YamlError
 
 #: A file's size, bytes. The seed's policy has 420; ten thousand rules fit.
 MAX_FILE: Final = 1 << 20
@@ -144,7 +145,7 @@ class PolicyDoc(_Model):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """Something about a policy file that its author should know."""
+    """Something about a policy file that its author should know. Line 0: about all of it."""
 
     file: str
     line: int
@@ -153,6 +154,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
+        if not self.line:
+            return f"{self.file}: {self.severity}: {self.message}"
         return f"{self.file}:{self.line}:{self.column}: {self.severity}: {self.message}"
 
 
@@ -304,7 +307,11 @@ class _Reader:
             if tier != "*" and tiers.rank(tier) is None:
                 hint = _nearest(tier, tiers.TIERS)
                 path = ("appliesTo", "trustTiers", index)
-                self._say(path, "warning", f"unknown trust tier `{word(tier)}`{hint}")
+                self._say(
+                    path,
+                    "warning",
+                    f"unknown trust tier `{word(tier)}`{hint} (one of {', '.join(tiers.TIERS)})",
+                )
 
     def _say(self, path: Path, severity: Literal["error", "warning"], message: str) -> None:
         line, column = self._node.place(path)

@@ -68,7 +68,8 @@ class Snapshot:
         self.policies: Final = tuple(
             _compile(document) for document in documents if _addresses_someone(document)
         )
-        self.size: Final = len(documents)
+        #: How many policies can apply to somebody.
+        self.size: Final = len(self.policies)
         self._by_agent: dict[str, list[CompiledPolicy]] = defaultdict(list)
         self._by_tag: dict[str, list[CompiledPolicy]] = defaultdict(list)
         self._by_rank: dict[int, list[CompiledPolicy]] = defaultdict(list)

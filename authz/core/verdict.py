@@ -81,5 +81,5 @@ def failed(code: Code, reason: str) -> Verdict:
 
 
 def enforced(verdict: Verdict, mode: Mode) -> Decision:
-    """What is done about a verdict. The only place that looks at the mode."""
+    """What is done about a verdict: the only place where the mode changes that."""
     return verdict.decision if mode is Mode.ENFORCE else Decision.ALLOW

@@ -14,6 +14,8 @@ from typing import Final
 
 import yaml
 
+from authz.core.text import word
+
 #: The deepest published policy document nests 7 levels.
 MAX_DEPTH: Final = 32
 #: Values per file, aliases expanded; the bundled policies have about 40.
@@ -208,11 +210,6 @@ class _Builder:
         size = 1 + len(keys) + sum(item.size for item in items.values())
         height = 1 + max((item.height for item in items.values()), default=0)
         return Node(items, line, column, keys=keys, size=size, height=height)
-
-
-def word(text: str) -> str:
-    """A text from a file as a sentence may repeat it: short, and nothing but visible ASCII."""
-    return ascii(text[:40])[1:-1]
 
 
 def _place_of(data: bytes, offset: int) -> tuple[int, int]:

@@ -111,7 +111,7 @@ class AuditLog:
         """
         connection = self._connection
         if connection is not None and self._identity() != self._opened:
-            log.error("audit database %s is another file than before; opening it anew", self._path)
+            log.error("AUDIT_DB_PATH: %s is another file than before; opening it anew", self._path)
             self.close()
             connection = None
             self._retry_at = float("-inf")
@@ -215,14 +215,18 @@ class AuditLog:
     def _fail(self, error: Exception) -> None:
         said = str(error)
         if said != self.failure:
-            log.error("audit database %s cannot be written: %s", self._path, said)
+            log.error(
+                "AUDIT_DB_PATH: %s cannot be written, and decisions cannot be recorded: %s",
+                self._path.absolute(),
+                said,
+            )
         self.failure = said or type(error).__name__
 
     def _recovered(self) -> None:
         if self.failure:
             log.warning(
-                "audit database %s works again; %d decisions have no row",
-                self._path,
+                "AUDIT_DB_PATH: %s works again; %d decisions have no row",
+                self._path.absolute(),
                 self.unrecorded,
             )
         self.failure = ""

@@ -104,4 +104,4 @@ def _read(path: Path) -> bytes:
 
 def _unreadable(path: Path, error: OSError) -> Problem:
     reason = error.strerror or type(error).__name__
-    return Problem(str(path), 1, 1, "error", f"cannot be read: {reason}")
+    return Problem(str(path.absolute()), 0, 0, "error", f"cannot be read: {reason}")

@@ -370,7 +370,10 @@ def test_a_bad_default_effect_is_a_warning_and_denies() -> None:
 def test_an_unknown_tier_is_a_warning_and_matches_nobody() -> None:
     documents, problems = read(GOOD.replace("{tags: [a]}", "{trustTiers: [trustd]}"))
     assert len(documents) == 1
-    assert problems[0].endswith("warning: unknown trust tier `trustd`, did you mean `trusted`?")
+    assert problems[0].endswith(
+        "warning: unknown trust tier `trustd`, did you mean `trusted`?"
+        " (one of unverified, basic, verified, trusted, privileged)"
+    )
 
 
 @pytest.mark.parametrize("number", [":1" * 180 + ".5", "9" * 5000, "0x" + "f" * 5000])

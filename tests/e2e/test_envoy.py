@@ -67,23 +67,28 @@ def _envoy(
     path: Path, target: str, mode: Mode, access_log: Path | None = None
 ) -> Iterator[BareEnvoy]:
     options = _options(path, target, mode, free_port())
-    config = envoy_config.bootstrap(options)
+    config = envoy_config.bootstrap(options, path)
     if access_log is not None:
         _add_access_log(config, access_log)
     envoy_config.write(options, path)
     (path / "envoy.yaml").write_text(envoy_config.to_yaml(config))
+    client = httpx.Client(base_url=f"http://127.0.0.1:{options.port}")
+    with _process(path, path / "envoy.yaml"), contextlib.closing(client):
+        wait_until(lambda: _connects(client), "Envoy to listen")
+        yield BareEnvoy(client, options)
+
+
+@contextlib.contextmanager
+def _process(path: Path, config: Path) -> Iterator[None]:
     with (path / "envoy.log").open("w") as log:
         process = subprocess.Popen(
-            [envoy_binary(None), "-c", path / "envoy.yaml", "--disable-hot-restart",
+            [envoy_binary(None), "-c", config, "--disable-hot-restart",
              "--concurrency", "1", "-l", "warning"],
             stdout=log, stderr=log,
         )  # fmt: skip
-    client = httpx.Client(base_url=f"http://127.0.0.1:{options.port}")
     try:
-        wait_until(lambda: _connects(client), "Envoy to listen")
-        yield BareEnvoy(client, options)
+        yield
     finally:
-        client.close()
         process.terminate()
         process.wait(starter.PATIENCE_S)
 
@@ -149,6 +154,23 @@ def _connections(path: Path) -> int:
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(path / "envoy-admin.sock"))) as admin:
         answer = admin.get("http://envoy/stats?format=json&filter=http.sidecar.downstream_cx_total")
     return int(answer.json()["stats"][0]["value"])
+
+
+def test_a_written_configuration_works_where_it_was_written(upstream: Upstream) -> None:
+    with starter.directory() as path:
+        port = free_port()
+        env = environment(path, port, upstream.url)
+        with starter.start(path, env, "envoy", "config", "--out", str(path / "etc")) as writing:
+            assert writing.wait(starter.PATIENCE_S) == 0
+        with (
+            starter.start(path, env, "serve"),
+            httpx.Client(base_url=f"http://127.0.0.1:{port}") as client,
+        ):
+            wait_until((path / "run" / "http.sock").exists, "the service")
+            with _process(path, path / "etc/envoy.yaml"):
+                wait_until(lambda: _connects(client), "Envoy to listen")
+                assert client.get("/proxy/docs", headers=bearer()).status_code == 200
+                assert client.get("/proxy/docs").status_code == 401
 
 
 def test_each_decision_is_in_envoys_dynamic_metadata(upstream: Upstream) -> None:

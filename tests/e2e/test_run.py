@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def test_an_envoy_that_does_not_run_ends_the_run(workspace: Path) -> None:
     env = environment(workspace, free_port(), "http://127.0.0.1:9", ENVOY_BIN=str(fake))
     code, said = _fails(workspace, env)
     assert code == 7
-    assert "envoy could not start (exit code 7)" in said
+    assert f"envoy could not start (exit code 7): {fake}" in said
 
 
 def test_an_envoy_that_is_no_program_is_one_sentence(workspace: Path) -> None:
@@ -128,7 +129,7 @@ def test_an_unreadable_policy_directory_denies_and_says_so(upstream: Upstream) -
     with starter.running(upstream, POLICIES_DIR="/nowhere/policies") as sidecar:
         answer = sidecar.get("/proxy/docs", headers=bearer())
         assert (answer.status_code, answer.json()["code"]) == (403, "no_policy")
-        expected = "/nowhere/policies:1:1: error: cannot be read: No such file or directory"
+        expected = "/nowhere/policies: error: cannot be read: No such file or directory"
         assert expected in sidecar.log()
 
 
@@ -275,6 +276,53 @@ def test_development_secrets_stay_and_are_private() -> None:
         assert file.stat().st_mode & 0o777 == 0o600
         assert len({token.split(".")[0] for token in minted}) == 1
         assert starter.JWT_SECRET not in file.read_text()
+
+
+def test_a_demo_that_is_not_ready_says_so() -> None:
+    with starter.directory() as path:
+        database = path / "corrupt.db"
+        database.write_bytes(b"no database" * 1000)
+        with _demo(AUDIT_DB_PATH=str(database)) as sidecar:
+            expected = "up, but NOT READY (database: failing: file is not a database), at "
+            assert expected in sidecar.out()
+
+
+@pytest.mark.parametrize("moment", ["imports", "before the loop", "set-up", "children"])
+def test_ctrl_c_while_starting_ends_it(workspace: Path, moment: str) -> None:
+    """The signal comes from inside, so that it comes at that moment and no other."""
+    where = {
+        "imports": "import authz.cli.run; kill()",
+        "before the loop": "import authz.logs as m; before(m, 'configure')",
+        "set-up": "import authz.supervisor as m; before(m, '_require_free_port')",
+        "children": "import authz.supervisor as m; before(m, '_envoy_child')",
+    }
+    program = workspace / "program.py"
+    program.write_text(
+        "import os, signal\n"
+        "def kill():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "def before(module, name):\n"
+        "    real = getattr(module, name)\n"
+        "    setattr(module, name, lambda *a: (kill(), real(*a))[1])\n"
+        "from authz.cli import main\n"
+        "try:\n"
+        f"    {where[moment]}\n"
+        "except KeyboardInterrupt:\n"
+        "    raise SystemExit(130)\n"
+        "main()\n"
+    )
+    env = environment(workspace, free_port(), "http://127.0.0.1:9")
+    done = subprocess.run(
+        [sys.executable, program, "run"],
+        env=env,
+        cwd=workspace,
+        capture_output=True,
+        text=True,
+        timeout=starter.PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode in (0, 130)
+    assert "Traceback" not in done.stderr
 
 
 def _alive(pid: int) -> bool:

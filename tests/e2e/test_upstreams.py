@@ -62,7 +62,7 @@ def test_an_untrusted_or_misnamed_https_upstream_gets_nothing(
             with starter.running(upstream, target=target, SSL_CERT_FILE=str(trusted)) as sidecar:
                 answer = sidecar.get("/proxy/docs", headers=bearer())
                 assert answer.status_code == 503
-                assert answer.json()["error"] == "gateway"
+                assert answer.json()["error"] == "upstream_unreachable"
         assert upstream.hits == 0
 
 
@@ -71,7 +71,7 @@ def test_an_upstream_that_is_not_there_is_503_json(upstream: Upstream) -> None:
     with starter.running(upstream, target=target) as sidecar:
         answer = sidecar.get("/proxy/docs", headers=bearer())
         assert answer.status_code == 503
-        assert answer.json()["error"] == "gateway"
+        assert answer.json()["error"] == "upstream_unreachable"
         # It was allowed and recorded; what failed came after.
         assert answer.headers["x-meshguard-decision"] == "allow"
         assert sidecar.row()["decision"] == "allow"

@@ -228,7 +228,7 @@ def test_only_a_committed_write_ends_a_failure(
     assert log.probe()
     assert log.failure == ""
     assert [r.message for r in caplog.records if "works again" in r.message] == [
-        f"audit database {path} works again; 0 decisions have no row"
+        f"AUDIT_DB_PATH: {path} works again; 0 decisions have no row"
     ]
 
 

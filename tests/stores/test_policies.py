@@ -98,6 +98,13 @@ def test_a_dangling_link_is_a_problem(tmp_path: Path) -> None:
     ]
 
 
+def test_a_policy_for_nobody_does_not_count_as_loaded(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(POLICY.format(name="a").replace("{tags: [a]}", "{}"))
+    loaded = policies.load(tmp_path)
+    assert loaded.snapshot.size == 0
+    assert len(loaded.problems) == 1
+
+
 def test_a_huge_file_is_a_problem(tmp_path: Path) -> None:
     _write(tmp_path / "a.yaml", "a")
     (tmp_path / "huge.yaml").write_bytes(b"# " + b"x" * MAX_FILE)

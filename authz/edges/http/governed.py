@@ -16,12 +16,11 @@ from starlette.requests import ClientDisconnect
 from authz.core import call as calls
 from authz.core import reply
 from authz.core.call import Call, Source
+from authz.core.names import MAX_BODY
 from authz.core.reply import Answer
 from authz.core.verdict import Decision
 from authz.gate import Gate
 
-#: Bytes of a batch: a hundred actions with a kilobyte each, and room.
-MAX_BODY: Final = 256 * 1024
 MAX_ACTIONS: Final = 100
 
 
