@@ -47,6 +47,10 @@ class AuditRow(NamedTuple):
     latency_us: int
     #: A JSON object of what is recorded but never trusted.
     metadata: str | None
+    #: The delegation that the call names and the risk points that it cost: NULL until the stages
+    #: that know them, delegation-fuse and risk-wallet, are in the chain.
+    delegation_id: str | None = None
+    debit: int | None = None
 
 
 def row_of(outcome: Outcome) -> AuditRow:

@@ -65,6 +65,8 @@ class AuditEntry(peewee.Model):
     trace_id = peewee.TextField()
     latency_us = peewee.IntegerField()
     metadata = peewee.TextField(null=True)
+    delegation_id = peewee.TextField(null=True)
+    debit = peewee.IntegerField(null=True)
 
     class Meta:
         table_name = TABLE

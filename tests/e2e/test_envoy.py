@@ -17,6 +17,7 @@ from authz.envoy_config import EnvoyOptions
 from authz.settings import parse_upstream
 from authz.supervisor import envoy_binary
 from tests.e2e import sidecar as starter
+from tests.e2e.bare_envoy import connects, process
 from tests.e2e.certificates import self_signed
 from tests.e2e.sidecar import bearer, environment, free_port, wait_until
 from tests.e2e.upstream import Upstream, echoed
@@ -73,32 +74,9 @@ def _envoy(
     envoy_config.write(options, path)
     (path / "envoy.yaml").write_text(envoy_config.to_yaml(config))
     client = httpx.Client(base_url=f"http://127.0.0.1:{options.port}")
-    with _process(path, path / "envoy.yaml"), contextlib.closing(client):
-        wait_until(lambda: _connects(client), "Envoy to listen")
+    with process(path, path / "envoy.yaml"), contextlib.closing(client):
+        wait_until(lambda: connects(client), "Envoy to listen")
         yield BareEnvoy(client, options)
-
-
-@contextlib.contextmanager
-def _process(path: Path, config: Path) -> Iterator[None]:
-    with (path / "envoy.log").open("w") as log:
-        process = subprocess.Popen(
-            [envoy_binary(None), "-c", config, "--disable-hot-restart",
-             "--concurrency", "1", "-l", "warning"],
-            stdout=log, stderr=log,
-        )  # fmt: skip
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(starter.PATIENCE_S)
-
-
-def _connects(client: httpx.Client) -> bool:
-    try:
-        client.get("/")
-    except httpx.TransportError:
-        return False
-    return True
 
 
 _FILE_LOG = "envoy.extensions.access_loggers.file.v3.FileAccessLog"
@@ -167,8 +145,8 @@ def test_a_written_configuration_works_where_it_was_written(upstream: Upstream) 
             httpx.Client(base_url=f"http://127.0.0.1:{port}") as client,
         ):
             wait_until((path / "run" / "http.sock").exists, "the service")
-            with _process(path, path / "etc/envoy.yaml"):
-                wait_until(lambda: _connects(client), "Envoy to listen")
+            with process(path, path / "etc/envoy.yaml"):
+                wait_until(lambda: connects(client), "Envoy to listen")
                 assert client.get("/proxy/docs", headers=bearer()).status_code == 200
                 assert client.get("/proxy/docs").status_code == 401
 

@@ -4,14 +4,20 @@ import contextlib
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from authz import envoy_config
+from authz.envoy_config import EnvoyOptions
+from authz.settings import Settings
 from tests.e2e import sidecar as starter
-from tests.e2e.sidecar import Sidecar, bearer, wait_until
+from tests.e2e.bare_envoy import connects, process
+from tests.e2e.sidecar import Sidecar, bearer, environment, free_port, wait_until
 from tests.e2e.upstream import Upstream
 
 
@@ -161,3 +167,51 @@ def test_a_bad_policy_file_does_not_take_the_good_ones_down(upstream: Upstream) 
             expected = "bad.yaml:3:5: error: unknown effect `allwo`, did you mean `allow`?"
             assert expected in sidecar.log()
             assert sidecar.get("/ready").json()["policies"] == 1
+
+
+_BROKEN_STAGE = """
+import asyncio, functools, os
+from authz import logs, wiring
+from authz.core.stages.stage import Stage
+from authz.settings import Settings
+
+def judge(case):
+    raise RuntimeError("a bug in a stage")
+
+logs.configure("info", "text", "authz")
+wiring.Gate = functools.partial(wiring.Gate, chain=(Stage("broken", judge),))
+asyncio.run(wiring.serve(Settings.from_env(os.environ)))
+"""
+
+
+@pytest.mark.parametrize(("mode", "status"), [("enforce", 503), ("audit", 200)])
+def test_a_bug_in_a_stage_is_503_and_says_nothing_of_itself(
+    upstream: Upstream, mode: str, status: int
+) -> None:
+    with starter.directory() as path:
+        env = environment(path, free_port(), upstream.url, MODE=mode, AUTHZ_RUN_DIR=str(path))
+        options = EnvoyOptions.of(Settings.from_env(env))
+        with (
+            (path / "stderr").open("w") as log,
+            subprocess.Popen(
+                [sys.executable, "-c", _BROKEN_STAGE], env=env, cwd=path, stderr=log
+            ) as service,
+            httpx.Client(base_url=f"http://127.0.0.1:{options.port}") as client,
+        ):
+            try:
+                wait_until(options.run_dir.joinpath("http.sock").exists, "the service")
+                with process(path, envoy_config.write(options, path)):
+                    wait_until(lambda: connects(client), "Envoy to listen")
+                    before = upstream.hits
+                    answer = client.get("/proxy/docs", headers=bearer())
+            finally:
+                service.terminate()
+        assert answer.status_code == status
+        assert upstream.hits == before + (mode == "audit")
+        if mode == "enforce":
+            assert answer.json()["code"] == "internal"
+            assert "bug" not in answer.text
+        assert "RuntimeError: a bug in a stage" in (path / "stderr").read_text()
+        with contextlib.closing(sqlite3.connect(path / "audit.db")) as database:
+            row = database.execute("SELECT decision, enforced, code FROM audit").fetchone()
+        assert row == ("error", "error" if mode == "enforce" else "allow", "internal")

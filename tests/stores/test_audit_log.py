@@ -16,7 +16,7 @@ from authz.stores.audit_log import REOPEN_EVERY_S, AuditLog, AuditReader
 def _row(number: int = 1) -> AuditRow:
     values = dict.fromkeys(AuditRow._fields, "x")
     return AuditRow(**{**values, "id": f"d-{number}", "rule_index": None, "latency_us": 7,
-                       "agent_name": None, "metadata": '{"host":"h"}'})  # type: ignore[arg-type]  # fmt: skip
+                       "agent_name": None, "debit": None, "metadata": '{"host":"h"}'})  # type: ignore[arg-type]  # fmt: skip
 
 
 class Clock:
