@@ -99,7 +99,7 @@ def _report(settings: Settings, loaded: policies.Loaded) -> None:
         loaded.snapshot.version,
     )
     if not loaded.snapshot.size:
-        log.error("POLICIES_DIR: no valid policy is loaded; every request is denied (no_policy)")
+        log.error("POLICIES_DIR: no valid policy is loaded; every decision is a denial (no_policy)")
     if settings.mode is Mode.BYPASS:
         log.warning("MODE is bypass: nothing is evaluated and nothing is recorded")
     if settings.otel_enabled:

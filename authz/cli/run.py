@@ -34,7 +34,8 @@ def run(
     env = environment(dev_secrets=insecure_dev_secrets or demo)
     echo = None
     if demo:
-        env.setdefault("HOST", "127.0.0.1")
+        if not env.get("HOST", "").strip():
+            env["HOST"] = "127.0.0.1"
         if not env.get("PROXY_TARGET", "").strip():
             echo = supervisor.Echo.bind()
             env["PROXY_TARGET"] = echo.url
