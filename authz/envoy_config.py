@@ -76,7 +76,12 @@ SERVICE_TIMEOUT: Final = "5s"
 SERVICE_IDLE_TIMEOUT: Final = "10s"
 SERVICE_DURATION: Final = "30s"
 SERVICE_MAX_IN_FLIGHT: Final = 200
+#: Seconds that Envoy keeps an unused connection to the service: fewer than the service does, so
+#: that it never sends on one that is being closed.
+SERVICE_POOL_IDLE_S: Final = 30
 
+#: The cluster of the service's own endpoints.
+_SERVICE: Final = "service"
 #: Paths below /proxy/ that the service answers itself (CONTRACT §1.2).
 RESERVED: Final = ("/proxy/check", "/proxy/audit", "/proxy/governance")
 
@@ -120,7 +125,7 @@ def bootstrap(options: EnvoyOptions, directory: Path) -> Config:
             "clusters": [
                 _service_cluster("ext_authz", options.run_dir / EXT_AUTHZ_SOCKET, _HTTP2),
                 _service_cluster(
-                    "service", options.run_dir / HTTP_SOCKET, _HTTP1, SERVICE_MAX_IN_FLIGHT
+                    _SERVICE, options.run_dir / HTTP_SOCKET, _HTTP1, SERVICE_MAX_IN_FLIGHT
                 ),
                 _upstream_cluster(options),
             ],
@@ -287,7 +292,7 @@ def _http_connection_manager(options: EnvoyOptions, directory: Path) -> Config:
 def _routes(upstream: Upstream) -> list[Config]:
     service = {
         "route": {
-            "cluster": "service",
+            "cluster": _SERVICE,
             "timeout": SERVICE_TIMEOUT,
             "idle_timeout": SERVICE_IDLE_TIMEOUT,
             "max_stream_duration": {"max_stream_duration": SERVICE_DURATION},
@@ -442,7 +447,8 @@ def _local_replies() -> Config:
     return {
         "mappers": [
             when(
-                f'{not_ours} && response.code_details == "ext_authz_error"',
+                f'{not_ours} && (response.code_details == "ext_authz_error"'
+                f' || xds.cluster_name == "{_SERVICE}" && response.code >= 500)',
                 {"error": "unavailable", "code": str(Code.CIRCUIT_OPEN), "message": no_decision},
                 headers_to_add=[
                     {"header": {"key": "retry-after", "value": str(RETRY_AFTER_S)}},
@@ -476,9 +482,7 @@ def _service_cluster(
         "type": "STATIC",
         "connect_timeout": CHECK_TIMEOUT,
         "circuit_breakers": _circuit_breakers(max_in_flight),
-        # Below the service's own idle timeout, so that Envoy never reuses a connection that the
-        # service is closing.
-        "typed_extension_protocol_options": _protocol(protocol, idle_timeout="30s"),
+        "typed_extension_protocol_options": _protocol(protocol, f"{SERVICE_POOL_IDLE_S}s"),
         "load_assignment": _endpoint(name, _pipe(socket)),
     }
 
@@ -513,7 +517,7 @@ def _upstream_cluster(options: EnvoyOptions) -> Config:
         "typed_config": {"@type": _type("extensions.filters.http.upstream_codec.v3.UpstreamCodec")},
     }
     cluster["typed_extension_protocol_options"] = _protocol(
-        {**protocol, "http_filters": [_strip(), codec]}, idle_timeout="60s"
+        {**protocol, "http_filters": [_strip(), codec]}, "60s"
     )
     if upstream.scheme == "http":
         return cluster
@@ -554,7 +558,7 @@ _HTTP1: Final[Config] = {"explicit_http_config": {"http_protocol_options": {}}}
 _HTTP2: Final[Config] = {"explicit_http_config": {"http2_protocol_options": {}}}
 
 
-def _protocol(config: Config, *, idle_timeout: str) -> Config:
+def _protocol(config: Config, idle_timeout: str) -> Config:
     name = "extensions.upstreams.http.v3.HttpProtocolOptions"
     return {
         f"envoy.{name}": {

@@ -94,8 +94,7 @@ class Gate:
     def batch(self, asked: Sequence[Call]) -> list[Outcome]:
         """Decide calls against one snapshot, in order, and commit their rows together."""
         snapshot, mode = self._snapshot(), self.mode
-        callers: dict[str, Identity | Unidentified] = {}
-        outcomes = [self._decide(call, snapshot, mode, callers) for call in asked]
+        outcomes = [self._decide(call, snapshot, mode) for call in asked]
         if mode is Mode.BYPASS:
             return outcomes
         try:
@@ -107,21 +106,12 @@ class Gate:
             return self._unrecorded(outcomes, Code.INTERNAL, "recording the decision failed")
         return outcomes
 
-    def _decide(
-        self,
-        call: Call,
-        snapshot: Snapshot,
-        mode: Mode,
-        callers: dict[str, Identity | Unidentified],
-    ) -> Outcome:
+    def _decide(self, call: Call, snapshot: Snapshot, mode: Mode) -> Outcome:
         started = self._monotonic_ns()
         now = self._now()
         caller: Identity | Unidentified = NOT_LOOKED_AT
         try:
-            # A batch has one credential: a hundred actions verify it once.
-            known = callers.get(call.authorization)
-            caller = self._tokens.identify(call.authorization, now) if known is None else known
-            callers[call.authorization] = caller
+            caller = self._tokens.identify(call.authorization, now)
             if mode is Mode.BYPASS:
                 decided = BYPASSED
             else:

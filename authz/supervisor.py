@@ -159,6 +159,7 @@ class _Child:
         *,
         env: Mapping[str, str],
         is_ready: Callable[[], Awaitable[bool]] | None = None,
+        drain: Callable[[], Awaitable[None]] | None = None,
         pass_fds: tuple[int, ...] = (),
     ) -> None:
         """
@@ -166,6 +167,7 @@ class _Child:
             command: the argument list, given the descriptor to say "ready" on.
             is_ready: polls for readiness; without it the child itself writes a byte to that
                 descriptor.
+            drain: what to do before it is told to end, at most `_DRAIN_S` long.
         """
         self.name = name
         self.process: asyncio.subprocess.Process | None = None
@@ -176,6 +178,7 @@ class _Child:
         self._command = command
         self._env = dict(env)
         self._is_ready = is_ready
+        self._drain = drain
         self._pass_fds = pass_fds
 
     async def start(self) -> None:
@@ -241,6 +244,18 @@ class _Child:
                 log.info("%s is back", self.name)
             else:
                 await self.end(_TERM_S)
+
+    async def drain(self, until: asyncio.Event) -> None:
+        """Give what is in flight its time, unless `until` comes first."""
+        if self._drain is None or not self.was_ready:
+            return
+        draining = asyncio.ensure_future(self._drain())
+        waiting = asyncio.create_task(until.wait())
+        await asyncio.wait(
+            (draining, waiting), timeout=_DRAIN_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        draining.cancel()
+        waiting.cancel()
 
     def signal(self, number: int) -> None:
         if self.process is not None and self.process.returncode is None:
@@ -333,7 +348,7 @@ def _echo_child(echo: Echo) -> _Child:
             *(sys.executable, "-m", "authz", "echo"),
             *("--fd", str(descriptor), "--ready-fd", str(ready)),
         ],
-        env=_kept_of(os.environ),
+        env=_inherited(os.environ),
         pass_fds=(descriptor,),
     )
 
@@ -355,12 +370,13 @@ def _envoy_child(binary: Path, config: Path, settings: Settings) -> _Child:
             *("--log-level", _ENVOY_LEVEL[settings.log_level]),
             *("--log-format", envoy_log_format(settings.log_format)),
         ],
-        env={**_kept_of(os.environ), "TZ": "UTC"},
+        env={**_inherited(os.environ), "TZ": "UTC"},
         is_ready=is_ready,
+        drain=lambda: _drain(admin),
     )
 
 
-def _kept_of(env: Mapping[str, str]) -> dict[str, str]:
+def _inherited(env: Mapping[str, str]) -> dict[str, str]:
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "SSL_CERT_FILE")
     return {name: env[name] for name in kept if name in env}
 
@@ -383,14 +399,8 @@ async def _stop(children: list[_Child], admin: Path, stop: _StopSignals) -> None
     deadline = time.monotonic() + STOP_BUDGET_S
     for left in range(len(children), 0, -1):
         child = children[left - 1]
-        if child.name == "envoy" and child.was_ready and not stop.insisted.is_set():
-            draining = asyncio.create_task(_drain(admin.absolute()))
-            insisting = asyncio.create_task(stop.insisted.wait())
-            await asyncio.wait(
-                (draining, insisting), timeout=_DRAIN_S, return_when=asyncio.FIRST_COMPLETED
-            )
-            draining.cancel()
-            insisting.cancel()
+        if not stop.insisted.is_set():
+            await child.drain(until=stop.insisted)
         share = max(0.1, (deadline - time.monotonic()) / left)
         await child.end(0.0 if stop.insisted.is_set() else share)
     admin.unlink(missing_ok=True)

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds that calls in flight get when we stop. Envoy gives up on a call after 0.1 s.
 DRAIN_S: Final = 1.0
-#: Longer than Envoy keeps an idle connection to us (30 s), so that the closing side is Envoy.
+#: Longer than Envoy keeps an idle connection to us, so that the closing side is Envoy.
 HTTP_KEEP_ALIVE_S: Final = 90
 #: Above Envoy's header limit of 60 KiB, so that Envoy is the one who refuses.
 HTTP_MAX_HEADERS: Final = 128 * 1024

@@ -3,10 +3,10 @@
 import http.client
 import json
 import time
-from datetime import timedelta
 from typing import Final
 
 from authz.core.identity import mint
+from authz.core.timestamps import rfc3339
 from authz.settings import Settings
 
 DEMO_AGENT: Final = "demo-agent"
@@ -19,11 +19,12 @@ def banner(settings: Settings, *, unready: str = "") -> str:
         unready: what keeps the service from being ready, as `readiness` says it.
     """
     agent = settings.agent_id or DEMO_AGENT
-    lasts = str(timedelta(seconds=settings.jwt_ttl_s)).removesuffix(":00")
+    now = time.time()
+    expires = rfc3339(now + settings.jwt_ttl_s, "milliseconds")
     token = mint(
         settings.jwt_secret.get_secret_value(),
         agent_id=agent,
-        now=time.time(),
+        now=now,
         ttl_s=settings.jwt_ttl_s,
         tier="verified",
         tags=("code-review",),
@@ -39,7 +40,7 @@ def banner(settings: Settings, *, unready: str = "") -> str:
  upstream: {upstream.scheme}://{upstream.authority}{upstream.prefix}
  policies: {settings.policies_dir}    audit: {settings.audit_db_path}
 {rule}
- A token for agent {agent}, valid for {lasts}:
+ A token for agent {agent}, valid until {expires}:
 
 TOKEN={token}
 

@@ -5,12 +5,18 @@ from typing import Annotated
 
 import typer
 
-from authz.cli.shared import DEV_SECRETS_HELP, environment, fail, read_settings
+from authz.cli.shared import environment, fail, read_settings
 
 ReadyFd = Annotated[
     int, typer.Option(hidden=True, help="Descriptor to write a byte to when serving.")
 ]
-DevSecrets = Annotated[bool, typer.Option("--insecure-dev-secrets", help=DEV_SECRETS_HELP)]
+DevSecrets = Annotated[
+    bool,
+    typer.Option(
+        "--insecure-dev-secrets",
+        help="Make up missing secrets and keep them in AUTHZ_RUN_DIR. For demos only.",
+    ),
+]
 
 
 def run(

@@ -6,7 +6,6 @@ import typer
 
 
 def show(
-    markdown: Annotated[bool, typer.Option(help="Print a Markdown table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
 ) -> None:
     """List the environment variables."""
@@ -17,11 +16,6 @@ def show(
     rows = described()
     if as_json:
         typer.echo(json.dumps([row._asdict() for row in rows], indent=2))
-    elif markdown:
-        typer.echo("| Variable | Default | |\n|---|---|---|")
-        for row in rows:
-            default = f"`{row.default}`" if row.default else ""
-            typer.echo(f"| `{row.name}` | {default} | {row.help} |")
     else:
         width = max(len(row.name) for row in rows)
         for row in rows:

@@ -9,8 +9,6 @@ import typer
 if TYPE_CHECKING:
     from authz.settings import Settings
 
-DEV_SECRETS_HELP = "Make up missing secrets and keep them in AUTHZ_RUN_DIR. For demos only."
-
 
 def fail(sentences: Iterable[str], code: int) -> NoReturn:
     """Print each sentence to stderr and exit."""

@@ -1,8 +1,9 @@
 """Policy files: YAML text to documents, or problems with their place (CONTRACT §5).
 
 - A file is taken whole or not at all: one error and none of its documents count.
-- What we do not know is a warning with the nearest known name; what we know but do not evaluate
-  is an error, because a policy without its `conditions` says something else than was written.
+- What we do not know is a warning with the nearest known name, and an error in `appliesTo`, where
+  ignoring it would reach more callers; what we know but do not evaluate is an error anywhere,
+  because a policy without its `conditions` says something else than was written.
 - Problems read `file:line:column: error: sentence` and carry no values longer than a word.
 """
 
@@ -82,6 +83,12 @@ class AppliesTo(_Model):
     trust_tiers: list[str] | None = Field(None, alias="trustTiers")
     agent_ids: list[str] | None = Field(None, alias="agentIds")
     org_ids: list[str] | None = Field(None, alias="orgIds")
+
+    @property
+    def is_nobody(self) -> bool:
+        """No list is present, or one of those that are is empty (CONTRACT §5)."""
+        lists = (self.tags, self.trust_tiers, self.agent_ids, self.org_ids)
+        return all(names is None for names in lists) or any(names == [] for names in lists)
 
 
 def _nobody() -> AppliesTo:
@@ -296,8 +303,7 @@ class _Reader:
         if "default_effect" not in given:
             self._say((), "warning", "no defaultEffect; `deny` is used")
         scope = document.applies_to
-        lists = (scope.tags, scope.trust_tiers, scope.agent_ids, scope.org_ids)
-        if all(names is None for names in lists) or any(names == [] for names in lists):
+        if scope.is_nobody:
             self._say(
                 ("appliesTo",),
                 "warning",

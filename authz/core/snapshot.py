@@ -16,6 +16,7 @@ from typing import Final, Literal, NamedTuple
 from authz.core.identity import Identity
 from authz.core.pattern import Matcher, compile_pattern
 from authz.core.policy_doc import PolicyDoc, Problem
+from authz.core.text import word
 from authz.core.tiers import rank
 
 #: One sidecar serves one agent; a shared gateway a few hundred.
@@ -66,7 +67,7 @@ class Snapshot:
     def __init__(self, documents: Sequence[PolicyDoc]) -> None:
         self.version: Final = _version(documents)
         self.policies: Final = tuple(
-            _compile(document) for document in documents if _addresses_someone(document)
+            _compile(document) for document in documents if not document.applies_to.is_nobody
         )
         #: How many policies can apply to somebody.
         self.size: Final = len(self.policies)
@@ -131,7 +132,7 @@ def build(
                         line,
                         1,
                         "error",
-                        f"the policy name {document.name!r} is taken by {first[1]};"
+                        f"the policy name `{word(document.name)}` is taken by {first[1]};"
                         " this one is not loaded",
                     )
                 )
@@ -145,11 +146,6 @@ def _version(documents: Sequence[PolicyDoc]) -> str:
         json.dumps(document.model_dump(mode="json"), sort_keys=True) for document in documents
     )
     return hashlib.sha256("\n".join(said).encode()).hexdigest()[:VERSION_LENGTH]
-
-
-def _addresses_someone(document: PolicyDoc) -> bool:
-    scope = document.applies_to
-    return any((scope.agent_ids, scope.tags, scope.trust_tiers, scope.org_ids))
 
 
 def _compile(document: PolicyDoc) -> CompiledPolicy:

@@ -111,17 +111,9 @@ class AuditLog:
         Raises:
             AuditUnavailable: none of the rows is durable.
         """
-        connection = self._connection
-        if connection is not None and self._identity() != self._opened:
-            log.error("AUDIT_DB_PATH: %s is another file than before; opening it anew", self._path)
-            self.close()
-            connection = None
-            self._retry_at = float("-inf")
+        connection = self._usable()
         if connection is None:
-            if self._monotonic() < self._retry_at or not self.open():
-                raise AuditUnavailable("the audit store cannot be opened")
-            connection = self._connection
-            assert connection is not None
+            raise AuditUnavailable("the audit store cannot be opened")
         try:
             connection.execute("BEGIN IMMEDIATE")
             taken = connection.executemany(self._insert, rows).rowcount
@@ -132,12 +124,7 @@ class AuditLog:
             self._roll_back(connection)
             raise  # a row that cannot be bound is our bug; the store is fine
         except sqlite3.Error as error:
-            self._fail(error)
-            self._roll_back(connection)
-            if _code(error) not in _PASSING:
-                # Only another file, or this one mended, can help; look for it now and then.
-                self.close()
-                self._retry_at = self._monotonic() + REOPEN_EVERY_S
+            self._break(connection, error)
             raise AuditUnavailable("the audit store does not take writes") from error
         except BaseException:
             self._roll_back(connection)
@@ -155,26 +142,44 @@ class AuditLog:
         While the store works this takes the write lock and gives it back. After a failure only
         something written and committed shows that it works again.
         """
-        if self._connection is None or self._identity() != self._opened:
-            return self.open()
+        connection = self._usable()
+        if connection is None:
+            return False
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            connection.execute("BEGIN IMMEDIATE")
             if self.failure:
                 # The same number again, but SQLite writes its page.
-                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            self._connection.execute("COMMIT")
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            connection.execute("COMMIT")
         except sqlite3.Error as error:
-            self._fail(error)
-            self._roll_back(self._connection)
+            self._break(connection, error)
             return False
         if self.failure:
             self._recovered()
         return True
 
+    def _usable(self) -> sqlite3.Connection | None:
+        """The connection to the file that is at the path now; None when there is none yet."""
+        if self._connection is not None and self._identity() != self._opened:
+            log.error("AUDIT_DB_PATH: %s is another file than before; opening it anew", self._path)
+            self.close()
+            self._retry_at = float("-inf")
+        if self._connection is None and self._monotonic() >= self._retry_at:
+            self.open()
+        return self._connection
+
+    def _break(self, connection: sqlite3.Connection, error: sqlite3.Error) -> None:
+        self._fail(error)
+        self._roll_back(connection)
+        if _code(error) not in _PASSING:
+            # Only another file, or this one mended, can help; look for it now and then.
+            self.close()
+            self._retry_at = self._monotonic() + REOPEN_EVERY_S
+
     def _connect(self) -> sqlite3.Connection:
         self.close()
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Only the owner reads who did what; SQLite gives -wal and -shm the same mode.
+        # Who did what is not for everybody to read; SQLite gives -wal and -shm the same mode.
         os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
         database = peewee.SqliteDatabase(
             os.fspath(self._path),

@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from authz import envoy_config
+from authz import envoy_config, wiring
 from authz.core.mode import Mode
+from authz.edges import ext_authz
 from authz.envoy_config import EnvoyOptions
 from authz.settings import parse_upstream
 from authz.supervisor import envoy_binary
@@ -53,6 +54,14 @@ def test_the_real_binary_accepts_every_variant_without_a_warning(target: str, mo
         )
         assert checked.returncode == 0, checked.stderr
         assert checked.stderr.strip() == ""
+
+
+def test_envoys_limits_come_before_the_services() -> None:
+    """So that what is too much is refused by Envoy, in JSON, and no connection is closed on it."""
+    assert envoy_config.SERVICE_MAX_IN_FLIGHT < wiring.HTTP_MAX_IN_FLIGHT
+    assert envoy_config.MAX_HEADERS_KIB * 1024 < wiring.HTTP_MAX_HEADERS
+    assert envoy_config.MAX_HEADERS_KIB * 1024 < ext_authz.MAX_MESSAGE
+    assert envoy_config.SERVICE_POOL_IDLE_S < wiring.HTTP_KEEP_ALIVE_S
 
 
 @dataclass

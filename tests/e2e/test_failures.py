@@ -40,6 +40,8 @@ def test_no_decision_in_time_is_503_and_not_forwarded(upstream: Upstream) -> Non
             assert _is_circuit_open(answer)
             assert answer.elapsed.total_seconds() < 5  # not "until the service comes back"
             assert upstream.hits == before
+            # Its own endpoints time out as well, and do not blame the upstream.
+            assert sidecar.get("/health", timeout=30).json()["code"] == "circuit_open"
         finally:
             os.kill(service, signal.SIGCONT)
         wait_until(lambda: _allowed(sidecar), "decisions to resume")
@@ -52,6 +54,9 @@ def test_a_killed_service_is_503_until_it_is_back(upstream: Upstream) -> None:
         os.kill(first, signal.SIGKILL)
         assert _is_circuit_open(sidecar.get("/proxy/docs", headers=bearer()))
         assert upstream.hits == before
+        # Its own endpoints do not blame the upstream.
+        probe = sidecar.get("/health")
+        assert probe.status_code == 200 or _is_circuit_open(probe)
         wait_until(lambda: _allowed(sidecar), "the service to be back")
         assert sidecar.child("service") != first
         assert "service ended (signal SIGKILL); starting it again in 0.1 s" in sidecar.log()

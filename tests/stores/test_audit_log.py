@@ -224,7 +224,9 @@ def test_only_a_committed_write_ends_a_failure(
     log._connection.execute("PRAGMA query_only = 1")
     assert not log.probe()
     assert log.failure
-    log._connection.execute("PRAGMA query_only = 0")
+    assert not log.probe()  # it is opened anew, but not each time that somebody asks
+    assert log.failure
+    clock.now += REOPEN_EVERY_S
     assert log.probe()
     assert log.failure == ""
     assert [r.message for r in caplog.records if "works again" in r.message] == [
@@ -248,3 +250,16 @@ def test_rows_that_vanish_on_their_way_are_unavailable(log: AuditLog, path: Path
     with pytest.raises(AuditUnavailable):
         log.write([_row(1)])
     assert log.failure == "it took 0 of 1 rows"
+
+
+def test_asking_whether_it_works_does_not_open_a_broken_file_each_time(
+    path: Path, clock: Clock
+) -> None:
+    path.mkdir(parents=True)
+    audit = AuditLog(path, monotonic=clock)
+    assert not audit.open()
+    path.rmdir()
+    assert not audit.probe()  # mended, but it was looked at a moment ago
+    clock.now += REOPEN_EVERY_S
+    assert audit.probe()
+    audit.close()

@@ -53,7 +53,7 @@ def test_the_first_of_two_policies_with_one_name_counts(tmp_path: Path) -> None:
     assert loaded.snapshot.size == 1
     [problem] = loaded.errors
     assert str(problem) == (
-        f"{tmp_path}/b.yaml:1:1: error: the policy name 'same' is taken by {tmp_path}/a.yaml;"
+        f"{tmp_path}/b.yaml:1:1: error: the policy name `same` is taken by {tmp_path}/a.yaml;"
         " this one is not loaded"
     )
 
@@ -98,8 +98,9 @@ def test_a_dangling_link_is_a_problem(tmp_path: Path) -> None:
     ]
 
 
-def test_a_policy_for_nobody_does_not_count_as_loaded(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text(POLICY.format(name="a").replace("{tags: [a]}", "{}"))
+@pytest.mark.parametrize("scope", ["{}", "{tags: []}", "{agentIds: [x], tags: []}"])
+def test_a_policy_for_nobody_does_not_count_as_loaded(tmp_path: Path, scope: str) -> None:
+    (tmp_path / "a.yaml").write_text(POLICY.format(name="a").replace("{tags: [a]}", scope))
     loaded = policies.load(tmp_path)
     assert loaded.snapshot.size == 0
     assert len(loaded.problems) == 1
