@@ -19,7 +19,7 @@ from authz.core.audit import AuditRow, row_of
 from authz.core.call import Call
 from authz.core.case import Case
 from authz.core.errors import AuditUnavailable, Code
-from authz.core.identity import NOT_LOOKED_AT, Identity, TokenVerifier, Unidentified
+from authz.core.identity import NOT_LOOKED_AT, TokenVerifier, Unidentified
 from authz.core.mode import Mode
 from authz.core.outcome import Outcome
 from authz.core.snapshot import Snapshot
@@ -109,20 +109,17 @@ class Gate:
     def _decide(self, call: Call, snapshot: Snapshot, mode: Mode) -> Outcome:
         started = self._monotonic_ns()
         now = self._now()
-        caller: Identity | Unidentified = NOT_LOOKED_AT
+        case = Case(call, NOT_LOOKED_AT, snapshot)
         try:
-            caller = self._tokens.identify(call.authorization, now)
-            if mode is Mode.BYPASS:
-                decided = BYPASSED
-            else:
-                decided = verdict.judge(Case(call, caller, snapshot), self._chain)
+            case = Case(call, self._tokens.identify(call.authorization, now), snapshot)
+            decided = BYPASSED if mode is Mode.BYPASS else verdict.judge(case, self._chain)
         except Exception:
             # The traceback is for us; the caller learns that it was not a denial.
             log.exception("a stage failed")
             decided = verdict.failed(Code.INTERNAL, "the decision failed inside the service")
         decision_id = self._new_id()
         return Outcome(
-            case=Case(call, caller, snapshot),
+            case=case,
             verdict=decided,
             mode=mode,
             enforced=verdict.enforced(decided, mode),

@@ -8,10 +8,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from authz.core.audit import AuditRow
+from authz.core.compiled import compile_policy
 from authz.core.identity import TokenVerifier
 from authz.core.mode import Mode
 from authz.core.policy_doc import PolicyDoc
-from authz.core.snapshot import Snapshot, build
+from authz.core.snapshot import Snapshot
 from authz.core.stages import CHAIN
 from authz.core.stages.stage import Stage
 from authz.core.wire_pb2 import CheckRequest
@@ -89,8 +90,8 @@ def policy(
 
 
 def snapshot(*documents: PolicyDoc) -> Snapshot:
-    """These documents in force together, each from a file of its own."""
-    return build([(f"{at}.yaml", [(document, 1)]) for at, document in enumerate(documents)])[0]
+    """These documents in force together."""
+    return Snapshot([compile_policy(document) for document in documents])
 
 
 class MemoryRecorder:

@@ -3,12 +3,14 @@
 `test_generated.py` holds what is checked in against it.
 """
 
+import json
 from pathlib import Path
 from typing import Final
 
 from authz import envoy_config
 from authz.core.errors import Code
 from authz.core.mode import Mode
+from authz.core.policy_doc import json_schema
 from authz.envoy_config import EnvoyOptions
 from authz.settings import described, parse_upstream
 
@@ -38,6 +40,7 @@ def files() -> dict[Path, str]:
         + envoy_config.to_yaml(envoy_config.ext_authz_discovery(Mode.AUDIT)),
         ROOT / "docs/configuration.md": _configuration(),
         ROOT / "docs/codes.md": _codes(),
+        ROOT / "docs/policy.schema.json": json.dumps(json_schema(), indent=2) + "\n",
     }
 
 
@@ -50,10 +53,10 @@ def _configuration() -> str:
         "# Configuration\n\n"
         "Everything is an environment variable, read once at the start; all mistakes are reported\n"
         "together, by name and never with the value. `authz settings` prints this table.\n"
+        "Policies and `MODE_FILE` are read again when they change, and on SIGHUP.\n"
         "An empty variable counts as unset. `DB_PATH` is read where `AUDIT_DB_PATH` is not set.\n\n"
         "| Variable | Default | |\n|---|---|---|\n" + "\n".join(rows) + "\n\n"
-        "`POLICY_VERSION_LIMIT`, `ADMIN_TOKEN` and the `OTEL_*` variables are read already;\n"
-        "what they switch is not part of this version.\n"
+        "The `OTEL_*` variables are read already; what they switch is not part of this version.\n"
     )
 
 
@@ -77,6 +80,7 @@ _MEANING: Final = {
     Code.RULE_ALLOWED: "A rule allows the action; the answer names policy and rule.",
     Code.DEFAULT_ALLOWED: "No rule matches, and the deciding policy's `defaultEffect` is allow.",
     Code.BYPASSED: "MODE is bypass. Nothing was evaluated and nothing is recorded.",
+    Code.CHANGED: "No request: the row says that the policies in force, or the mode, changed.",
     Code.TOKEN_MISSING: "The request has no `Authorization: Bearer` token.",
     Code.TOKEN_MALFORMED: "The credential is not a JWT, or longer than 8192 characters.",
     Code.TOKEN_BAD_SIGNATURE: "The token was not signed with this sidecar's `JWT_SECRET`.",
@@ -89,6 +93,8 @@ _MEANING: Final = {
     Code.RULE_DENIED: "A rule denies the action; the answer names policy and rule.",
     Code.DEFAULT_DENIED: "No rule matches, and the deciding policy's `defaultEffect` is deny.",
     Code.NO_POLICY: "No policy applies to this agent, or none could be loaded.",
+    Code.APPROVAL_REQUIRED: "A policy wants a person's approval, and none can be given yet.",
+    Code.INSUFFICIENT_TRUST_TIER: "A policy allows the action only from a higher trust tier on.",
     Code.MALFORMED: "The action, resource or path cannot be judged; the message says why.",
     Code.UNFINISHED: "The chain ended without a decision. This is a bug; nothing was forwarded.",
     Code.INTERNAL: "Deciding failed inside the service; its log has the details.",

@@ -7,8 +7,12 @@ query strings, bodies and credentials have no column to end up in.
 import json
 from typing import Final, NamedTuple
 
+from authz.core.conditions import context_of
+from authz.core.errors import Code
+from authz.core.mode import Mode
 from authz.core.outcome import Outcome
 from authz.core.timestamps import rfc3339
+from authz.core.verdict import Decision
 
 #: Characters that are kept of each text of a caller without identity.
 MAX_UNKNOWN: Final = 512
@@ -58,8 +62,17 @@ def row_of(outcome: Outcome) -> AuditRow:
     call, snapshot = outcome.case.call, outcome.case.snapshot
     identity, verdict = outcome.case.identity, outcome.verdict
     known = bool(identity.agent_id)
-    extra = {"host": call.host, "claimedAgentId": call.claimed_agent}
-    if not known:
+    extra: dict[str, object] = {
+        "host": call.host,
+        "claimedAgentId": call.claimed_agent,
+        "alert": verdict.alert,
+        "dryRun": verdict.dry_run,
+    }
+    if known:
+        # With these a recorded call can be judged again by other policies.
+        extra["tags"] = sorted(identity.tags)
+        extra["meta"] = context_of(call.meta) if call.meta else None
+    else:
         # A caller that proved nothing does not get to fill the disk.
         call = call._replace(
             action=_shortened(call.action),
@@ -92,6 +105,45 @@ def row_of(outcome: Outcome) -> AuditRow:
         trace_id=outcome.trace_id,
         latency_us=outcome.latency_us,
         metadata=json.dumps(extra, separators=(",", ":")) if extra else None,
+    )
+
+
+def change_row(
+    *,
+    row_id: str,
+    at: float,
+    action: str,
+    resource: str,
+    reason: str,
+    mode: Mode,
+    policy_version: str,
+) -> AuditRow:
+    """The row of a change of policies or mode; `at` in seconds since the epoch."""
+    return AuditRow(
+        id=row_id,
+        timestamp=rfc3339(at),
+        source="control",
+        agent_id=None,
+        agent_name=None,
+        trust_tier=None,
+        org_id=None,
+        action=action,
+        resource=resource,
+        method=None,
+        path=None,
+        decision=str(Decision.ALLOW),
+        enforced=str(Decision.ALLOW),
+        mode=str(mode),
+        stage=None,
+        code=str(Code.CHANGED),
+        policy=None,
+        rule=None,
+        rule_index=None,
+        reason=reason,
+        policy_version=policy_version,
+        trace_id=row_id,
+        latency_us=0,
+        metadata=None,
     )
 
 

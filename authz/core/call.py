@@ -8,8 +8,9 @@
 - Paths lose their query string here, so that nothing later can record it.
 """
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -29,6 +30,8 @@ MAX_NAME: Final = 8192
 MAX_TRACE_ID: Final = 128
 #: Longest host and claimed agent id that are recorded, characters (a DNS name has at most 253).
 MAX_LABEL: Final = 256
+#: Longest `X-MeshGuard-Meta` that conditions read, characters; one more is kept, to tell.
+MAX_META: Final = 8192
 #: Longest method that is recorded; the longest registered one (UPDATEREDIRECTREF) has 17.
 MAX_METHOD: Final = 32
 
@@ -72,17 +75,40 @@ class Call(NamedTuple):
     upstream_authorization: str
     #: `X-MeshGuard-Agent-ID`: free text, recorded, never trusted (CONTRACT §3).
     claimed_agent: str
+    #: `X-MeshGuard-Meta`: JSON of the agent's own making, what conditions call `context`.
+    meta: str
+    #: The path as the upstream will see it, decoded, without its first slash; empty where nothing
+    #: is forwarded.
+    upstream_path: str
     #: The request's headers that must not reach the upstream.
     governance_headers: tuple[str, ...]
     #: Why this call cannot be judged, one sentence; empty when it can.
     defect: str
 
 
+_NOTHING: Final = Call(
+    source="proxy",
+    action="unknown",
+    resource="",
+    method="",
+    path="",
+    host="",
+    trace_id="",
+    authorization="",
+    upstream_authorization="",
+    claimed_agent="",
+    meta="",
+    upstream_path="",
+    governance_headers=(),
+    defect="",
+)
+
+
 def unreadable(source: Source, defect: str) -> Call:
     """A call of which nothing is known but that it came, and why it cannot be read."""
     # What it carries cannot be seen, so everything it may carry is kept from the upstream.
     headers = (*GOVERNANCE_HEADERS, ADMIN_HEADER, "authorization")
-    return Call(source, "unknown", "", "", "", "", "", "", "", "", headers, defect)
+    return _NOTHING._replace(source=source, governance_headers=headers, defect=defect)
 
 
 def from_check_request(raw: bytes) -> Call:
@@ -140,9 +166,16 @@ def from_http(
         authorization=header("authorization", ""),
         upstream_authorization=header("x-meshguard-upstream-authorization", ""),
         claimed_agent=header("x-meshguard-agent-id", "")[:MAX_LABEL],
+        meta=header("x-meshguard-meta", "").strip()[: MAX_META + 1],
+        upstream_path=derived[:MAX_NAME],
         governance_headers=governance_headers,
         defect=defect,
     )
+
+
+def meta_of(context: Mapping[str, object]) -> str:
+    """A context as `X-MeshGuard-Meta` carries it; one that is too long stays so, by a character."""
+    return json.dumps(context)[: MAX_META + 1]
 
 
 def defect_of_name(where: str, name: str) -> str:

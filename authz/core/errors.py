@@ -25,6 +25,8 @@ class Code(StrEnum):
     RULE_ALLOWED = "rule_allowed", 200
     DEFAULT_ALLOWED = "default_allowed", 200
     BYPASSED = "bypassed", 200
+    # Of rows about the sidecar itself, not about a request.
+    CHANGED = "changed", 200
 
     # The caller has no usable credential.
     TOKEN_MISSING = "token_missing", 401
@@ -41,6 +43,8 @@ class Code(StrEnum):
     RULE_DENIED = "rule_denied", 403
     DEFAULT_DENIED = "default_denied", 403
     NO_POLICY = "no_policy", 403
+    APPROVAL_REQUIRED = "approval_required", 403
+    INSUFFICIENT_TRUST_TIER = "insufficient_trust_tier", 403
 
     # The request cannot be read.
     MALFORMED = "malformed", 400

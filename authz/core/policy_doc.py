@@ -1,378 +1,322 @@
-"""Policy files: YAML text to documents, or problems with their place (CONTRACT §5).
+"""The policy language as models (CONTRACT §5); `json_schema` is the same for editors.
 
-- A file is taken whole or not at all: one error and none of its documents count.
-- What we do not know is a warning with the nearest known name, and an error in `appliesTo`, where
-  ignoring it would reach more callers; what we know but do not evaluate is an error anywhere,
-  because a policy without its `conditions` says something else than was written.
-- Problems read `file:line:column: error: sentence` and carry no values longer than a word.
+- What a field restricts may not be ignored: a key that is unknown in such a part is an error
+  (`RESTRICTS`), elsewhere a warning. Which is which, and every sentence, is `policy_file`'s.
+- Both spellings of a key that published documents use are read; one is written.
+- Defaults are left out of `canonical`, so a document says the same in every release.
 """
 
-import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasGenerator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
-from authz.core import tiers, yaml_tree
-from authz.core.text import word
-from authz.core.yaml_tree import Node, Path, YamlError
+from authz.core import conditions, tiers
 
-#: A file's size, bytes. The seed's policy has 420; ten thousand rules fit.
-MAX_FILE: Final = 1 << 20
 #: Characters in a name, id or version: they travel in response headers and audit rows.
 MAX_NAME: Final = 256
 MAX_TEXT: Final = 4096
+MAX_ITEMS: Final = 10_000
+#: The AGT wrapper: a policy as `metadata` and `spec`.
+WRAPPER_VERSION: Final = "governance.toolkit/v1"
 
-Effect = Literal["allow", "deny"]
+Effect = Literal["allow", "deny", "require_approval"]
+DefaultEffect = Literal["allow", "deny"]
+Enforcement = Literal["enforce", "dry_run"]
+Severity = Literal["info", "low", "medium", "high", "warning", "critical"]
 
-#: Published parts of the language that change what a policy decides and that this version does
-#: not evaluate. They are errors wherever they stand: one level too high or too low they were
-#: meant all the same.
-_NOT_EVALUATED: Final = frozenset(
-    {
-        "<<",
-        "actionPattern",
-        "agent_match",
-        "apiVersion",
-        "approval",
-        "budget",
-        "conditions",
-        "cost_ceiling",
-        "context",
-        "default_rules",
-        "delegation",
-        "enforcement",
-        "extends",
-        "humanInTheLoop",
-        "if",
-        "rateLimit",
-        "rateLimits",
-        "rate_limit",
-        "requireActionToken",
-        "requiredTrustTier",
-        "required_trust_tier",
-        "resource",
-        "resources",
-        "rollout",
-        "ruleOrder",
-        "spec",
-        "tier",
-        "unless",
-        "when",
-        "where",
-    }
-)
-#: Two keys at least this much alike are one and a typing error (difflib's ratio): `condition`
-#: must not be a warning where `conditions` is an error.
-_TYPING_ERROR: Final = 0.85
-#: Problems told of one file; the file's author will not read more.
-MAX_PROBLEMS: Final = 100
+
+def lower(value: object) -> object:
+    """A word as it is compared: without blanks around it, in lower case."""
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _underscored(value: object) -> object:
+    word = lower(value)
+    return word.replace("-", "_") if isinstance(word, str) else word
+
+
+def _single(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _patterns(value: list[str]) -> list[str]:
+    for index, pattern in enumerate(value):
+        if not pattern.strip() or not pattern.isprintable():
+            raise PydanticCustomError(
+                "at", "an action pattern is empty or has control characters", {"path": (index,)}
+            )
+    return value
+
+
+def _tier(value: str) -> str:
+    if tiers.rank(value) is None:
+        raise PydanticCustomError("tier", "unknown trust tier")
+    return value
+
+
+def _conditions(value: dict[str, Any]) -> dict[str, Any]:
+    problems = conditions.check(value)
+    if problems:
+        raise PydanticCustomError("conditions", "unusable conditions", {"problems": problems})
+    return value
+
+
+def _spelled(*names: str) -> AliasChoices:
+    """The spellings of a key; the first is the one that is written."""
+    return AliasChoices(*names)
+
+
+Patterns = Annotated[
+    list[str],
+    BeforeValidator(_single, json_schema_input_type=str | list[str]),
+    AfterValidator(_patterns),
+    Field(min_length=1, max_length=MAX_ITEMS),
+]
+Tier = Annotated[str, AfterValidator(_tier)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Conditions = Annotated[
+    dict[str, Any],
+    AfterValidator(_conditions),
+    WithJsonSchema({"$ref": "#/$defs/Conditions"}),
+]
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, validate_by_name=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        hide_input_in_errors=True,
+        validate_by_name=True,
+        alias_generator=AliasGenerator(serialization_alias=to_camel),
     )
 
 
 class AppliesTo(_Model):
     """Whom a policy is for: OR inside a list, AND between the lists that are present."""
 
-    tags: list[str] | None = None
-    trust_tiers: list[str] | None = Field(None, alias="trustTiers")
-    agent_ids: list[str] | None = Field(None, alias="agentIds")
-    org_ids: list[str] | None = Field(None, alias="orgIds")
+    tags: list[str] | None = Field(None, description="agents that have one of these tags")
+    trust_tiers: list[str] | None = Field(
+        None, alias="trustTiers", description="agents of one of these tiers"
+    )
+    agent_ids: list[str] | None = Field(
+        None, alias="agentIds", description='these agents; "*" is any'
+    )
+    org_ids: list[str] | None = Field(
+        None, alias="orgIds", description="agents of these organisations"
+    )
 
     @property
     def is_nobody(self) -> bool:
-        """No list is present, or one of those that are is empty (CONTRACT §5)."""
+        """No list is present, or one of those that are names nobody (CONTRACT §5)."""
         lists = (self.tags, self.trust_tiers, self.agent_ids, self.org_ids)
-        return all(names is None for names in lists) or any(names == [] for names in lists)
+        if all(names is None for names in lists) or any(names == [] for names in lists):
+            return True
+        named = self.trust_tiers
+        return named is not None and all(t != "*" and tiers.rank(t) is None for t in named)
 
 
-def _nobody() -> AppliesTo:
-    return AppliesTo.model_validate({})
+class RateLimits(_Model):
+    """Requests that one agent may make under a policy."""
+
+    requests_per_minute: Count | None = Field(
+        None,
+        validation_alias=_spelled("requestsPerMinute", "requests_per_minute", "max_per_minute"),
+    )
+    requests_per_hour: Count | None = Field(
+        None, validation_alias=_spelled("requestsPerHour", "requests_per_hour", "max_per_hour")
+    )
+    requests_per_second: Count | None = Field(
+        None,
+        validation_alias=_spelled("requestsPerSecond", "requests_per_second", "max_per_second"),
+    )
+    requests_per_day: Count | None = Field(
+        None, validation_alias=_spelled("requestsPerDay", "requests_per_day", "max_per_day")
+    )
+
+
+class HumanInTheLoop(_Model):
+    """Actions that a person has to approve although the policy allows them."""
+
+    require_approval: Patterns = Field(
+        validation_alias=_spelled("requireApproval", "require_approval")
+    )
+
+
+class Delegation(_Model):
+    """What an agent under this policy may pass on."""
+
+    max_depth: Annotated[int, Field(ge=0, le=5)] | None = Field(
+        None, validation_alias=_spelled("maxDepth", "max_depth")
+    )
+    permission_ceiling: Patterns | None = Field(
+        None, validation_alias=_spelled("permissionCeiling", "permission_ceiling")
+    )
+
+
+class Approval(_Model):
+    """How a person is asked."""
+
+    method: str = Field("", max_length=MAX_NAME)
+    timeout_seconds: Count | None = Field(
+        None, validation_alias=_spelled("timeout_seconds", "timeoutSeconds")
+    )
+    message: str = Field("", max_length=MAX_TEXT)
+    url: str = Field("", max_length=MAX_TEXT)
+
+
+class RuleAudit(_Model):
+    """How much a rule wants recorded. Every decision is, whatever stands here."""
+
+    level: str = Field("", max_length=MAX_NAME)
+    notify: bool | list[str] | str | None = None
+
+
+class PolicyAudit(_Model):
+    """How much a policy wants recorded. Every decision is, whatever stands here."""
+
+    enabled: bool = True
+    log_level: str = Field(
+        "", max_length=MAX_NAME, validation_alias=_spelled("log_level", "logLevel")
+    )
+    include: list[str] | None = None
+    retention_days: Count | None = Field(
+        None, validation_alias=_spelled("retention_days", "retentionDays")
+    )
 
 
 class Rule(_Model):
     """One line of a policy: what it does to which actions."""
 
-    effect: Effect
-    actions: list[str] = Field(
-        min_length=1, max_length=10_000, validation_alias=AliasChoices("actions", "action")
+    effect: Annotated[Effect, BeforeValidator(_underscored, json_schema_input_type=Effect)]
+    actions: Patterns = Field(
+        validation_alias=_spelled("actions", "action"),
+        description="whole actions, `*` is any run of characters; upper and lower case are one",
     )
-    id: str = Field("", max_length=MAX_NAME)
+    id: str = Field("", max_length=MAX_NAME, description="what answers and audit rows call it")
     name: str = Field("", max_length=MAX_NAME)
     description: str = Field("", max_length=MAX_TEXT)
-    reason: str = Field("", max_length=MAX_TEXT)
-
-    @field_validator("effect", mode="before")
-    @classmethod
-    def _any_case(cls, value: object) -> object:
-        return _lower(value)
-
-    @field_validator("actions", mode="before")
-    @classmethod
-    def _single(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
-
-    @field_validator("actions")
-    @classmethod
-    def _printable(cls, value: list[str]) -> list[str]:
-        for pattern in value:
-            if not pattern.strip() or not pattern.isprintable():
-                raise ValueError("an action pattern is empty or has control characters")
-        return value
+    reason: str = Field("", max_length=MAX_TEXT, description="what a denied agent is told")
+    conditions: Conditions | None = Field(None, description="what else must hold")
+    enforcement: Annotated[
+        Enforcement, BeforeValidator(_underscored, json_schema_input_type=Enforcement)
+    ] = Field("enforce", description="dry_run: decided and recorded, not enforced")
+    required_trust_tier: Tier | None = Field(
+        None,
+        validation_alias=_spelled("requiredTrustTier", "required_trust_tier"),
+        description="the least tier that this rule allows anything to",
+    )
+    rate_limits: RateLimits | None = Field(
+        None, validation_alias=_spelled("rateLimits", "rateLimit", "rate_limit", "rate_limits")
+    )
+    alert: Annotated[Severity, BeforeValidator(lower, json_schema_input_type=Severity)] | None = (
+        Field(None, description="how grave it is when this rule decides; recorded with the row")
+    )
+    audit: RuleAudit | None = None
+    approval: Approval | None = None
 
 
 class PolicyDoc(_Model):
     """A `kind: Policy` document, the kind that is meant where none is named."""
 
-    name: str = Field(min_length=1, max_length=MAX_NAME)
+    name: str = Field(min_length=1, max_length=MAX_NAME, description="unique among all policies")
     kind: Literal["Policy"] = "Policy"
-    version: str = Field("", max_length=MAX_NAME)
+    version: str = Field("", max_length=MAX_NAME, description="in quotes: 1.10 is a number to YAML")
     description: str = Field("", max_length=MAX_TEXT)
-    applies_to: AppliesTo = Field(default_factory=_nobody, alias="appliesTo")
-    rules: list[Rule] = Field(min_length=1, max_length=10_000)
-    default_effect: Effect = Field("deny", alias="defaultEffect")
+    applies_to: AppliesTo = Field(
+        default_factory=lambda: AppliesTo.model_validate({}),
+        validation_alias=_spelled("appliesTo", "applies_to"),
+    )
+    rules: list[Rule] = Field(min_length=1, max_length=MAX_ITEMS)
+    rule_order: Literal["first-match", "deny-overrides"] = Field(
+        "first-match",
+        validation_alias=_spelled("ruleOrder", "rule_order"),
+        description="deny-overrides: deny rules first, then require_approval, then allow",
+    )
+    default_effect: Annotated[
+        DefaultEffect, BeforeValidator(lower, json_schema_input_type=DefaultEffect)
+    ] = Field(
+        "deny",
+        validation_alias=_spelled("defaultEffect", "default_effect"),
+        description="what happens to actions that no rule matches",
+    )
+    enforcement: Annotated[
+        Enforcement, BeforeValidator(_underscored, json_schema_input_type=Enforcement)
+    ] = Field("enforce", description="dry_run: decided and recorded, not enforced")
+    required_trust_tier: Tier | None = Field(
+        None,
+        validation_alias=_spelled("requiredTrustTier", "required_trust_tier"),
+        description="the least tier that this policy allows anything to",
+    )
+    rate_limits: RateLimits | None = Field(
+        None, validation_alias=_spelled("rateLimits", "rate_limits", "rateLimit", "rate_limit")
+    )
+    human_in_the_loop: HumanInTheLoop | None = Field(
+        None, validation_alias=_spelled("humanInTheLoop", "human_in_the_loop")
+    )
+    delegation: Delegation | None = None
+    audit: PolicyAudit | None = None
 
     @field_validator("name")
     @classmethod
     def _printable(cls, value: str) -> str:
         if not value.isprintable() or not value.strip():
-            raise ValueError("the name is blank or has control characters")
+            raise PydanticCustomError("at", "the name is blank or has control characters")
         return value
 
-    @field_validator("default_effect", mode="before")
-    @classmethod
-    def _any_case(cls, value: object) -> object:
-        return _lower(value)
+    def canonical(self) -> str:
+        """The document as JSON: what it says and nothing else, always in the same form."""
+        said = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        return json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
-    """Something about a policy file that its author should know. Line 0: about all of it."""
-
-    file: str
-    line: int
-    column: int
-    severity: Literal["error", "warning"]
-    message: str
-
-    def __str__(self) -> str:
-        if not self.line:
-            return f"{self.file}: {self.severity}: {self.message}"
-        return f"{self.file}:{self.line}:{self.column}: {self.severity}: {self.message}"
+#: Parts whose every key takes something away: ignoring one would give it.
+RESTRICTS: Final = (AppliesTo, RateLimits, HumanInTheLoop, Delegation)
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
-    """What one file holds: its documents, or none and at least one error."""
-
-    documents: tuple[tuple[PolicyDoc, int], ...]  # with the line each starts on
-    problems: tuple[Problem, ...]
-
-
-def parse_file(data: bytes, file: str) -> Parsed:
-    """Read one policy file. `file` is the name that problems carry."""
-    if len(data) > MAX_FILE:
-        return _refused(Problem(file, 1, 1, "error", f"the file is larger than {MAX_FILE} bytes"))
-    try:
-        nodes = yaml_tree.parse(data)
-    except YamlError as error:
-        return _refused(Problem(file, error.line, error.column, "error", error.message))
-    if not nodes:
-        return _refused(Problem(file, 1, 1, "error", "the file is empty; a policy needs a name"))
-    documents: list[tuple[PolicyDoc, int]] = []
-    problems: set[Problem] = set()
-    for node in nodes:
-        reader = _Reader(node, file)
-        document = reader.read()
-        problems.update(reader.problems)
-        if document is not None:
-            documents.append((document, node.line))
-    if any(problem.severity == "error" for problem in problems):
-        documents.clear()
-    return Parsed(tuple(documents), _told(problems))
-
-
-def _told(problems: set[Problem]) -> tuple[Problem, ...]:
-    """The problems in the order of the file, errors first where there are too many."""
-    if len(problems) <= MAX_PROBLEMS:
-        return tuple(sorted(problems))
-    chosen = sorted(problems, key=lambda problem: (problem.severity, problem))[:MAX_PROBLEMS]
-    last = max(chosen)
-    more = f"and {len(problems) - MAX_PROBLEMS} more problems in this file"
-    return (*sorted(chosen), Problem(last.file, last.line, last.column, "warning", more))
-
-
-def _refused(problem: Problem) -> Parsed:
-    return Parsed((), (problem,))
-
-
-class _Reader:
-    """Reads one document and collects everything there is to say about it."""
-
-    def __init__(self, node: Node, file: str) -> None:
-        self._node = node
-        self._file = file
-        self.problems: list[Problem] = []
-
-    def read(self) -> PolicyDoc | None:
-        if not isinstance(self._node.value, dict):
-            self._say((), "error", "a policy is a mapping that starts with `name:`")
-            return None
-        data: Any = self._node.plain()
-        self._raw_version(data)
-        self._readable_default(data)
-        while True:
-            try:
-                document = PolicyDoc.model_validate(data)
-            except ValidationError as error:
-                if not self._explain(error, data):
-                    return None
-            else:
-                break
-        self._warn(document)
-        return document
-
-    def _raw_version(self, data: dict[str, Any]) -> None:
-        # `version: 1.10` is the number 1.1 to YAML; its author meant the characters.
-        version = self._node.value["version"] if "version" in data else None  # type: ignore[call-overload, index]
-        if isinstance(version, Node) and isinstance(version.value, (bool, int, float)):
-            data["version"] = version.text
-            self._say(
-                ("version",),
-                "warning",
-                f'version {version.text} is a number to YAML; write "{version.text}"',
-            )
-
-    def _readable_default(self, data: dict[str, Any]) -> None:
-        # CONTRACT §5: a bad defaultEffect is a warning, and deny is what stays.
-        for key in ("defaultEffect", "default_effect"):
-            if key in data and _lower(data[key]) not in ("allow", "deny"):
-                written = word(self._node.text_at((key,)))
-                self._say((key,), "warning", f"unknown {key} `{written}`; `deny` is used")
-                data[key] = "deny"
-
-    def _explain(self, error: ValidationError, data: Any) -> bool:
-        """Turn pydantic's errors into problems; true when what is left is worth another try."""
-        retry = True
-        for item in error.errors(include_url=False, include_input=False):
-            path: Path = item["loc"]
-            if item["type"] == "extra_forbidden":
-                retry &= self._unknown_key(path, data)
-                continue
-            retry = False
-            self._say(path, "error", _sentence(path, item, self._node.text_at(path)))
-        return retry
-
-    def _unknown_key(self, path: Path, data: Any) -> bool:
-        key, shown = str(path[-1]), word(str(path[-1]))
-        model = _model_at(path[:-1])
-        if key in _NOT_EVALUATED or difflib.get_close_matches(
-            key[:MAX_NAME], _NOT_EVALUATED, n=1, cutoff=_TYPING_ERROR
-        ):
-            self._say(
-                path,
-                "error",
-                f"`{shown}` is not evaluated by this version, and the policy would mean something"
-                " else without it; the file is not loaded",
-            )
-            return False
-        if key in _spellings(model):
-            self._say(path, "error", f"`{shown}` is given a second time in another spelling")
-            return False
-        hint = _nearest(key, _keys(model))
-        if model is AppliesTo:
-            # Ignored, it would make the policy apply to more callers than its author meant.
-            self._say(path, "error", f"unknown key `{shown}` in appliesTo{hint}")
-            return False
-        holder = data
-        for step in path[:-1]:
-            holder = holder[step]
-        del holder[key]
-        self._say(path, "warning", f"unknown key `{shown}`{hint}; ignored")
-        return True
-
-    def _warn(self, document: PolicyDoc) -> None:
-        given = document.model_fields_set
-        if "version" not in given:
-            self._say((), "warning", "the policy has no version")
-        if "default_effect" not in given:
-            self._say((), "warning", "no defaultEffect; `deny` is used")
-        scope = document.applies_to
-        if scope.is_nobody:
-            self._say(
-                ("appliesTo",),
-                "warning",
-                "appliesTo is missing or one of its lists is empty: the policy applies to nobody",
-            )
-        for index, tier in enumerate(scope.trust_tiers or ()):
-            if tier != "*" and tiers.rank(tier) is None:
-                hint = _nearest(tier, tiers.TIERS)
-                path = ("appliesTo", "trustTiers", index)
-                self._say(
-                    path,
-                    "warning",
-                    f"unknown trust tier `{word(tier)}`{hint} (one of {', '.join(tiers.TIERS)})",
-                )
-
-    def _say(self, path: Path, severity: Literal["error", "warning"], message: str) -> None:
-        line, column = self._node.place(path)
-        self.problems.append(Problem(self._file, line, column, severity, message))
-
-
-def _model_at(path: Path) -> type[_Model]:
-    if path[:1] == ("rules",):
-        return Rule
-    return AppliesTo if path[:1] in (("appliesTo",), ("applies_to",)) else PolicyDoc
-
-
-def _spellings(model: type[_Model]) -> set[str]:
-    """Every key that a field of the model may be written as."""
-    known = {*model.model_fields, *_keys(model)}
-    return known | {"action"} if model is Rule else known
-
-
-def _lower(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _keys(model: type[_Model]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _sentence(path: Path, item: Any, written: str) -> str:
-    """Pydantic's finding in a policy author's words (error types of pydantic-core)."""
-    where = ".".join(str(step) for step in path if not isinstance(step, int)) or "document"
-    leaf = str(path[-1]) if path and not isinstance(path[-1], int) else where
-    context = item.get("ctx", {})
-    match item["type"]:
-        case "missing":
-            return f"`{leaf}` is missing"
-        case "literal_error" if _lower(written) == "require_approval":
-            return f"the {leaf} `require_approval` is not evaluated by this version"
-        case "literal_error":
-            expected = context["expected"]
-            words = [part.strip("'") for part in expected.replace(" or ", ", ").split(", ")]
-            return f"unknown {leaf} `{word(written)}`{_nearest(written, words)} (one of {expected})"
-        case "string_type":
-            return f"`{leaf}` must be text; put it in quotes if YAML reads it as something else"
-        case "list_type":
-            return f"`{leaf}` must be a list"
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return f"`{leaf}` must be a mapping"
-        case "too_short" | "string_too_short":
-            return f"`{leaf}` must not be empty"
-        case "too_long" | "string_too_long":
-            return f"`{leaf}` is longer than {context['max_length']}"
-        case "value_error":
-            return str(context["error"])
-    return f"`{leaf}`: {item['msg']}"
-
-
-def _nearest(written: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(written[:MAX_NAME], known, n=1)
-    return f", did you mean `{close[0]}`?" if close else ""
+def json_schema() -> dict[str, Any]:
+    """A JSON Schema (2020-12) of one document, the AGT wrapper included."""
+    schema = PolicyDoc.model_json_schema(by_alias=True, mode="validation")
+    definitions: dict[str, Any] = schema.pop("$defs")
+    definitions["Conditions"] = conditions.json_schema()
+    properties: Mapping[str, Any] = schema["properties"]
+    spec = {name: value for name, value in properties.items() if name not in ("name", "kind")}
+    wrapper = {
+        "type": "object",
+        "required": ["apiVersion", "metadata", "spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": f"`{WRAPPER_VERSION}`"},
+            "kind": {"type": "string"},
+            "metadata": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {name: properties[name] for name in ("name", "version")},
+            },
+            "spec": {
+                "type": "object",
+                "required": ["rules"],
+                "properties": {**spec, "bindings": {"$ref": "#/$defs/AppliesTo"}},
+                "additionalProperties": False,
+            },
+        },
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "authz policy",
+        "anyOf": [{"$ref": "#/$defs/Policy"}, {"$ref": "#/$defs/WrappedPolicy"}],
+        "$defs": {**definitions, "Policy": schema, "WrappedPolicy": wrapper},
+    }

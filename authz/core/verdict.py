@@ -3,7 +3,7 @@
 - A verdict starts as "could not decide" and becomes an allow only when a stage has allowed and
   every stage has passed. An empty chain, one without the policy stage or a stage that raises
   leave it there.
-- The mode never changes what was decided. `enforced` says what is done about it.
+- Neither the mode nor a dry run changes what was decided. `enforced` says what is done about it.
 - Audit mode never blocks: not for a denial, not for a missing token, not for our own failure.
 """
 
@@ -38,6 +38,10 @@ class Verdict(NamedTuple):
     policy: str = ""
     rule: str = ""
     rule_index: int | None = None
+    #: How grave the policy's author calls it; empty where nothing is said.
+    alert: str = ""
+    #: A denial that only a policy or rule in dry run would have made.
+    dry_run: bool = False
 
 
 _UNFINISHED: Final = Verdict(
@@ -54,13 +58,17 @@ def judge(case: Case, chain: Sequence[Stage]) -> Verdict:
     if case.call.defect:
         return Verdict(Decision.DENY, "", Code.MALFORMED, case.call.defect, rule="malformed")
     verdict = _UNFINISHED
+    would: Verdict | None = None
     for stage in chain:
         finding = stage.judge(case)
         if isinstance(finding, Deny):
             return _said(Decision.DENY, stage, finding)
         if finding.code.status < 400:
             verdict = _said(Decision.ALLOW, stage, finding)
-    return verdict
+        if finding.would is not None and would is None:
+            would = _said(Decision.DENY, stage, finding.would)._replace(dry_run=True)
+    # What is not allowed anyway is no dry run.
+    return would if would is not None and verdict.decision is Decision.ALLOW else verdict
 
 
 def _said(decision: Decision, stage: Stage, finding: Finding) -> Verdict:
@@ -72,6 +80,7 @@ def _said(decision: Decision, stage: Stage, finding: Finding) -> Verdict:
         finding.policy,
         finding.rule,
         finding.rule_index,
+        finding.alert,
     )
 
 
@@ -81,5 +90,7 @@ def failed(code: Code, reason: str) -> Verdict:
 
 
 def enforced(verdict: Verdict, mode: Mode) -> Decision:
-    """What is done about a verdict: the only place where the mode changes that."""
-    return verdict.decision if mode is Mode.ENFORCE else Decision.ALLOW
+    """What is done about a verdict: the only place where the mode, or a dry run, changes that."""
+    if mode is not Mode.ENFORCE or verdict.dry_run:
+        return Decision.ALLOW
+    return verdict.decision

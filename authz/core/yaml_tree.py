@@ -55,32 +55,41 @@ class Node:
             return {key: item.plain() for key, item in self.value.items()}
         return self.value
 
+    def plain_keys(self) -> set[str]:
+        """The keys of a mapping; none of anything else."""
+        return set(self.keys or ())
+
+    def at(self, path: Path) -> "Node":
+        """The value at `path`, or the nearest above it that exists."""
+        return self._walk(path)[0]
+
     def place(self, path: Path) -> tuple[int, int]:
-        """Line and column of the value at `path`, or of the nearest value above it that exists."""
-        node, line, column = self, self.line, self.column
-        for step in path:
-            if isinstance(node.value, dict) and step in node.value:
-                assert node.keys is not None
-                line, column = node.keys[str(step)]
-                node = node.value[str(step)]
-            elif isinstance(node.value, list) and isinstance(step, int) and step < len(node.value):
-                node = node.value[step]
-                line, column = node.line, node.column
-            else:
-                break
-        return line, column
+        """Line and column of the value at `path`, or of the nearest above it that exists."""
+        node = self._walk(path)[0]
+        return node.line, node.column
+
+    def place_of_key(self, path: Path) -> tuple[int, int]:
+        """The same, but of the key where the value is one of a mapping."""
+        return self._walk(path)[1]
 
     def text_at(self, path: Path) -> str:
         """The characters of the scalar at `path`; empty where there is none."""
-        node = self
+        node, _, complete = self._walk(path)
+        return node.text if complete else ""
+
+    def _walk(self, path: Path) -> tuple["Node", tuple[int, int], bool]:
+        node, place = self, (self.line, self.column)
         for step in path:
             if isinstance(node.value, dict) and step in node.value:
+                assert node.keys is not None
+                place = node.keys[str(step)]
                 node = node.value[str(step)]
-            elif isinstance(node.value, list) and isinstance(step, int):
+            elif isinstance(node.value, list) and isinstance(step, int) and step < len(node.value):
                 node = node.value[step]
+                place = node.line, node.column
             else:
-                return ""
-        return node.text
+                return node, place, False
+        return node, place, True
 
 
 class YamlError(Exception):
@@ -143,7 +152,10 @@ class _Builder:
             known = self._anchors.get(event.anchor or "")
             if known is None:
                 raise YamlError(
-                    line, column, f"the alias `*{word(str(event.anchor))}` names nothing above it"
+                    line,
+                    column,
+                    f"the alias `*{word(str(event.anchor))}` names nothing above it; put a pattern"
+                    " that starts with * in quotes",
                 )
             self._spend(known.size, line, column)
             self._descend(depth + known.height, line, column)

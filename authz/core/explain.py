@@ -1,0 +1,142 @@
+"""Why a call gets its answer: every policy that applies, every rule, matched or why not.
+
+The answer itself is the gate's own (`verdict.judge`); this walks the documents beside it, slowly
+and in words. Rules are counted from 1, as people do.
+"""
+
+from typing import Literal, NamedTuple
+
+from authz.core.call import Call
+from authz.core.case import Case
+from authz.core.compiled import CompiledPolicy, CompiledRule
+from authz.core.conditions import Facts
+from authz.core.identity import Identity
+from authz.core.mode import Mode
+from authz.core.pattern import compile_pattern, fold
+from authz.core.snapshot import Snapshot
+from authz.core.stages import CHAIN
+from authz.core.tiers import TIERS
+from authz.core.verdict import Decision, Verdict, enforced, judge
+
+
+class RuleTrace(NamedTuple):
+    """One rule, as the call met it."""
+
+    #: Counted from 1 in the order of the document.
+    number: int
+    rule: CompiledRule
+    #: `match`: it decides its policy. `skip`: it does not match. `late`: an earlier rule decided.
+    outcome: Literal["match", "skip", "late"]
+    why: str
+
+    def __str__(self) -> str:
+        said = f"Rule {self.number}: {self.rule.effect} {', '.join(self.rule.patterns)}"
+        if self.rule.dry_run:
+            said += " (dry run)"
+        if self.outcome == "match":
+            return f"{said} → MATCH" + (f" ({self.why})" if self.why else "")
+        return f"{said} → {'SKIP' if self.outcome == 'skip' else 'NOT REACHED'} ({self.why})"
+
+
+class PolicyTrace(NamedTuple):
+    """One policy that applies."""
+
+    policy: CompiledPolicy
+    rules: tuple[RuleTrace, ...]
+    #: What the policy alone says: `allow`, `deny` or `require_approval`, and through what.
+    says: str
+
+
+class Explanation(NamedTuple):
+    """An answer and how it came about."""
+
+    verdict: Verdict
+    #: What enforce mode does about it.
+    enforced: Decision
+    applicable: tuple[PolicyTrace, ...]
+    #: Policies that do not apply, with the part of appliesTo that the caller is not in.
+    others: tuple[tuple[str, str], ...]
+
+    @property
+    def outcome(self) -> str:
+        """`allow`, `deny`, `require_approval`, or `would_deny` for a denial that is a dry run."""
+        if self.verdict.dry_run:
+            return "would_deny"
+        if self.verdict.code == "approval_required":
+            return "require_approval"
+        return str(self.enforced)
+
+
+def explain(snapshot: Snapshot, identity: Identity, call: Call) -> Explanation:
+    """What the policies of a snapshot say about a call, and why."""
+    verdict = judge(Case(call, identity, snapshot), CHAIN)
+    applicable = snapshot.applicable(identity)
+    names = {policy.name for policy in applicable}
+    facts = Facts(call, identity)
+    return Explanation(
+        verdict,
+        enforced(verdict, Mode.ENFORCE),
+        tuple(_trace(policy, facts) for policy in applicable),
+        tuple(
+            (policy.name, _why_not(policy, identity))
+            for policy in snapshot.policies
+            if policy.name not in names
+        ),
+    )
+
+
+def _trace(policy: CompiledPolicy, facts: Facts) -> PolicyTrace:
+    action = fold(facts.call.action)
+    rules: list[RuleTrace] = []
+    hit: RuleTrace | None = None
+    for rule in policy.rules:
+        number = rule.place + 1
+        matches, why = _matches(rule, action, facts)
+        if hit is not None and matches:
+            rules.append(RuleTrace(number, rule, "late", f"rule {hit.number} decided before it"))
+        elif matches:
+            hit = RuleTrace(number, rule, "match", why)
+            rules.append(hit)
+        else:
+            rules.append(RuleTrace(number, rule, "skip", why))
+    rules.sort(key=lambda trace: trace.number)
+    effect = hit.rule.effect if hit else policy.default_effect
+    says = f"{effect} by {f'rule {hit.number}' if hit else 'defaultEffect'}"
+    if effect == "allow":
+        person = next((p for p in policy.approval if compile_pattern(p)(action)), None)
+        required = hit.rule.required_rank if hit else policy.required_rank
+        if person is not None:
+            says = f"require_approval by humanInTheLoop ({person}), instead of {says}"
+        elif required > facts.identity.rank:
+            says += f", but from tier {TIERS[required]} on"
+    if policy.dry_run:
+        says += " (the policy is a dry run)"
+    return PolicyTrace(policy, tuple(rules), says)
+
+
+def _matches(rule: CompiledRule, action: str, facts: Facts) -> tuple[bool, str]:
+    if not any(compile_pattern(pattern)(action) for pattern in rule.patterns):
+        return False, "action mismatch"
+    if rule.condition is None:
+        return True, ""
+    truth = rule.condition.holds(facts)
+    tests = [(str(test), test.holds(facts)) for test in rule.condition.tests]
+    if truth:
+        return True, "its conditions hold"
+    if truth is False:
+        false = [said for said, holds in tests if holds is False]
+        return False, "conditions do not hold: " + "; ".join(false or [said for said, _ in tests])
+    unknown = "cannot be told: " + "; ".join(said for said, holds in tests if holds is None)
+    return rule.effect != "allow", unknown
+
+
+def _why_not(policy: CompiledPolicy, identity: Identity) -> str:
+    if policy.is_nobody:
+        return "appliesTo is nobody"
+    if policy.agent_ids is not None and identity.agent_id not in policy.agent_ids:
+        return "appliesTo.agentIds"
+    if policy.tags is not None and policy.tags.isdisjoint(identity.tags):
+        return "appliesTo.tags"
+    if policy.ranks is not None and identity.rank not in policy.ranks:
+        return "appliesTo.trustTiers"
+    return "appliesTo.orgIds"

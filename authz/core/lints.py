@@ -1,0 +1,211 @@
+"""Lints: what is valid and yet hardly what its author means (docs/policies.md lists them).
+
+- `shadowed-rule`: earlier rules take every action that this one matches, or an earlier allow takes
+  some of what a later deny is for.
+- `dead-pattern`: the same for one pattern among several of a rule.
+- `duplicate-name`: two policies, or two rules of one policy, cannot be told apart in a row.
+- `unreachable-policy`: nobody is in its appliesTo.
+- `conflicting-default`: it allows by default where another policy for the same agents denies by
+  default, and that one wins.
+
+All of them look patterns up in an index, so a large set costs no more than it is long; what has to
+be compared pair by pair is bounded by `MAX_PAIRS`.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from authz.core.compiled import STRICTEST_FIRST, CompiledPolicy
+from authz.core.pattern import compile_pattern, fold
+from authz.core.pattern_index import PatternIndex
+from authz.core.policy_doc import PolicyDoc
+from authz.core.text import word
+from authz.core.yaml_tree import Path
+
+SHADOWED_RULE: Final = "shadowed-rule"
+DEAD_PATTERN: Final = "dead-pattern"
+DUPLICATE_NAME: Final = "duplicate-name"
+UNREACHABLE_POLICY: Final = "unreachable-policy"
+CONFLICTING_DEFAULT: Final = "conflicting-default"
+
+#: Pairs that are compared in one policy, or in one set of policies.
+MAX_PAIRS: Final = 100_000
+
+
+class Lint(NamedTuple):
+    """A finding in one document: its name, the place, the sentence."""
+
+    lint: str
+    path: Path
+    sentence: str
+
+
+class _Pattern(NamedTuple):
+    text: str
+    rule: int
+    position: int
+
+
+def of_policy(document: PolicyDoc) -> Iterator[Lint]:
+    """What there is to say about one document by itself."""
+    if document.applies_to.is_nobody:
+        yield Lint(
+            UNREACHABLE_POLICY,
+            ("appliesTo",),
+            "appliesTo is missing or one of its lists names nobody: the policy applies to nobody",
+        )
+    yield from _duplicate_rules(document)
+    yield from _shadowed(document)
+
+
+def _duplicate_rules(document: PolicyDoc) -> Iterator[Lint]:
+    seen: dict[str, int] = {}
+    for index, rule in enumerate(document.rules):
+        key = "id" if rule.id else "name"
+        label = rule.id or rule.name
+        if label in seen:
+            yield Lint(
+                DUPLICATE_NAME,
+                ("rules", index, key),
+                f"rule {seen[label] + 1} is called `{word(label)}` too; an audit row cannot tell"
+                " which of them decided",
+            )
+        elif label:
+            seen[label] = index
+
+
+def _shadowed(document: PolicyDoc) -> Iterator[Lint]:
+    rules = document.rules
+    order = list(range(len(rules)))
+    if document.rule_order == "deny-overrides":
+        order.sort(key=lambda index: STRICTEST_FIRST[rules[index].effect])
+    rank = {rule: at for at, rule in enumerate(order)}
+    patterns = [
+        _Pattern(fold(text.strip()), rule, position)
+        for rule in order
+        for position, text in enumerate(rules[rule].actions)
+    ]
+    index = PatternIndex(pattern.text for pattern in patterns)
+    # Only what always decides can take something away from what comes later.
+    certain = {n for n, r in enumerate(rules) if not r.conditions and r.enforcement == "enforce"}
+    by_rule: dict[int, list[tuple[_Pattern, _Pattern | None]]] = {rule: [] for rule in order}
+    pairs = 0
+    for pattern in patterns:
+        # A pattern matches another read as plain text exactly when it matches all that it does.
+        wider = [patterns[number] for number in index.matching(pattern.text)]
+        pairs += len(wider)
+        if pairs > MAX_PAIRS:
+            return
+        takers = [other for other in wider if _takes(other, pattern, rank, certain)]
+        by_rule[pattern.rule].append((pattern, min(takers, key=_position, default=None)))
+    for rule in order:
+        yield from _taken(by_rule[rule])
+    yield from _overtaken(document, patterns, rank, certain)
+
+
+def _position(pattern: _Pattern) -> tuple[int, int]:
+    return pattern.rule, pattern.position
+
+
+def _takes(other: _Pattern, pattern: _Pattern, rank: dict[int, int], certain: set[int]) -> bool:
+    if other.rule == pattern.rule:
+        if other.text == pattern.text:
+            return other.position < pattern.position
+        return True
+    return other.rule in certain and rank[other.rule] < rank[pattern.rule]
+
+
+def _taken(patterns: list[tuple[_Pattern, _Pattern | None]]) -> Iterator[Lint]:
+    rule = patterns[0][0].rule
+    takers = [taker for _, taker in patterns if taker is not None and taker.rule != rule]
+    if len(takers) == len(patterns):
+        by = sorted({taker.rule + 1 for taker in takers})
+        said = f"rule {by[0]}" if len(by) == 1 else f"rules {', '.join(map(str, by))}"
+        yield Lint(
+            SHADOWED_RULE,
+            ("rules", rule),
+            f"rule {rule + 1} never decides: {said} before it match{'es' * (len(by) == 1)}"
+            " everything that it does",
+        )
+        return
+    for pattern, taker in patterns:
+        if taker is None:
+            continue
+        where = "the same rule" if taker.rule == rule else f"rule {taker.rule + 1} before it"
+        yield Lint(
+            DEAD_PATTERN,
+            ("rules", rule, "actions", pattern.position),
+            f"the pattern `{word(pattern.text)}` never decides: `{word(taker.text)}` in {where}"
+            " matches everything that it does",
+        )
+
+
+def _overtaken(
+    document: PolicyDoc, patterns: list[_Pattern], rank: dict[int, int], certain: set[int]
+) -> Iterator[Lint]:
+    """Denials of which an earlier allow takes a part, and not just an exception to them."""
+    effects = [rule.effect for rule in document.rules]
+    allows = [p for p in patterns if p.rule in certain and effects[p.rule] == "allow"]
+    pairs, told = 0, set()
+    for deny in (p for p in patterns if effects[p.rule] == "deny"):
+        for allow in allows:
+            if rank[allow.rule] > rank[deny.rule] or deny.rule in told:
+                break
+            pairs += 1
+            if pairs > MAX_PAIRS:
+                return
+            if not _overlap(allow.text, deny.text):
+                continue
+            if covers(allow.text, deny.text) or covers(deny.text, allow.text):
+                continue
+            told.add(deny.rule)
+            yield Lint(
+                SHADOWED_RULE,
+                ("rules", deny.rule),
+                f"rule {deny.rule + 1} denies `{word(deny.text)}`, but what `{word(allow.text)}`"
+                f" matches too is allowed by rule {allow.rule + 1} before it",
+            )
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether every text that `narrow` matches is matched by `wide`; both folded."""
+    return compile_pattern(wide)(narrow)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether some text is matched by both; both folded."""
+    if "*" not in one or "*" not in other:
+        return covers(one, other) or covers(other, one)
+    heads = one.partition("*")[0], other.partition("*")[0]
+    tails = one.rpartition("*")[2], other.rpartition("*")[2]
+    # Between the longer head and the longer tail both have a star, and room for all the rest.
+    return (heads[0].startswith(heads[1]) or heads[1].startswith(heads[0])) and (
+        tails[0].endswith(tails[1]) or tails[1].endswith(tails[0])
+    )
+
+
+def conflicting_defaults(
+    policies: Sequence[CompiledPolicy],
+) -> Iterator[tuple[CompiledPolicy, CompiledPolicy]]:
+    """Policies that allow by default, each with one that denies by default for the same agents."""
+    denying = [p for p in policies if p.default_effect == "deny" and not p.is_nobody]
+    pairs = 0
+    for policy in policies:
+        if policy.default_effect == "deny" or policy.is_nobody:
+            continue
+        for other in denying:
+            pairs += 1
+            if pairs > MAX_PAIRS:
+                return
+            if _share_agents(policy, other):
+                yield policy, other
+                break
+
+
+def _share_agents(one: CompiledPolicy, other: CompiledPolicy) -> bool:
+    # Two tags may well be one agent's; that is only said of policies that name the same one.
+    scopes = ("agent_ids", "tags", "ranks", "org_ids")
+    for first, second in ((getattr(one, scope), getattr(other, scope)) for scope in scopes):
+        if first is not None and second is not None and first.isdisjoint(second):
+            return False
+    return True

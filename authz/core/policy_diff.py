@@ -1,0 +1,93 @@
+"""What changes between two sets of policies: in their documents, and in answers to real calls."""
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+import yaml
+
+from authz.core.asked import Asked
+from authz.core.explain import Explanation, explain
+from authz.core.snapshot import Snapshot
+
+#: Changed answers that are kept to be shown; all are counted.
+MAX_SHOWN: Final = 1000
+
+
+class PolicyChange(NamedTuple):
+    """A policy that is in one set only, or differs."""
+
+    name: str
+    #: `added`, `removed` or `changed`.
+    kind: str
+    #: The lines that differ, with `-` or `+` in front.
+    lines: tuple[str, ...]
+
+
+def changes(old: Snapshot, new: Snapshot) -> Iterator[PolicyChange]:
+    """The policies that differ, by name."""
+    before = {policy.name: policy for policy in old.policies}
+    after = {policy.name: policy for policy in new.policies}
+    for name in sorted(before.keys() | after.keys()):
+        one, other = before.get(name), after.get(name)
+        if one is None:
+            yield PolicyChange(name, "added", ())
+        elif other is None:
+            yield PolicyChange(name, "removed", ())
+        elif one.digest != other.digest:
+            found = difflib.unified_diff(_text(one.said), _text(other.said), lineterm="", n=1)
+            lines = [line for line in found if not line.startswith(("---", "+++", "@@"))]
+            yield PolicyChange(name, "changed", tuple(lines))
+
+
+def _text(said: str) -> list[str]:
+    return yaml.safe_dump(json.loads(said), sort_keys=False, allow_unicode=True).splitlines()
+
+
+class AnswerChange(NamedTuple):
+    """A call whose answer would be another one."""
+
+    asked: Asked
+    #: How often it was recorded.
+    times: int
+    old: Explanation
+    new: Explanation
+
+
+class Replay(NamedTuple):
+    """What a replay found."""
+
+    requests: int
+    #: Different calls among them.
+    calls: int
+    #: Requests whose answer changes, by `allow → deny` and the like.
+    kinds: dict[str, int]
+    #: The changed answers, the most frequent first, at most `MAX_SHOWN`.
+    changed: list[AnswerChange]
+
+
+def replay(old: Snapshot, new: Snapshot, asked: Iterable[tuple[Asked, int]]) -> Replay:
+    """Judge calls, each with how often it was made, by both sets."""
+    requests = calls = 0
+    kinds: dict[str, int] = {}
+    changed: list[AnswerChange] = []
+    for call, count in asked:
+        requests += count
+        calls += 1
+        before = explain(old, call.identity, call.call)
+        after = explain(new, call.identity, call.call)
+        if before.outcome == after.outcome:
+            continue
+        kind = f"{before.outcome} → {after.outcome}"
+        kinds[kind] = kinds.get(kind, 0) + count
+        changed.append(AnswerChange(call, count, before, after))
+        if len(changed) > 2 * MAX_SHOWN:
+            changed = _most_frequent(changed)
+    return Replay(requests, calls, kinds, _most_frequent(changed))
+
+
+def _most_frequent(changed: list[AnswerChange]) -> list[AnswerChange]:
+    return sorted(
+        changed, key=lambda c: (-c.times, c.asked.identity.agent_id, c.asked.call.action)
+    )[:MAX_SHOWN]

@@ -1,0 +1,466 @@
+"""Policy files: YAML text to compiled policies, or problems with their place (CONTRACT §5).
+
+- A file is taken whole or not at all: one error and none of its documents count.
+- What we do not know is a warning with the nearest known name, and an error where ignoring it
+  would allow more than was written: in the parts that restrict (`policy_doc.RESTRICTS`), for keys
+  of other dialects that take something away, and for slips of the pen that come near to either.
+- Problems read `file:line:column: error: sentence` and carry no values longer than a word.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
+
+from pydantic import AliasChoices, BaseModel, ValidationError
+from pydantic.alias_generators import to_camel
+
+from authz.core import lints, tiers, yaml_tree
+from authz.core.compiled import CompiledPolicy, compile_policy
+from authz.core.policy_doc import MAX_NAME, RESTRICTS, WRAPPER_VERSION, PolicyDoc, Rule, lower
+from authz.core.text import word
+from authz.core.yaml_tree import Node, Path, YamlError
+
+#: A file's size, bytes. The seed's policy has 420; ten thousand rules fit.
+MAX_FILE: Final = 1 << 20
+#: Problems told of one file; the file's author will not read more.
+MAX_PROBLEMS: Final = 100
+
+#: Keys that change what a policy decides in some published dialect, and that are not evaluated
+#: here. They are errors wherever they stand.
+_NOT_EVALUATED: Final = frozenset(
+    {
+        "<<",
+        "actionPattern",
+        "agent_match",
+        "budget",
+        "context",
+        "cost_ceiling",
+        "default_rules",
+        "disabled",
+        "enabled",
+        "except",
+        "excludeActions",
+        "expires",
+        "expiresAt",
+        "extends",
+        "if",
+        "notActions",
+        "principals",
+        "requireActionToken",
+        "resource",
+        "resources",
+        "rollout",
+        "spec",
+        "subjects",
+        "tier",
+        "unless",
+        "validFrom",
+        "validUntil",
+        "when",
+        "where",
+    }
+)
+#: Known keys whose loss would allow more. What comes near them is an error, and so are they
+#: themselves one level too high or too low.
+_TAKES_AWAY: Final = frozenset(
+    {
+        "approval",
+        "conditions",
+        "delegation",
+        "enforcement",
+        "humanInTheLoop",
+        "rateLimit",
+        "rateLimits",
+        "rate_limit",
+        "requiredTrustTier",
+        "required_trust_tier",
+    }
+)
+#: Two keys at least this much alike are one and a slip of the pen (difflib's ratio).
+_SLIP: Final = 0.85
+
+#: Read, checked and not acted on, and what that means.
+_NO_EFFECT: Final = {
+    "rateLimits": "is not enforced by this version: requests are not counted",
+    "delegation": "has no effect in this version: nothing can be delegated",
+    "approval": "has no effect in this version: what needs approval is denied",
+    "audit": "has no effect: every decision is recorded",
+}
+#: What Kubernetes keeps beside a name; no business of a policy.
+_FOREIGN_METADATA: Final = ("annotations", "labels", "namespace")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """Something about a policy file that its author should know."""
+
+    file: str
+    line: int
+    column: int
+    severity: Literal["error", "warning"]
+    message: str
+    #: The lint that found it (docs/policies.md); empty for what is wrong in itself.
+    lint: str = ""
+
+    def __str__(self) -> str:
+        tail = f" [{self.lint}]" if self.lint else ""
+        return f"{self.file}:{self.line}:{self.column}: {self.severity}: {self.message}{tail}"
+
+
+class Placed(NamedTuple):
+    """A policy and where its file says it: 1-based line and column."""
+
+    policy: CompiledPolicy
+    line: int
+    column: int
+    #: Of its `defaultEffect`, or of the policy where there is none.
+    default_place: tuple[int, int]
+    #: Of each rule, in the order of the document.
+    rule_lines: tuple[int, ...]
+
+
+class Parsed(NamedTuple):
+    """What one file holds: its policies, or none and at least one error."""
+
+    policies: tuple[Placed, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def is_bad(self) -> bool:
+        """Nothing of the file counts."""
+        return any(problem.severity == "error" for problem in self.problems)
+
+
+def parse_file(data: bytes, file: str) -> Parsed:
+    """Read one policy file. `file` is the name that problems carry."""
+    if len(data) > MAX_FILE:
+        return refused(file, f"the file is larger than {MAX_FILE} bytes")
+    try:
+        nodes = yaml_tree.parse(data)
+    except YamlError as error:
+        return refused(file, error.message, error.line, error.column)
+    if not nodes:
+        return refused(file, "the file is empty; a policy needs a name")
+    policies: list[Placed] = []
+    problems: set[Problem] = set()
+    for node in nodes:
+        reader = _Reader(node, file)
+        document = reader.read()
+        if document is not None:
+            policies.append(reader.placed(document))
+        problems.update(reader.problems)
+    if any(problem.severity == "error" for problem in problems):
+        policies.clear()
+    return Parsed(tuple(policies), _told(problems))
+
+
+def refused(file: str, message: str, line: int = 1, column: int = 1) -> Parsed:
+    """The result for a file of which nothing counts for one reason."""
+    return Parsed((), (Problem(file, line, column, "error", message),))
+
+
+def _told(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """The problems in the order of the file, errors first where there are too many."""
+    found = sorted(problems)
+    if len(found) <= MAX_PROBLEMS:
+        return tuple(found)
+    chosen = sorted(found, key=lambda problem: (problem.severity, problem))[:MAX_PROBLEMS]
+    last = max(chosen)
+    more = f"and {len(found) - MAX_PROBLEMS} more problems in this file"
+    return (*sorted(chosen), Problem(last.file, last.line, last.column, "warning", more))
+
+
+class _Reader:
+    """Reads one document and collects everything there is to say about it."""
+
+    def __init__(self, node: Node, file: str) -> None:
+        self._node = node
+        self._file = file
+        self.problems: list[Problem] = []
+
+    def read(self) -> PolicyDoc | None:
+        if not isinstance(self._node.value, dict):
+            self._say((), "error", "a policy is a mapping that starts with `name:`")
+            return None
+        if not self._unwrap():
+            return None
+        data: Any = self._node.plain()
+        self._raw_version(data)
+        self._readable_default(data)
+        while True:
+            try:
+                document = PolicyDoc.model_validate(data)
+            except ValidationError as error:
+                if not self._explain(error, data):
+                    return None
+            else:
+                break
+        self._warn(document)
+        return document
+
+    def placed(self, document: PolicyDoc) -> Placed:
+        line, column = self._node.place_of_key(("name",))
+        default = next(
+            (
+                self._node.place((key,))
+                for key in ("defaultEffect", "default_effect")
+                if key in self._node.plain_keys()
+            ),
+            (line, column),
+        )
+        rules = tuple(self._node.place(("rules", n))[0] for n in range(len(document.rules)))
+        return Placed(compile_policy(document), line, column, default, rules)
+
+    def _unwrap(self) -> bool:
+        """Take the AGT wrapper off: `metadata` and `spec` become one mapping, places kept."""
+        node = self._node
+        assert isinstance(node.value, dict)
+        assert node.keys is not None
+        if "apiVersion" not in node.value:
+            return True
+        version = node.value["apiVersion"].text
+        if version != WRAPPER_VERSION:
+            self._say(
+                ("apiVersion",),
+                "warning",
+                f"apiVersion `{word(version)}` is not {WRAPPER_VERSION}; read as if it were",
+            )
+        values: dict[str, Node] = {}
+        keys: dict[str, tuple[int, int]] = {}
+        complete = True
+        for part in ("metadata", "spec"):
+            inner = node.value.get(part)
+            if inner is None or not isinstance(inner.value, dict):
+                self._say((part,), "error", f"with apiVersion, `{part}` is a mapping")
+                complete = False
+                continue
+            assert inner.keys is not None
+            for written, value in inner.value.items():
+                if part == "metadata" and written in _FOREIGN_METADATA:
+                    continue
+                key = "appliesTo" if (part, written) == ("spec", "bindings") else written
+                if key in values:
+                    self._say(
+                        (part, written), "error", f"`{word(written)}` is given twice", of_key=True
+                    )
+                    complete = False
+                values[key], keys[key] = value, inner.keys[written]
+        for key in node.value:
+            if key not in ("apiVersion", "kind", "metadata", "spec"):
+                values[key], keys[key] = node.value[key], node.keys[key]
+        self._node = Node(values, node.line, node.column, keys=keys)
+        return complete
+
+    def _raw_version(self, data: dict[str, Any]) -> None:
+        # `version: 1.10` is the number 1.1 to YAML; its author meant the characters.
+        version = data.get("version")
+        if isinstance(version, (bool, int, float)):
+            written = self._node.text_at(("version",))
+            data["version"] = written
+            kind = "a boolean" if isinstance(version, bool) else "a number"
+            self._say(
+                ("version",), "warning", f'version {written} is {kind} to YAML; write "{written}"'
+            )
+
+    def _readable_default(self, data: dict[str, Any]) -> None:
+        # CONTRACT §5: a bad defaultEffect is a warning, and deny is what stays.
+        for key in ("defaultEffect", "default_effect"):
+            if key in data and lower(data[key]) not in ("allow", "deny"):
+                written = word(self._node.text_at((key,)))
+                self._say((key,), "warning", f"unknown {key} `{written}`; `deny` is used")
+                data[key] = "deny"
+
+    def _explain(self, error: ValidationError, data: Any) -> bool:
+        """Turn pydantic's errors into problems; true when what is left is worth another try."""
+        retry = True
+        for item in error.errors(include_url=False, include_input=False):
+            path: Path = item["loc"]
+            if item["type"] == "extra_forbidden":
+                retry &= self._unknown_key(path, data)
+                continue
+            retry = False
+            if item["type"] == "conditions":
+                for inner, sentence in item["ctx"]["problems"]:
+                    unknown = sentence.startswith("unknown")
+                    self._say((*path, *inner), "error", sentence, of_key=unknown)
+                continue
+            path = (*path, *item.get("ctx", {}).get("path", ()))
+            self._say(path, "error", _sentence(path, item, self._node))
+        return retry
+
+    def _unknown_key(self, path: Path, data: Any) -> bool:
+        key, shown = str(path[-1]), word(str(path[-1]))
+        model = _model_at(path[:-1])
+        spellings = _spellings(model)
+        if key in spellings:
+            said = f"`{shown}` is given a second time in another spelling"
+            self._say(path, "error", said, of_key=True)
+            return False
+        hint = _nearest(key, sorted(spellings))
+        slip = difflib.get_close_matches(
+            key[:MAX_NAME], _NOT_EVALUATED | _TAKES_AWAY, n=1, cutoff=_SLIP
+        )
+        if key in _NOT_EVALUATED or (slip and slip[0] in _NOT_EVALUATED):
+            said = (
+                f"`{shown}` is not evaluated, and the policy would mean something else without it"
+            )
+        elif key in _TAKES_AWAY:
+            said = f"`{shown}` does not belong here, and nothing would come of it"
+        elif slip:
+            said = f"unknown key `{shown}`, did you mean `{slip[0]}`?"
+        elif model in RESTRICTS:
+            said = f"unknown key `{shown}` in {path[-2]}{hint}"
+        else:
+            holder = data
+            for step in path[:-1]:
+                holder = holder[step]
+            del holder[key]
+            self._say(path, "warning", f"unknown key `{shown}`{hint}; ignored", of_key=True)
+            return True
+        self._say(path, "error", said, of_key=True)
+        return False
+
+    def _warn(self, document: PolicyDoc) -> None:
+        given = document.model_fields_set
+        if "version" not in given:
+            self._say((), "warning", "the policy has no version")
+        if "default_effect" not in given:
+            self._say((), "warning", "no defaultEffect; `deny` is used")
+        for index, tier in enumerate(document.applies_to.trust_tiers or ()):
+            if tier != "*" and tiers.rank(tier) is None:
+                self._say(
+                    ("appliesTo", "trustTiers", index),
+                    "warning",
+                    f"unknown trust tier `{word(tier)}`{_nearest(tier, tiers.TIERS)}"
+                    f" (one of {', '.join(tiers.TIERS)})",
+                )
+        if document.enforcement == "dry_run":
+            self._say(
+                ("enforcement",),
+                "warning",
+                "the policy is a dry run: agents that have no other policy are not blocked",
+            )
+        self._say_no_effect((), document)
+        for index, rule in enumerate(document.rules):
+            self._say_no_effect(("rules", index), rule)
+        for lint, path, sentence in lints.of_policy(document):
+            self._say(path, "warning", sentence, lint)
+
+    def _say_no_effect(self, path: Path, model: PolicyDoc | Rule) -> None:
+        node = self._node.at(path)
+        for name in model.model_fields_set:
+            main = to_camel(name)
+            if main in _NO_EFFECT and getattr(model, name) is not None:
+                written = next(k for k in _keys(type(model), name) if k in node.plain_keys())
+                said = f"`{written}` {_NO_EFFECT[main]}"
+                self._say((*path, written), "warning", said, of_key=True)
+
+    def _say(
+        self,
+        path: Path,
+        severity: Literal["error", "warning"],
+        message: str,
+        lint: str = "",
+        *,
+        of_key: bool = False,
+    ) -> None:
+        line, column = self._node.place_of_key(path) if of_key else self._node.place(path)
+        self.problems.append(Problem(self._file, line, column, severity, message, lint))
+
+
+def _model_at(path: Path) -> type[BaseModel]:
+    """The model that a mapping at this place is read as."""
+    model: type[BaseModel] = PolicyDoc
+    for step in path:
+        if isinstance(step, int):
+            continue
+        field = next(
+            field for name, field in model.model_fields.items() if step in _keys(model, name)
+        )
+        inner = [a for a in _arguments(field.annotation) if _is_model(a)]
+        if not inner:
+            return model
+        model = inner[0]
+    return model
+
+
+def _arguments(annotation: Any) -> list[Any]:
+    """Every type that an annotation is made of."""
+    found = [annotation]
+    for argument in getattr(annotation, "__args__", ()):
+        found += _arguments(argument)
+    return found
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _keys(model: type[BaseModel], name: str) -> list[str]:
+    """Every spelling of a field, the main one first."""
+    alias = model.model_fields[name].validation_alias
+    choices = alias.choices if isinstance(alias, AliasChoices) else [alias] if alias else []
+    return [*(str(choice) for choice in choices), name]
+
+
+def _spellings(model: type[BaseModel]) -> set[str]:
+    return {key for name in model.model_fields for key in _keys(model, name)}
+
+
+def _sentence(path: Path, item: Any, node: Node) -> str:
+    """Pydantic's finding in a policy author's words (error types of pydantic-core)."""
+    named = [str(step) for step in path if not isinstance(step, int)]
+    leaf = named[-1] if named else "document"
+    written = node.text_at(path)
+    context = item.get("ctx", {})
+    match item["type"]:
+        case "missing":
+            return f"`{leaf}` is missing"
+        case "literal_error":
+            expected = context["expected"]
+            words = [part.strip("'") for part in expected.replace(" or ", ", ").split(", ")]
+            return f"unknown {leaf} `{word(written)}`{_nearest(written, words)} (one of {expected})"
+        case "string_type":
+            return _not_text(leaf, node.at(path))
+        case "tier":
+            return (
+                f"unknown trust tier `{word(written)}`{_nearest(written, tiers.TIERS)}"
+                f" (one of {', '.join(tiers.TIERS)})"
+            )
+        case "list_type":
+            return f"`{leaf}` must be a list"
+        case "int_type":
+            return f"`{leaf}` must be a whole number"
+        case "bool_type":
+            return f"`{leaf}` must be true or false"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"`{leaf}` must be a mapping"
+        case "greater_than_equal":
+            return f"`{leaf}` must be at least {context['ge']}"
+        case "less_than_equal":
+            return f"`{leaf}` must be at most {context['le']}"
+        case "too_short" | "string_too_short":
+            return f"`{leaf}` must not be empty"
+        case "too_long" | "string_too_long":
+            return f"`{leaf}` is longer than {context['max_length']}"
+    return f"`{leaf}`: {item['msg']}" if item["type"] != "at" else str(item["msg"])
+
+
+def _not_text(leaf: str, node: Node) -> str:
+    """Why a value is not text although its author may think so (YAML 1.1 §10.3.2)."""
+    said = f"`{leaf}` must be text"
+    if isinstance(node.value, bool):
+        read = f"{str(node.value).lower()}"
+    elif isinstance(node.value, (int, float)):
+        read = "a number"
+    elif node.value is None:
+        return f"{said}, and nothing is written there"
+    else:
+        return f"{said}, not a {'list' if isinstance(node.value, list) else 'mapping'}"
+    return f'{said}: YAML reads `{word(node.text)}` as {read}; write "{word(node.text)}"'
+
+
+def _nearest(written: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(written[:MAX_NAME], known, n=1)
+    return f", did you mean `{close[0]}`?" if close else ""
