@@ -183,10 +183,20 @@ def to_yaml(config: Config) -> str:
 def write(options: EnvoyOptions, directory: Path) -> Path:
     """Write both files, which belong together; returns the bootstrap's path."""
     directory = directory.absolute()
-    (directory / EXT_AUTHZ_FILE).write_text(to_yaml(ext_authz_discovery(options.mode)))
+    write_mode(options.mode, directory)
     path = directory / BOOTSTRAP_FILE
     path.write_text(to_yaml(bootstrap(options, directory)))
     return path
+
+
+def write_mode(mode: Mode, directory: Path) -> None:
+    """Write the filter for a mode. An Envoy that runs takes it over in place.
+
+    Renamed over the old one: Envoy watches for that, and never reads half a file.
+    """
+    new = directory / f".{EXT_AUTHZ_FILE}.new"
+    new.write_text(to_yaml(ext_authz_discovery(mode)))
+    new.replace(directory / EXT_AUTHZ_FILE)
 
 
 def _listener(options: EnvoyOptions, directory: Path) -> Config:

@@ -38,6 +38,8 @@ MAX_SOCKET_PATH: Final = 107
 EXT_AUTHZ_SOCKET: Final = "ext_authz.sock"
 HTTP_SOCKET: Final = "http.sock"
 ENVOY_ADMIN_SOCKET: Final = "envoy-admin.sock"
+#: Bytes of a MODE_FILE that are read; a mode has seven letters.
+MAX_MODE_FILE: Final = 64
 #: Longest lifetime of an agent token, seconds: a year.
 MAX_TTL_S: Final = 366 * 86_400
 
@@ -213,6 +215,10 @@ def _duration(value: object) -> object:
     return parse_duration(value) if isinstance(value, str) else value
 
 
+def _interval(value: object) -> object:
+    return 0 if value in (0, "0") else _duration(value)
+
+
 def _secret(minimum: int, how: str) -> BeforeValidator:
     def check(value: object) -> object:
         text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
@@ -240,6 +246,12 @@ class Settings(BaseModel):
         Mode.ENFORCE,
         alias="MODE",
         description="enforce denies, audit records what it would deny, bypass does nothing",
+    )
+    mode_file: Path | None = Field(
+        None,
+        alias="MODE_FILE",
+        description="file that the mode is read from, at start and whenever it changes; overrides"
+        " MODE",
     )
     port: Annotated[int, _whole_number(1, 65_535)] = Field(
         3100, alias="PORT", description="port that Envoy listens on"
@@ -287,6 +299,12 @@ class Settings(BaseModel):
     )
     policy_version_limit: Annotated[int, _whole_number(1, 1000)] = Field(
         10, alias="POLICY_VERSION_LIMIT", description="policy versions to retain"
+    )
+    policies_poll_s: Annotated[int, BeforeValidator(_interval)] = Field(
+        0,
+        alias="POLICIES_POLL_INTERVAL",
+        description="how often to look for changed policies besides being told of them, such as"
+        " 10s, for network file systems; 0 is never",
     )
     audit_db_path: Path = Field(
         Path("data/audit.db"),
@@ -342,6 +360,7 @@ class Settings(BaseModel):
         given = {name: value for name, value in env.items() if value.strip()}
         problems: list[str] = []
         given = _with_file(given, "PROXY_AUTHORIZATION", problems)
+        given = _with_mode_file(given, problems)
         try:
             settings = cls.model_validate(given)
         except ValidationError as error:
@@ -436,6 +455,35 @@ def _with_file(given: dict[str, str], name: str, problems: list[str]) -> dict[st
     except UnicodeDecodeError:
         problems.append(f"{name}_FILE: may only contain printable ASCII characters")
     return given
+
+
+def read_mode_file(path: Path) -> Mode:
+    """The mode that a MODE_FILE holds.
+
+    Raises:
+        ValueError: it cannot be read, or holds none; one sentence that starts with the variable.
+    """
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(MAX_MODE_FILE + 1)
+    except OSError as error:
+        raise ValueError(f"MODE_FILE: {path} cannot be read: {error.strerror}") from None
+    word = text.decode("ascii", "replace").strip().lower()
+    if word not in set(Mode):
+        raise ValueError(f"MODE_FILE: {path} must hold enforce, audit or bypass")
+    return Mode(word)
+
+
+def _with_mode_file(given: dict[str, str], problems: list[str]) -> dict[str, str]:
+    """The environment with MODE as the file says that MODE_FILE points to."""
+    file = given.get("MODE_FILE")
+    if file is None:
+        return given
+    try:
+        return {**given, "MODE": str(read_mode_file(Path(file)))}
+    except ValueError as error:
+        problems.append(str(error))
+        return given
 
 
 def _joint_problems(settings: Settings) -> list[str]:

@@ -92,7 +92,7 @@ async def run(
         StartError: it cannot start; the message says why and what to do.
     """
     # First of all: until then a Ctrl-C is asyncio's, which cancels what it finds.
-    stop = _StopSignals()
+    stop = _Signals()
     async with AsyncExitStack() as stack:
         stack.enter_context(run_directory(settings.run_dir, "supervisor"))
         envoy = envoy_binary(settings.envoy_bin)
@@ -103,7 +103,10 @@ async def run(
         try:
             if echo is not None:
                 children.append(_echo_child(echo))
-            children.append(_service_child(env))
+            service = _service_child(env)
+            children.append(service)
+            # Before it is ready it would not know the signal, and end of it.
+            stop.reload = lambda: service.signal(signal.SIGHUP) if service.was_ready else None
             inner = list(children)
             children.append(_envoy_child(envoy, config, settings))
             for group in (inner, children[-1:]):
@@ -295,14 +298,29 @@ class _Child:
             loop.remove_reader(descriptor)
 
 
-class _StopSignals:
-    """SIGTERM, SIGINT and SIGHUP: the first asks to stop, the second not to wait."""
+class _Signals:
+    """SIGTERM and SIGINT: the first asks to stop, the second not to wait. SIGHUP: reload.
+
+    SIGHUP also comes when the terminal goes away that somebody started us in; then it means stop.
+    """
 
     def __init__(self) -> None:
         self._asked = asyncio.Event()
         self.insisted = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+        #: What a SIGHUP does, once there is something to reload.
+        self.reload: Callable[[], None] = lambda: None
+        self._had_terminal = _has_terminal()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+
+    def _on_hangup(self) -> None:
+        if self._had_terminal and not _has_terminal():
+            self._on_signal()
+        else:
+            log.info("SIGHUP: reading policies and mode again")
+            self.reload()
 
     def _on_signal(self) -> None:
         if self._asked.is_set():
@@ -330,6 +348,15 @@ class _StopSignals:
             # Bounded: starting a process is not always cancelled cleanly, and the kernel ends
             # what it leaves behind.
             await asyncio.wait((task,), timeout=_TERM_S)
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a terminal that signals it."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _service_child(env: Mapping[str, str]) -> _Child:
@@ -395,7 +422,7 @@ def _failed_to_start(child: _Child) -> int:
     return code if code > 0 else 1
 
 
-async def _stop(children: list[_Child], admin: Path, stop: _StopSignals) -> None:
+async def _stop(children: list[_Child], admin: Path, stop: _Signals) -> None:
     deadline = time.monotonic() + STOP_BUDGET_S
     for left in range(len(children), 0, -1):
         child = children[left - 1]

@@ -5,26 +5,31 @@ import contextlib
 import logging
 import secrets
 import signal
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
 import uvicorn
+from fastapi import FastAPI
 
-from authz import __version__
+from authz import __version__, envoy_config
 from authz.core.identity import TokenVerifier
 from authz.core.mode import Mode
 from authz.edges.ext_authz import ExtAuthzServer
+from authz.edges.http import admin
 from authz.edges.http.app import build_app
 from authz.edges.http.probes import Health
+from authz.edges.reloader import Reloader, report
 from authz.edges.sockets import bind_unix
 from authz.gate import Gate
 from authz.run_dir import StartError, run_directory
-from authz.settings import Settings
-from authz.stores import policies
+from authz.settings import Settings, read_mode_file
 from authz.stores.audit_log import AuditLog
+from authz.stores.policies import Loaded, PolicyDirectory
+from authz.stores.versions import Versions
 
 log = logging.getLogger(__name__)
 
@@ -36,74 +41,152 @@ HTTP_KEEP_ALIVE_S: Final = 90
 HTTP_MAX_HEADERS: Final = 128 * 1024
 #: Requests to our own endpoints at once; beyond it uvicorn answers 503.
 HTTP_MAX_IN_FLIGHT: Final = 256
+#: Seconds after which a thread that computes gives way to the event loop's.
+SWITCH_S: Final = 0.0005
+
+BYPASS_WARNING: Final = "MODE is bypass: nothing is evaluated and nothing is recorded"
 
 
 async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: None) -> None:
-    """Run the service until SIGTERM or SIGINT. `on_ready` is called when it can answer.
+    """Run the service until SIGTERM or SIGINT; SIGHUP reloads.
+
+    `on_ready` is called when it can answer.
 
     Raises:
         StartError: the run directory cannot be used.
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(run_directory(settings.run_dir, "service"))
-        loaded = policies.load(settings.policies_dir)
-        _report(settings, loaded)
+        directory = PolicyDirectory(settings.policies_dir)
+        loaded = directory.read()
+        report(loaded.problems)
         audit = AuditLog(settings.audit_db_path, monotonic=time.monotonic)
         stack.callback(audit.close)
         audit.open()
+        versions = Versions(
+            audit,
+            settings.audit_db_path,
+            limit=settings.policy_version_limit,
+            mode=lambda: gate.mode,
+            now=time.time,
+            new_id=_new_id,
+        )
         proxy_authorization = settings.proxy_authorization
         gate = Gate(
-            snapshot=lambda: loaded.snapshot,
+            snapshot=lambda: versions.current,
             tokens=TokenVerifier(settings.jwt_secret.get_secret_value(), settings.agent_id),
             recorder=audit,
             mode=settings.mode,
             now=time.time,
             monotonic_ns=time.perf_counter_ns,
-            new_id=lambda: secrets.token_hex(16),
+            new_id=_new_id,
             proxy_authorization=(
                 proxy_authorization.get_secret_value() if proxy_authorization else ""
             ),
             allow_unrecorded=settings.audit_on_failure == "allow",
         )
+        versions.start(loaded.snapshot)
+        _tell(settings, loaded, versions)
+        _write_mode(settings.run_dir, gate.mode)
+        reloader = Reloader(
+            directory,
+            versions,
+            loaded=loaded,
+            mode_file=settings.mode_file,
+            read_mode=lambda: (
+                read_mode_file(settings.mode_file) if settings.mode_file else settings.mode
+            ),
+            set_mode=lambda mode: _set_mode(settings.run_dir, gate, versions, mode),
+            poll_s=settings.policies_poll_s,
+        )
         health = Health(
             mode=lambda: gate.mode,
-            policies=lambda: loaded,
+            loaded=lambda: reloader.loaded,
+            versions=versions,
             audit=audit,
             allow_unrecorded=settings.audit_on_failure == "allow",
             started_at=time.time(),
         )
+        token = settings.admin_token.get_secret_value() if settings.admin_token else ""
+        app = build_app(gate, health, admin.router(token, versions, settings.audit_db_path))
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+        # A reload computes in a thread; by default it would keep the interpreter 5 ms at a time,
+        # and every answer would wait for it as long.
+        sys.setswitchinterval(SWITCH_S)
         ext_authz = ExtAuthzServer(gate.check, settings.ext_authz_socket)
         await ext_authz.start()
         stack.push_async_callback(ext_authz.stop, DRAIN_S)
+        await stack.enter_async_context(_running(reloader.run()))
         # Last, because an answer from it says that everything else is up.
-        await stack.enter_async_context(_http(gate, health, settings.http_socket))
-        log.info("serving in mode %s, version %s", settings.mode, __version__)
+        await stack.enter_async_context(_http(app, settings.http_socket))
+        log.info("serving in mode %s, version %s", gate.mode, __version__)
         on_ready()
         await stopping.wait()
         log.info("stopping: calls in flight get %g s", DRAIN_S)
 
 
-def _report(settings: Settings, loaded: policies.Loaded) -> None:
-    for problem in loaded.problems:
-        log.log(logging.ERROR if problem.severity == "error" else logging.WARNING, "%s", problem)
+def _new_id() -> str:
+    return secrets.token_hex(16)
+
+
+def _tell(settings: Settings, loaded: Loaded, versions: Versions) -> None:
     log.info(
         "policies: %d loaded from %d files in %s, %d errors, version %s",
-        loaded.snapshot.size,
+        versions.current.size,
         loaded.files,
         settings.policies_dir,
         len(loaded.errors),
-        loaded.snapshot.version,
+        versions.current.version,
     )
-    if not loaded.snapshot.size:
+    if not versions.current.size:
         log.error("POLICIES_DIR: no valid policy is loaded; every decision is a denial (no_policy)")
     if settings.mode is Mode.BYPASS:
-        log.warning("MODE is bypass: nothing is evaluated and nothing is recorded")
+        log.warning(BYPASS_WARNING)
     if settings.otel_enabled:
         log.warning("OTEL_ENABLED: this version does not export traces yet")
+
+
+def _set_mode(run_dir: Path, gate: Gate, versions: Versions, mode: Mode) -> None:
+    """Change the mode of the gate and of Envoy, and record that it changed."""
+    before = gate.mode
+    if mode is before:
+        return
+    gate.mode = mode
+    log.warning("the mode is %s now; it was %s", mode, before)
+    if mode is Mode.BYPASS:
+        log.warning(BYPASS_WARNING)
+    _write_mode(run_dir, mode)
+    versions.note(f"mode:{mode}", before, f"the mode was changed from {before} to {mode}")
+
+
+def _write_mode(run_dir: Path, mode: Mode) -> None:
+    """Tell the Envoy that reads its filter from here, if there is one."""
+    if not (run_dir / envoy_config.EXT_AUTHZ_FILE).exists():
+        return
+    try:
+        envoy_config.write_mode(mode, run_dir)
+    except OSError as error:
+        log.error(
+            "AUTHZ_RUN_DIR: Envoy cannot be told of mode %s: %s; what happens while the service is"
+            " away stays as it was",
+            mode,
+            error.strerror,
+        )
+
+
+@contextlib.asynccontextmanager
+async def _running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 class _HttpServer(uvicorn.Server):
@@ -115,11 +198,11 @@ class _HttpServer(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def _http(gate: Gate, health: Health, path: Path) -> AsyncIterator[None]:
+async def _http(app: FastAPI, path: Path) -> AsyncIterator[None]:
     listener = bind_unix(path)
     server = _HttpServer(
         uvicorn.Config(
-            build_app(gate, health),
+            app,
             http="h11",
             ws="none",
             lifespan="off",

@@ -1,5 +1,8 @@
 """The audit trail: one append-only table in SQLite, WAL mode (DESIGN §6).
 
+The same file holds what else must not be lost with the decisions: `version_log`, which policies
+were in force when.
+
 - `write` returns after COMMIT. With synchronous=NORMAL a committed row survives `kill -9` of
   this process (SQLite: "WAL mode is always consistent with synchronous=NORMAL"); it is the
   machine losing power that may cost the newest ones.
@@ -11,23 +14,25 @@
   a file that could not be opened is reopened at most every `REOPEN_EVERY_S`.
 """
 
+import contextlib
 import json
 import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import peewee
 
 from authz.core.audit import AuditRow
 from authz.core.errors import AuditUnavailable
+from authz.stores import version_log
 
 log = logging.getLogger(__name__)
 
 #: Raised with each change of the table; a newer file is refused, not guessed at.
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 TABLE: Final = "audit"
 #: How long a write waits for another process's lock. Envoy gives up after 100 ms, and while we
 #: wait nobody else is answered.
@@ -111,14 +116,34 @@ class AuditLog:
         Raises:
             AuditUnavailable: none of the rows is durable.
         """
+        with self._transaction() as connection:
+            self._insert_rows(connection, rows)
+
+    def write_with(
+        self, rows: Sequence[AuditRow], work: Callable[[peewee.SqliteDatabase], None]
+    ) -> None:
+        """Commit rows together with other changes to the same file, or nothing of both.
+
+        Raises:
+            AuditUnavailable: nothing is durable.
+        """
+        with self._transaction() as connection:
+            self._insert_rows(connection, rows)
+            assert self._database is not None
+            try:
+                work(self._database)
+            except peewee.PeeweeException as error:
+                # peewee hides what SQLite said; what to do about it depends on that.
+                raise error.__cause__ or sqlite3.OperationalError(str(error)) from None
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         connection = self._usable()
         if connection is None:
             raise AuditUnavailable("the audit store cannot be opened")
         try:
             connection.execute("BEGIN IMMEDIATE")
-            taken = connection.executemany(self._insert, rows).rowcount
-            if taken != len(rows):
-                raise sqlite3.IntegrityError(f"it took {taken} of {len(rows)} rows")
+            yield connection
             connection.execute("COMMIT")
         except sqlite3.ProgrammingError:
             self._roll_back(connection)
@@ -131,6 +156,11 @@ class AuditLog:
             raise
         if self.failure:
             self._recovered()
+
+    def _insert_rows(self, connection: sqlite3.Connection, rows: Sequence[AuditRow]) -> None:
+        taken = connection.executemany(self._insert, rows).rowcount
+        if taken != len(rows):
+            raise sqlite3.IntegrityError(f"it took {taken} of {len(rows)} rows")
 
     def missed(self, count: int) -> None:
         """Count decisions that were answered without a row."""
@@ -189,11 +219,12 @@ class AuditLog:
         self._database = database
         database.connect()
         version = database.pragma("user_version")
-        if version not in (0, SCHEMA_VERSION):
+        if version not in range(SCHEMA_VERSION + 1):
             raise _Unusable(f"its schema is version {version}, this program knows {SCHEMA_VERSION}")
-        with database.bind_ctx([AuditEntry]):
+        with database.bind_ctx([AuditEntry, *version_log.TABLES]):
             with database.atomic("IMMEDIATE"):
-                database.create_tables([AuditEntry])
+                # Version 2 added tables and changed none, so creating what is missing upgrades.
+                database.create_tables([AuditEntry, *version_log.TABLES])
                 database.pragma("user_version", SCHEMA_VERSION)
             fields = [getattr(AuditEntry, name) for name in AuditRow._fields]
             self._insert = AuditEntry.insert_many([[None] * len(fields)], fields=fields).sql()[0]
@@ -259,6 +290,64 @@ class AuditReader:
             query = AuditEntry.select().order_by(AuditEntry.seq.desc()).limit(count)
             newest: list[dict[str, Any]] = list(query.dicts())  # type: ignore[arg-type]
         return (entry_of(row) for row in reversed(newest))
+
+    def asked(self) -> Iterator["Recorded"]:
+        """Every distinct call that was judged, with how often it was.
+
+        Raises:
+            peewee.PeeweeException: the file is not an audit database.
+        """
+        entry = AuditEntry
+        columns = (
+            entry.source,
+            entry.agent_id,
+            entry.agent_name,
+            entry.trust_tier,
+            entry.org_id,
+            entry.action,
+            entry.resource,
+            entry.method,
+            entry.path,
+            entry.metadata,
+            entry.enforced,
+            entry.decision,
+        )
+        with self._database.connection_context(), self._database.bind_ctx([AuditEntry]):
+            query = (
+                entry.select(*columns, peewee.fn.COUNT(entry.seq))
+                .where(
+                    entry.source.in_(("proxy", "check", "batch")),
+                    entry.agent_id.is_null(False),
+                    entry.code != "malformed",
+                )
+                .group_by(*columns)
+                .tuples()
+            )
+            for row in query.iterator():
+                values: dict[str, Any] = dict(zip(Recorded._fields, row, strict=True))
+                for name, value in values.items():
+                    values[name] = "" if value is None else value
+                metadata = values["metadata"]
+                yield Recorded(**{**values, "metadata": json.loads(metadata or "{}")})
+
+
+class Recorded(NamedTuple):
+    """A call as the trail has it. Texts are empty where it had none."""
+
+    source: str
+    agent_id: str
+    agent_name: str
+    trust_tier: str
+    org_id: str
+    action: str
+    resource: str
+    method: str
+    path: str
+    metadata: dict[str, Any]
+    enforced: str
+    decision: str
+    #: How many rows say the same.
+    times: int
 
 
 def entry_of(row: dict[str, Any]) -> dict[str, Any]:

@@ -3,95 +3,232 @@
 - `*.yaml` and `*.yml`, recursive, in sorted order. Names that start with a dot are skipped: a
   ConfigMap mount keeps its versions in them.
 - A bad file is left out and reported; the rest serve. A directory that cannot be read is a
-  problem like any other and leaves an empty snapshot, which denies everything.
+  problem like any other.
+- Read again, a file that has turned bad, or that cannot be read or listed any more, keeps the
+  policies of its last good version and is reported as stale: dropping them could drop a denial. A
+  file that is gone from a directory that can be read has been deleted.
+- What is read is what was there at one time: a file that changed while it, or another one, was
+  being read makes the whole reading start over.
 """
 
 import errno
+import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from authz.core.policy_doc import MAX_FILE, PolicyDoc, Problem, parse_file
-from authz.core.snapshot import Snapshot, build
+from authz.core.policy_file import MAX_FILE, Parsed, Placed, Problem, parse_file
+from authz.core.policy_set import Policies, PolicyFile, build
+from authz.core.snapshot import Snapshot
 
 #: Files read from one directory; far above any real set, and a bound on a mistaken mount of `/`.
 MAX_FILES: Final = 100_000
-#: Directory levels followed below POLICIES_DIR, which also ends a loop of links.
+#: Directory levels followed below POLICIES_DIR.
 MAX_LEVELS: Final = 16
+#: Readings that are started over because something changed meanwhile; the last one counts.
+MAX_READINGS: Final = 5
+#: Seconds between them.
+REREAD_AFTER_S: Final = 0.05
+SUFFIXES: Final = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A snapshot, and everything its authors should know."""
 
-    snapshot: Snapshot
+    policies: Policies
     problems: tuple[Problem, ...]
-    files: int
+    #: The files that were read, or should have been.
+    paths: tuple[Path, ...] = ()
+    #: Files whose last good version is in force instead of what they hold now.
+    stale: tuple[str, ...] = ()
+    #: Every directory that was listed, by the path under which it was found.
+    directories: tuple[Path, ...] = ()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The policies that are in force."""
+        return self.policies.snapshot
+
+    @property
+    def files(self) -> int:
+        """How many files that is."""
+        return len(self.paths)
 
     @property
     def errors(self) -> tuple[Problem, ...]:
-        """The problems for which something was left out."""
+        """The problems for which something was left out or kept stale."""
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
 
+class _Known(NamedTuple):
+    """What was last seen of a file, and the last that was good of it."""
+
+    digest: bytes
+    parsed: Parsed
+    good: tuple[Placed, ...]
+
+
+class _Listing(NamedTuple):
+    files: list[Path]
+    directories: list[Path]
+    problems: list[Problem]
+    #: Directories that could not be listed; what was known below them may still be there.
+    unlisted: list[Path]
+
+
+class PolicyDirectory:
+    """A directory of policies that is read again and again. One thread at a time may read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: dict[Path, _Known] = {}
+
+    def read(self) -> Loaded:
+        """Read all policy files. Never raises for what is, or is not, there."""
+        for attempt in range(MAX_READINGS):
+            if attempt:
+                time.sleep(REREAD_AFTER_S)
+            before = list_files(self.path)
+            marks = _marks(before.files)
+            contents = [(path, *_content(path)) for path in before.files]
+            after = list_files(self.path)
+            if after == before and _marks(after.files) == marks:
+                break
+        return self.take(before, contents)
+
+    def take(
+        self, listing: _Listing, contents: Iterable[tuple[Path, bytes, Problem | None]]
+    ) -> Loaded:
+        """Make of what was listed and read, and of what was known before, what is in force now."""
+        known: dict[Path, _Known] = {}
+        problems = list(listing.problems)
+        for path, data, unreadable in contents:
+            before = self._known.get(path)
+            if unreadable is not None:
+                parsed = Parsed((), (unreadable,))
+                known[path] = _Known(b"", parsed, before.good if before else ())
+                continue
+            digest = hashlib.sha256(data).digest()
+            if before is not None and before.digest == digest:
+                known[path] = before
+                continue
+            parsed = parse_file(data, str(path))
+            kept = before.good if before and parsed.is_bad else parsed.policies
+            known[path] = _Known(digest, parsed, kept)
+        for path, before in self._known.items():
+            if path not in known and any(path.is_relative_to(d) for d in listing.unlisted):
+                known[path] = before._replace(parsed=Parsed((), ()), digest=b"")
+        self._known = known
+        files = []
+        stale = []
+        for path in sorted(known):
+            entry = known[path]
+            problems += entry.parsed.problems
+            is_stale = bool(entry.good) and entry.good is not entry.parsed.policies
+            if is_stale:
+                stale.append(str(path))
+            files.append(PolicyFile(str(path), entry.good, is_stale))
+        policies = build(files)
+        told = tuple(sorted({*problems, *policies.problems}))
+        return Loaded(
+            policies, told, tuple(sorted(known)), tuple(stale), tuple(listing.directories)
+        )
+
+
 def load(directory: Path) -> Loaded:
-    """Read all policy files below a directory. Never raises for what is in it."""
-    problems: list[Problem] = []
-    return load_files(sorted(_policy_files(directory, problems)), problems)
+    """Read a directory once."""
+    return PolicyDirectory(directory).read()
 
 
-def load_files(paths: Iterable[Path], problems: list[Problem]) -> Loaded:
-    """Read these files, in this order. `problems` are what was noticed before."""
-    files: list[tuple[str, tuple[tuple[PolicyDoc, int], ...]]] = []
-    count = 0
-    for path in paths:
-        count += 1
-        if count > MAX_FILES:
-            problems.append(
-                Problem(
-                    str(path), 1, 1, "error", f"more than {MAX_FILES} files; not read from here"
-                )
-            )
-            break
-        try:
-            data = _read(path)
-        except OSError as error:
-            problems.append(_unreadable(path, error))
-            continue
-        parsed = parse_file(data, str(path))
-        problems.extend(parsed.problems)
-        files.append((str(path), parsed.documents))
-    snapshot, duplicates = build(files)
-    return Loaded(snapshot, tuple(sorted({*problems, *duplicates})), count)
+def load_paths(paths: Iterable[Path]) -> Loaded:
+    """Read files and directories once, as one set of policies."""
+    listings = [
+        _Listing([path], [], [], []) if not path.is_dir() else list_files(path) for path in paths
+    ]
+    merged = _Listing(
+        sorted({file for listing in listings for file in listing.files}),
+        [],
+        [problem for listing in listings for problem in listing.problems],
+        [],
+    )
+    reader = PolicyDirectory(Path())
+    return reader.take(merged, ((path, *_content(path)) for path in merged.files))
 
 
-def _policy_files(directory: Path, problems: list[Problem], level: int = 0) -> Iterator[Path]:
+def list_files(directory: Path) -> _Listing:
+    """Every policy file below a directory, and what stands in the way of listing it."""
+    found = _Listing([], [], [], [])
+    _list(directory, found, ())
+    found.files.sort()
+    if len(found.files) > MAX_FILES:
+        path = found.files[MAX_FILES]
+        found.problems.append(_problem(path, f"more than {MAX_FILES} files; not read from here on"))
+        del found.files[MAX_FILES:]
+    return found
+
+
+def _list(directory: Path, found: _Listing, above: tuple[tuple[int, int], ...]) -> None:
     try:
+        status = directory.stat()
+        identity = status.st_dev, status.st_ino
+        if identity in above:
+            found.problems.append(
+                _problem(directory, "a link back to a directory that it is in; not followed")
+            )
+            return
+        if len(above) > MAX_LEVELS:
+            found.problems.append(
+                _problem(directory, f"nested deeper than {MAX_LEVELS} directories; not read")
+            )
+            return
         with os.scandir(directory) as entries:
-            found = list(entries)
+            listed = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        problems.append(_unreadable(directory, error))
+        found.problems.append(_unreadable(directory, error))
+        found.unlisted.append(directory)
         return
-    for entry in found:
+    found.directories.append(directory)
+    for entry in listed:
         if entry.name.startswith("."):
             continue
         path = directory / entry.name
         try:
-            is_directory, is_file = entry.is_dir(), entry.is_file()
+            is_directory = entry.is_dir()
         except OSError as error:
-            problems.append(_unreadable(path, error))
+            found.problems.append(_unreadable(path, error))
+            found.unlisted.append(path)
             continue
-        if is_directory and level < MAX_LEVELS:
-            yield from _policy_files(path, problems, level + 1)
-        elif is_directory:
-            problems.append(
-                Problem(str(path), 1, 1, "error", f"nested deeper than {MAX_LEVELS} directories")
-            )
-        elif path.suffix in (".yaml", ".yml") and (is_file or entry.is_symlink()):
-            yield path  # a link that leads nowhere is a problem when it is read
+        if len(found.files) > MAX_FILES:
+            return
+        if is_directory:
+            _list(path, found, (*above, identity))
+        elif path.suffix in SUFFIXES:
+            found.files.append(path)  # a link that leads nowhere is a problem when it is read
+
+
+def _marks(paths: Iterable[Path]) -> list[tuple[int, int, int] | None]:
+    """What changes when a file is written or replaced."""
+    return [_mark(path) for path in paths]
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _content(path: Path) -> tuple[bytes, Problem | None]:
+    try:
+        return _read(path), None
+    except OSError as error:
+        return b"", _unreadable(path, error)
 
 
 def _read(path: Path) -> bytes:
@@ -103,5 +240,8 @@ def _read(path: Path) -> bytes:
 
 
 def _unreadable(path: Path, error: OSError) -> Problem:
-    reason = error.strerror or type(error).__name__
-    return Problem(str(path.absolute()), 0, 0, "error", f"cannot be read: {reason}")
+    return _problem(path, f"cannot be read: {error.strerror or type(error).__name__}")
+
+
+def _problem(path: Path, message: str) -> Problem:
+    return Problem(str(path), 1, 1, "error", message)

@@ -6,7 +6,8 @@ status below 400 as "allowed" (CONTRACT §16).
 
 from typing import Final
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -15,10 +16,18 @@ from authz.edges.http import governed, probes
 from authz.edges.http.probes import Health
 from authz.gate import Gate
 
-_WORDS: Final = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+_WORDS: Final = {
+    400: "bad_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    409: "conflict",
+    413: "too_large",
+    503: "unavailable",
+}
 
 
-def build_app(gate: Gate, health: Health) -> FastAPI:
+def build_app(gate: Gate, health: Health, admin_routes: APIRouter) -> FastAPI:
     """The application, ready to serve."""
     app = FastAPI(
         title="authz",
@@ -30,7 +39,9 @@ def build_app(gate: Gate, health: Health) -> FastAPI:
     )
     app.include_router(probes.router(health))
     app.include_router(governed.router(gate))
+    app.include_router(admin_routes)
     app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _failed)
     return app
 
@@ -38,7 +49,7 @@ def build_app(gate: Gate, health: Health) -> FastAPI:
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     message = error.detail
-    if error.status_code == 404:
+    if error.status_code == 404 and message == "Not Found":
         message = f"there is nothing at {request.method} {request.scope['path']}"
     elif error.status_code == 405:
         message = f"{request.scope['path']} does not take {request.method}"
@@ -46,6 +57,13 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(
         {"error": word, "message": message}, error.status_code, headers=error.headers
     )
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(step) for step in first["loc"][1:])
+    return JSONResponse({"error": _WORDS[400], "message": f"{where}: {first['msg']}"}, 400)
 
 
 async def _failed(_: Request, __: Exception) -> JSONResponse:

@@ -4,21 +4,20 @@ They are decided and recorded exactly as proxied requests are; nothing is forwar
 """
 
 import json
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from authz.core import call as calls
 from authz.core import reply
 from authz.core.call import Call, Source
-from authz.core.names import MAX_BODY
 from authz.core.reply import Answer
 from authz.core.verdict import Decision
+from authz.edges.http.bodies import read_body
 from authz.gate import Gate
 
 MAX_ACTIONS: Final = 100
@@ -31,6 +30,8 @@ class BatchAction(BaseModel):
 
     action: str = Field(min_length=1, max_length=calls.MAX_NAME)
     resource: str = Field("", max_length=calls.MAX_NAME)
+    #: What conditions call `context`; without it the request's X-MeshGuard-Meta counts.
+    context: dict[str, Any] | None = None
 
 
 class Batch(BaseModel):
@@ -94,20 +95,13 @@ def _item(base: Call, item: BatchAction) -> Call:
     action = item.action.strip()
     defect = calls.defect_of_name("action", action) if action else "action: empty"
     defect = defect or calls.defect_of_resource(item.resource)
-    return base._replace(action=action, resource=item.resource.strip(), defect=defect)
+    meta = base.meta if item.context is None else calls.meta_of(item.context)
+    return base._replace(action=action, resource=item.resource.strip(), meta=meta, defect=defect)
 
 
 async def _batch(request: Request) -> Batch:
-    body = b""
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
-                raise HTTPException(413, f"the body is larger than {MAX_BODY} bytes")
-    except ClientDisconnect:
-        raise HTTPException(400, "the body ended before its length") from None
-    try:
-        data = json.loads(body)
+        data = json.loads(await read_body(request))
     except (ValueError, RecursionError):
         raise HTTPException(400, "the body is not JSON") from None
     try:

@@ -16,6 +16,7 @@ from authz.core.mode import Mode
 from authz.core.timestamps import rfc3339
 from authz.stores.audit_log import AuditLog
 from authz.stores.policies import Loaded
+from authz.stores.versions import Versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,9 @@ class Health:
     """What the probes look at."""
 
     mode: Callable[[], Mode]
-    policies: Callable[[], Loaded]
+    #: What the policy files said when they were last read, and what is in force.
+    loaded: Callable[[], Loaded]
+    versions: Versions
     audit: AuditLog
     #: Enforce mode goes on without rows (AUDIT_ON_FAILURE=allow).
     allow_unrecorded: bool
@@ -31,14 +34,17 @@ class Health:
 
     def checks(self) -> dict[str, str]:
         """Each part by name: `ok`, or what is wrong with it."""
-        loaded = self.policies()
-        failed = len(loaded.errors)
-        policies = "ok" if loaded.snapshot.size else "no valid policy is loaded"
-        if loaded.snapshot.size and failed:
-            policies = f"ok, {failed} errors"
+        loaded = self.loaded()
+        notes = ["ok" if self.versions.current.size else "no valid policy is loaded"]
+        if loaded.errors:
+            notes.append(f"{len(loaded.errors)} errors")
+        if loaded.stale:
+            notes.append(f"{len(loaded.stale)} stale files")
+        if self.versions.pinned:
+            notes.append(f"pinned to version {self.versions.current.version}")
         return {
             "database": "ok" if self.audit.probe() else f"failing: {self.audit.failure}",
-            "policies": policies,
+            "policies": ", ".join(notes),
         }
 
 
@@ -65,19 +71,19 @@ def router(health: Health) -> APIRouter:
 
     @routes.get("/ready")
     async def get_ready() -> JSONResponse:
-        mode, loaded = health.mode(), health.policies()
+        mode, current = health.mode(), health.versions.current
         if mode is Mode.BYPASS:
             warning = "MODE is bypass: nothing is evaluated and nothing is recorded"
             return JSONResponse({"status": "ready", "mode": str(mode), "warning": warning})
         checks = health.checks()
-        if checks["database"] != "ok" or not loaded.snapshot.size:
+        if checks["database"] != "ok" or not current.size:
             return JSONResponse({"status": "not_ready", "mode": str(mode), "checks": checks}, 503)
         return JSONResponse(
             {
                 "status": "ready",
                 "mode": str(mode),
-                "policies": loaded.snapshot.size,
-                "policyVersion": loaded.snapshot.version,
+                "policies": current.size,
+                "policyVersion": current.version,
             }
         )
 

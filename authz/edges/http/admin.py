@@ -1,0 +1,100 @@
+"""The admin API: policy versions and the way back to one (CONTRACT §1.3).
+
+- Off while ADMIN_TOKEN is unset: then there is nothing here, 404.
+- The credential is ADMIN_TOKEN itself, as `Authorization: Bearer` or `X-Admin-Token`, compared in
+  constant time; whatever else is sent is 401, never 403, which SDKs take for a denial.
+- `/admin/*` and `/api/v1/admin/*` are one.
+"""
+
+import hmac
+import json
+from pathlib import Path
+from typing import Annotated, Final
+
+import peewee
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from authz.core.names import ADMIN_HEADER
+from authz.core.timestamps import rfc3339, seconds_of
+from authz.edges.http.bodies import read_body
+from authz.stores.version_log import VersionReader, entry_of
+from authz.stores.versions import UnknownVersion, Versions
+
+PREFIXES: Final = ("/admin", "/api/v1/admin")
+MAX_LISTED: Final = 1000
+
+
+def router(token: str, versions: Versions, audit_db_path: Path) -> APIRouter:
+    """The admin routes; none without a token."""
+    routes = APIRouter()
+    if not token:
+        return routes
+
+    async def authorized(request: Request) -> None:
+        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+        sent = request.headers.get(ADMIN_HEADER, "") or (
+            bearer if scheme.lower() == "bearer" else ""
+        )
+        if not hmac.compare_digest(sent.strip().encode(), token.encode()):
+            why = "the admin token is wrong" if sent else "an admin token is required"
+            raise HTTPException(401, why, {"www-authenticate": "Bearer"})
+
+    def listed(
+        at: str | None = None, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100
+    ) -> JSONResponse:
+        moment = None
+        if at is not None:
+            try:
+                moment = rfc3339(seconds_of(at))
+            except ValueError as error:
+                raise HTTPException(400, f"at: {error}") from None
+        try:
+            found = VersionReader(audit_db_path).activations(at=moment, limit=limit)
+        except (FileNotFoundError, peewee.PeeweeException):
+            raise HTTPException(503, "the audit database cannot be read") from None
+        return JSONResponse(
+            {
+                "current": versions.current.version,
+                "pinned": versions.pinned,
+                "versions": [entry_of(recorded) for recorded in found],
+            }
+        )
+
+    async def rollback(request: Request) -> JSONResponse:
+        version = await _version(request)
+        try:
+            versions.rollback(version)
+        except UnknownVersion:
+            kept = ", ".join(versions.kept())
+            raise HTTPException(404, f"no such version is kept; kept are {kept}") from None
+        return _state(versions)
+
+    async def release() -> JSONResponse:
+        if not versions.release():
+            raise HTTPException(409, "nothing is pinned")
+        return _state(versions)
+
+    for prefix in PREFIXES:
+        group = APIRouter(prefix=f"{prefix}/policies", dependencies=[Depends(authorized)])
+        group.get("/versions")(listed)
+        group.post("/rollback")(rollback)
+        group.post("/release")(release)
+        routes.include_router(group)
+    return routes
+
+
+def _state(versions: Versions) -> JSONResponse:
+    return JSONResponse({"version": versions.current.version, "pinned": versions.pinned})
+
+
+async def _version(request: Request) -> str:
+    try:
+        body = json.loads(await read_body(request))
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "the body is not JSON") from None
+    version = body.get("version") if isinstance(body, dict) else None
+    if not isinstance(version, str) or not version:
+        raise HTTPException(400, 'the body must be {"version": "..."}')
+    return version

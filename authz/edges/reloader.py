@@ -1,0 +1,194 @@
+"""Reloading: files that change on disk become the policies and the mode in force.
+
+- A burst of changes is one reload: nothing is read until it has been quiet for `QUIET_S` and no
+  file is open for writing, and for no longer than `PATIENCE_S` since the first of them.
+- Reading, parsing and compiling happen in a thread; the event loop only swaps the reference.
+  Callers that the old snapshot knows are looked up in the new one before it is in force.
+- Nothing that can be on a disk stops this: what cannot be read is reported and what was in force
+  stays.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from authz.core.mode import Mode
+from authz.core.policy_file import Problem
+from authz.edges.watcher import Watcher
+from authz.stores.policies import SUFFIXES, Loaded, PolicyDirectory
+from authz.stores.versions import Versions
+
+log = logging.getLogger(__name__)
+
+#: Seconds without a change after which a burst is over: an unpacked archive's files come within
+#: milliseconds of each other.
+QUIET_S: Final = 0.2
+#: Seconds after which a burst that does not end is read all the same.
+PATIENCE_S: Final = 2.0
+#: Seconds between looks where the system cannot tell us about changes.
+FALLBACK_POLL_S: Final = 10
+#: Seconds between attempts to record what could not be recorded.
+FLUSH_S: Final = 5.0
+#: Callers that are looked up before a snapshot is in force.
+PREPARED: Final = 64
+
+
+class Reloader:
+    """Keeps policies and mode as the files say."""
+
+    def __init__(
+        self,
+        directory: PolicyDirectory,
+        versions: Versions,
+        *,
+        loaded: Loaded,
+        mode_file: Path | None,
+        read_mode: Callable[[], Mode],
+        set_mode: Callable[[Mode], None],
+        poll_s: float,
+    ) -> None:
+        """
+        Args:
+            loaded: what is in force now.
+            read_mode: reads the mode; raises ValueError with a sentence when it cannot.
+            set_mode: applies a mode, whether or not it is another one.
+            poll_s: seconds between looks besides being told; 0 for none.
+        """
+        #: The last reading.
+        self.loaded = loaded
+        #: How often the policies in force were replaced.
+        self.reloads = 0
+        self._directory = directory
+        self._versions = versions
+        self._mode_file = mode_file
+        self._read_mode = read_mode
+        self._set_mode = set_mode
+        self._poll_s = poll_s
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._last_change = 0.0
+        self._asked = False
+        self._mode_problem = ""
+        self._watcher = Watcher(self._on_change, is_ours=self._is_ours)
+
+    def ask(self) -> None:
+        """Read everything again now, and say so even if nothing has changed (SIGHUP)."""
+        self._asked = True
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Watch and reload until cancelled."""
+        try:
+            # Threads and inotify calls; the event loop has requests to answer.
+            await asyncio.to_thread(self._start_watching)
+            # What changed between the first reading and now.
+            self._changed.set()
+            flushing = asyncio.create_task(self._flush())
+            try:
+                while True:
+                    await self._wait()
+                    await self._reload()
+            finally:
+                flushing.cancel()
+        finally:
+            await asyncio.to_thread(self._watcher.stop)
+
+    def _start_watching(self) -> None:
+        self._watcher.start()
+        self._watch(self.loaded)
+
+    def _watch(self, loaded: Loaded) -> bool:
+        files = [self._mode_file] if self._mode_file is not None else []
+        seen = [*loaded.directories, *loaded.paths]
+        return self._watcher.watch([self._directory.path], files, seen)
+
+    def _is_ours(self, path: str) -> bool:
+        return path.endswith(SUFFIXES) or path == str(self._mode_file)
+
+    def _on_change(self) -> None:
+        self._last_change = time.monotonic()
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
+            self._loop.call_soon_threadsafe(self._changed.set)
+
+    async def _wait(self) -> None:
+        poll_s = self._poll_s or (0 if self._watcher.works else FALLBACK_POLL_S)
+        try:
+            await asyncio.wait_for(self._changed.wait(), poll_s or None)
+        except TimeoutError:
+            return
+        first = time.monotonic()
+        while not self._asked:
+            now = time.monotonic()
+            if now - first >= PATIENCE_S:
+                self._watcher.give_up_waiting()
+                break
+            quiet = now - self._last_change
+            if quiet >= QUIET_S and not self._watcher.writing():
+                break
+            await asyncio.sleep(max(QUIET_S - quiet, 0.02))
+
+    async def _reload(self) -> None:
+        self._changed.clear()
+        asked, self._asked = self._asked, False
+        self._reload_mode()
+        started = time.monotonic()
+        try:
+            loaded = await asyncio.to_thread(self._read)
+        except Exception:
+            log.exception("reading the policies failed; what was in force stays")
+            return
+        before, self.loaded = self.loaded, loaded
+        report(problem for problem in loaded.problems if problem not in before.problems)
+        for file in sorted({*loaded.stale} - {*before.stale}):
+            log.warning("%s: its last good version stays in force", file)
+        for file in sorted({*before.stale} - {*loaded.stale}):
+            log.info("%s: no longer stale", file)
+        swapped = self._versions.reload(loaded.snapshot)
+        self.reloads += swapped
+        if swapped or asked:
+            log.info(
+                "policies: %s version %s, %d policies from %d files, %d errors, %d stale (%.0f ms)",
+                "reloaded," if swapped else "read again, still",
+                self._versions.current.version,
+                self._versions.current.size,
+                loaded.files,
+                len(loaded.errors),
+                len(loaded.stale),
+                (time.monotonic() - started) * 1000,
+            )
+        if swapped and not loaded.snapshot.size:
+            log.error("POLICIES_DIR: no valid policy is left; every decision is a denial")
+
+    def _read(self) -> Loaded:
+        loaded = self._directory.read()
+        loaded.snapshot.prepare(self._versions.current.callers()[-PREPARED:])
+        if self._watch(loaded):
+            # What is watched only now may have changed since it was read.
+            self._on_change()
+        return loaded
+
+    def _reload_mode(self) -> None:
+        try:
+            mode = self._read_mode()
+        except ValueError as error:
+            if str(error) != self._mode_problem:
+                log.error("%s; the mode stays as it is", error)
+            self._mode_problem = str(error)
+            return
+        self._mode_problem = ""
+        self._set_mode(mode)
+
+    async def _flush(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            self._versions.flush()
+
+
+def report(problems: Iterable[Problem]) -> None:
+    """Log what is wrong with policy files, each problem at its own level."""
+    for problem in problems:
+        log.log(logging.ERROR if problem.severity == "error" else logging.WARNING, "%s", problem)

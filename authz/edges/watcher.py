@@ -1,0 +1,190 @@
+"""Tells when something below some paths may have changed; looking at it is somebody else's.
+
+- Watchdog's inotify observer, one watch a tree. What links lead to is watched where it is: the
+  directory of every link on the way to a path (a ConfigMap swaps `..data`, a release swaps
+  `current`), and trees outside the root that links inside it lead to.
+- A path that does not exist, or that vanishes, is waited for in the nearest directory above it.
+- A file that is being written is known until it is closed, so that nobody has to read half of it.
+- Where the system refuses a watch (inotify's limits) that is logged, and `works` says so.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver, ObservedWatch
+
+log = logging.getLogger(__name__)
+
+#: Trees outside the watched ones that links lead to; each costs two threads.
+MAX_OUTSIDE: Final = 32
+#: Links that are followed on the way to one path, as in Linux's path resolution.
+MAX_LINKS: Final = 40
+#: Reading is no change, and our own reading would never end otherwise.
+_QUIET: Final = frozenset({"opened", "closed_no_write"})
+_OPENING: Final = frozenset({"created", "modified"})
+_GOING: Final = frozenset({"deleted", "moved"})
+
+
+class Watcher(FileSystemEventHandler):
+    """Watches paths and calls `changed` from a thread of its own."""
+
+    def __init__(self, changed: Callable[[], None], *, is_ours: Callable[[str], bool]) -> None:
+        """
+        Args:
+            changed: called, from another thread, when something may have changed.
+            is_ours: whether a file is one that is read, by its path.
+        """
+        self._changed = changed
+        self._is_ours = is_ours
+        self._observer: BaseObserver = Observer()
+        #: Watch by (path, recursive), with the inode that it was put on.
+        self._watches: dict[tuple[Path, bool], tuple[ObservedWatch, int]] = {}
+        self._lock = threading.Lock()
+        self._open: set[str] = set()
+        #: Directories that were deleted or moved: a watch on such a path is on nothing, and the
+        #: next directory of that name may even get the same inode.
+        self._gone: set[Path] = set()
+        #: False: some path cannot be watched and has to be looked at now and then.
+        self.works = True
+
+    def start(self) -> None:
+        """Begin to watch; nothing is watched before `watch`."""
+        self._observer.start()
+
+    def stop(self) -> None:
+        """Stop, and wait for the threads."""
+        self._observer.stop()
+        self._observer.join()
+
+    def watch(self, trees: Iterable[Path], files: Iterable[Path], seen: Iterable[Path]) -> bool:
+        """Watch these trees and files from now on, and nothing else; True when that is news.
+
+        Args:
+            trees: directories, with everything below them.
+            files: single files.
+            seen: directories and files that the trees were found to lead to, through links too.
+        """
+        wanted: dict[tuple[Path, bool], int] = {}
+        roots = []
+        for tree in trees:
+            root = Path(os.path.realpath(tree))
+            roots.append(root)
+            self._want(wanted, root, recursive=True)
+            for directory in (tree.absolute().parent, *_link_directories(tree)):
+                self._want(wanted, directory, recursive=False)
+        for file in files:
+            for directory in (file.absolute().parent, *_link_directories(file)):
+                self._want(wanted, directory, recursive=False)
+        outside = 0
+        for path in seen:
+            real = Path(os.path.realpath(path))
+            directory = real if real.is_dir() else real.parent
+            if any(directory.is_relative_to(root) for root in roots):
+                continue
+            if (directory, False) not in wanted:
+                outside += 1
+                if outside > MAX_OUTSIDE:
+                    log.warning("links lead to over %d other directories", MAX_OUTSIDE)
+                    self.works = False
+                    break
+            self._want(wanted, directory, recursive=False)
+        return self._apply(wanted)
+
+    def writing(self) -> bool:
+        """Some file that was opened for writing has not been closed."""
+        with self._lock:
+            return bool(self._open)
+
+    def give_up_waiting(self) -> None:
+        """Forget what is still open: a writer that holds its file must not hold up the others."""
+        with self._lock:
+            self._open.clear()
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Called by watchdog for everything that happens."""
+        if event.event_type in _QUIET:
+            return
+        source = os.fsdecode(event.src_path)
+        with self._lock:
+            if event.is_directory:
+                if event.event_type in _GOING:
+                    self._gone.add(Path(source))
+            # A link is complete when it is made, and never closed.
+            elif (
+                event.event_type in _OPENING
+                and self._is_ours(source)
+                and not os.path.islink(source)  # noqa: PTH114
+            ):
+                self._open.add(source)
+            else:
+                self._open.discard(source)
+        self._changed()
+
+    def _want(self, wanted: dict[tuple[Path, bool], int], path: Path, *, recursive: bool) -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                if path.is_dir():
+                    wanted[path, recursive] = status.st_ino
+                    return
+            if path == path.parent:
+                return
+            path, recursive = path.parent, False
+
+    def _apply(self, wanted: dict[tuple[Path, bool], int]) -> bool:
+        with self._lock:
+            gone, self._gone = self._gone, set()
+        for key, (watch, inode) in list(self._watches.items()):
+            if wanted.get(key) != inode or key[0] in gone:
+                del self._watches[key]
+                with contextlib.suppress(KeyError, OSError):
+                    self._observer.unschedule(watch)
+        news = False
+        for key, inode in wanted.items():
+            if key in self._watches:
+                continue
+            path, recursive = key
+            try:
+                watch = self._observer.schedule(self, os.fspath(path), recursive=recursive)
+            except OSError as error:
+                if self.works:
+                    log.warning("%s cannot be watched for changes: %s", path, error)
+                self.works = False
+                continue
+            self._watches[key] = watch, inode
+            news = True
+        return news
+
+
+def _link_directories(path: Path) -> list[Path]:
+    """The directories that hold the links on the way to a path."""
+    found: list[Path] = []
+    left = list(path.absolute().parts[::-1])
+    at = Path(left.pop())
+    followed = 0
+    while left and followed < MAX_LINKS:
+        part = left.pop()
+        if part == "..":
+            at = at.parent
+            continue
+        step = at / part
+        try:
+            target = step.readlink()
+        except OSError:
+            at = step
+            continue
+        followed += 1
+        found.append(at)
+        if target.is_absolute():
+            at = Path(target.anchor)
+            left += target.parts[:0:-1]
+        else:
+            left += target.parts[::-1]
+    return found

@@ -1,0 +1,222 @@
+"""Which policies were in force when: two tables beside the audit trail, append-only.
+
+- `policy_versions` has each version once, with the documents themselves while it is one of those
+  that are kept; `policy_activations` has each time that one became active, and why.
+- A version names its content: what is read back is compared with its name before it is used.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import peewee
+
+from authz.core.compiled import compile_policy
+from authz.core.policy_doc import PolicyDoc
+from authz.core.snapshot import Snapshot
+
+Why = Literal["start", "reload", "rollback", "release"]
+
+#: Bytes of a version's documents, unpacked; more is not ours.
+MAX_DOCUMENTS: Final = 1 << 30
+
+
+class PolicyVersion(peewee.Model):
+    """A set of policies."""
+
+    version = peewee.TextField(primary_key=True)
+    sha256 = peewee.TextField()
+    #: A JSON list of `{name, version}`, by name.
+    policies = peewee.TextField()
+    #: A zlib-packed JSON list of canonical documents; NULL once it is no longer kept.
+    documents = peewee.BlobField(null=True)
+
+    class Meta:
+        table_name = "policy_versions"
+
+
+class PolicyActivation(peewee.Model):
+    """A version became active."""
+
+    id = peewee.BigAutoField()
+    #: RFC 3339, UTC, microseconds.
+    at = peewee.TextField(index=True)
+    version = peewee.TextField()
+    why = peewee.TextField()
+    #: Files that change do not replace it until it is released.
+    pinned = peewee.BooleanField()
+
+    class Meta:
+        table_name = "policy_activations"
+
+
+TABLES: Final = (PolicyVersion, PolicyActivation)
+
+
+class Activation(NamedTuple):
+    """When a version became active, why, and until when; `until` is empty for the last one."""
+
+    version: str
+    at: str
+    why: Why
+    pinned: bool
+    until: str = ""
+
+
+class Recorded(NamedTuple):
+    """An activation with what the version was."""
+
+    activation: Activation
+    sha256: str
+    policies: list[dict[str, str]]
+    #: Its documents are kept, so it can be rolled back to.
+    kept: bool
+
+
+class Corrupt(Exception):
+    """What was read back is not what its version names."""
+
+
+def append(
+    database: peewee.SqliteDatabase, activation: Activation, snapshot: Snapshot, keep: Iterable[str]
+) -> None:
+    """Record an activation inside the caller's transaction; documents only of versions to keep."""
+    with database.bind_ctx(TABLES):
+        documents = _packed(snapshot)
+        PolicyVersion.insert(
+            version=snapshot.version,
+            sha256=snapshot.sha256,
+            policies=json.dumps(named(snapshot)),
+            documents=documents,
+        ).on_conflict(
+            conflict_target=[PolicyVersion.version], update={PolicyVersion.documents: documents}
+        ).execute()
+        PolicyActivation.insert(
+            at=activation.at,
+            version=activation.version,
+            why=activation.why,
+            pinned=activation.pinned,
+        ).execute()
+        PolicyVersion.update(documents=None).where(
+            PolicyVersion.version.not_in(list(keep)), PolicyVersion.documents.is_null(False)
+        ).execute()
+
+
+def named(snapshot: Snapshot) -> list[dict[str, str]]:
+    """The policies of a snapshot by name and, where they have one, version."""
+    found = []
+    for policy in sorted(snapshot.policies, key=lambda policy: policy.name):
+        version = json.loads(policy.said).get("version")
+        found.append({"name": policy.name, **({"version": version} if version else {})})
+    return found
+
+
+class VersionReader:
+    """Read-only queries about versions, also while a sidecar writes the file."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(path)
+        self._database = peewee.SqliteDatabase(
+            f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5, pragmas={"query_only": 1}
+        )
+        self._path = os.fspath(path)
+
+    def activations(self, *, at: str | None = None, limit: int = 100) -> list[Recorded]:
+        """What was in force, newest first; with `at` (RFC 3339, UTC) only what was so then.
+
+        Raises:
+            peewee.PeeweeException: the file is not an audit database.
+        """
+        with self._database.connection_context(), self._database.bind_ctx(TABLES):
+            if not self._database.table_exists("policy_activations"):
+                return []
+            until = PolicyActivation.alias()
+            query = (
+                PolicyActivation.select(
+                    PolicyActivation,
+                    PolicyVersion.sha256,
+                    PolicyVersion.policies,
+                    PolicyVersion.documents.is_null(False).alias("kept"),
+                    until.select(until.at)
+                    .where(until.id > PolicyActivation.id)
+                    .order_by(until.id)
+                    .limit(1)
+                    .alias("until"),
+                )
+                .join(PolicyVersion, on=(PolicyVersion.version == PolicyActivation.version))
+                .order_by(PolicyActivation.id.desc())
+            )
+            if at is not None:
+                query = query.where(PolicyActivation.at <= at).limit(1)
+            else:
+                query = query.limit(limit)
+            rows: list[dict[str, object]] = list(query.dicts())  # type: ignore[arg-type]
+            return [_recorded(row) for row in rows]
+
+    def snapshot(self, version: str) -> Snapshot | None:
+        """A version's policies; None when they are not kept.
+
+        Raises:
+            Corrupt: they are kept, and are not what the version names.
+            peewee.PeeweeException: the file is not an audit database.
+        """
+        with self._database.connection_context(), self._database.bind_ctx(TABLES):
+            if not self._database.table_exists("policy_versions"):
+                return None
+            found = PolicyVersion.get_or_none(PolicyVersion.version == version)
+            packed = found.documents if found is not None else None
+        return None if packed is None else _unpacked(bytes(packed), version)
+
+
+def entry_of(recorded: Recorded) -> dict[str, Any]:
+    """An activation as API answers and `authz policy versions --json` show it (CONTRACT §1.3)."""
+    activation = recorded.activation
+    return {
+        "version": activation.version,
+        "sha256": recorded.sha256,
+        "activatedAt": activation.at,
+        **({"deactivatedAt": activation.until} if activation.until else {}),
+        "why": activation.why,
+        "pinned": activation.pinned,
+        "kept": recorded.kept,
+        "policies": recorded.policies,
+    }
+
+
+def _recorded(row: dict[str, object]) -> Recorded:
+    activation = Activation(
+        version=str(row["version"]),
+        at=str(row["at"]),
+        why=row["why"],  # type: ignore[arg-type]
+        pinned=bool(row["pinned"]),
+        until=str(row["until"] or ""),
+    )
+    return Recorded(
+        activation, str(row["sha256"]), json.loads(str(row["policies"])), bool(row["kept"])
+    )
+
+
+def _packed(snapshot: Snapshot) -> bytes:
+    said = sorted(policy.said for policy in snapshot.policies)
+    return zlib.compress(json.dumps(said, ensure_ascii=False).encode())
+
+
+def _unpacked(packed: bytes, version: str) -> Snapshot:
+    try:
+        unpacker = zlib.decompressobj()
+        text = unpacker.decompress(packed, MAX_DOCUMENTS)
+        documents = [PolicyDoc.model_validate_json(said) for said in json.loads(text)]
+        snapshot = Snapshot([compile_policy(document) for document in documents])
+    except (zlib.error, ValueError, TypeError) as error:
+        raise Corrupt(f"the policies recorded as version {version} cannot be read") from error
+    if snapshot.version != version:
+        raise Corrupt(f"the policies recorded as version {version} are version {snapshot.version}")
+    return snapshot
