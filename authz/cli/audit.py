@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from authz.cli.shared import fail
+from authz.cli.shared import fail, print_table
 
 app = typer.Typer(help="The audit trail.", no_args_is_help=True)
 
@@ -27,11 +27,9 @@ def tail(
     import json
     import os
     import sqlite3
-    import sys
 
     import peewee
 
-    from authz.core.text import visible
     from authz.settings import settings_of
     from authz.stores.audit_log import AuditReader
 
@@ -46,18 +44,22 @@ def tail(
         for entry in entries:
             typer.echo(json.dumps(entry))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    print_table(
+        ("TIME", "AGENT", "DECISION", "ACTION", "POLICY", "RULE"), [_cells(e) for e in entries]
+    )
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("TIME", "AGENT", "DECISION", "ACTION", "POLICY", "RULE"):
-        table.add_column(heading, no_wrap=True)
-    for entry in entries:
-        enforced, decision = entry["enforced"], entry["decision"]
-        said = decision if decision == enforced else f"{decision}, not enforced"
-        columns = (entry["timestamp"], entry.get("agentId", "-"), said, entry["action"])
-        shown = (*columns, entry.get("policy", "-"), entry.get("rule", entry["code"]))
-        table.add_row(*(Text(visible(cell)) for cell in shown))
-    # Into a pipe or file nothing is cut off.
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+
+def _cells(entry: dict[str, str]) -> tuple[str, ...]:
+    if entry["source"] == "control":
+        # About the sidecar: nobody asked, nothing was decided.
+        return entry["timestamp"], "-", "-", entry["action"], entry.get("resource", "-"), "-"
+    enforced, decision = entry["enforced"], entry["decision"]
+    said = decision if decision == enforced else f"{decision}, not enforced"
+    return (
+        entry["timestamp"],
+        entry.get("agentId", "-"),
+        said,
+        entry["action"],
+        entry.get("policy", "-"),
+        entry.get("rule", entry["code"]),
+    )

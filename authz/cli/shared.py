@@ -1,13 +1,22 @@
-"""What several commands need: reading settings, and failing with sentences."""
+"""What several commands need: settings, failing with sentences, tables, and the admin API."""
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NoReturn
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
     from authz.settings import Settings
+
+
+#: Exit codes of CONTRACT §14.
+FAILED: Final = 1
+REFUSED: Final = 3
+UNREACHABLE: Final = 5
+#: Seconds that the admin API may take to answer.
+ADMIN_TIMEOUT_S: Final = 10.0
 
 
 def fail(sentences: Iterable[str], code: int) -> NoReturn:
@@ -39,3 +48,59 @@ def read_settings(env: Mapping[str, str]) -> "Settings":
         return Settings.from_env(env)
     except SettingsError as error:
         fail(error.problems, 2)
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; into a pipe or file nothing is cut off."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from authz.core.text import visible
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+def ask_admin(
+    method: str, path: str, gateway: str, body: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Ask a sidecar's admin API with ADMIN_TOKEN; exits with a sentence when it does not agree.
+
+    Args:
+        gateway: its URL; empty for the one whose socket is in AUTHZ_RUN_DIR.
+    """
+    import httpx
+
+    from authz.settings import SettingsError, settings_of
+
+    try:
+        settings = settings_of(os.environ, "AUTHZ_RUN_DIR", "ADMIN_TOKEN")
+    except SettingsError as error:
+        fail(error.problems, 2)
+    if settings.admin_token is None:
+        fail(["ADMIN_TOKEN: not set; the sidecar's is needed"], REFUSED)
+    transport = None if gateway else httpx.HTTPTransport(uds=str(settings.http_socket))
+    try:
+        with httpx.Client(
+            base_url=gateway or "http://sidecar", transport=transport, timeout=ADMIN_TIMEOUT_S
+        ) as client:
+            token = settings.admin_token.get_secret_value()
+            answer = client.request(
+                method, path, json=body, headers={"authorization": f"Bearer {token}"}
+            )
+            said = answer.json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        where = gateway or settings.http_socket
+        fail([f"{where}: the sidecar cannot be reached: {error}"], UNREACHABLE)
+    if not isinstance(said, dict) or answer.status_code >= 400:
+        message = said.get("message", "no reason") if isinstance(said, dict) else "no reason"
+        if answer.status_code == 404 and "there is nothing" in str(message):
+            message = "its admin API is off: it was started without ADMIN_TOKEN"
+        code = REFUSED if answer.status_code == 401 else FAILED
+        fail([str(message)], code)
+    return said

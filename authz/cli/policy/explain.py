@@ -1,0 +1,116 @@
+"""`authz policy explain`: why a call gets its answer."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from authz.cli.policy import shared
+
+if TYPE_CHECKING:
+    from authz.core.explain import Explanation
+
+
+def explain(
+    agent: Annotated[str, typer.Option("--agent", help="The agent's id.")],
+    action: Annotated[str, typer.Option("--action", help="What it wants to do.")],
+    tier: shared.Tier = "verified",
+    tag: shared.Tags = None,
+    org: shared.Org = "",
+    resource: shared.Resource = "",
+    method: shared.Method = "",
+    path: shared.UpstreamPath = "",
+    context: shared.Context = "",
+    policy: shared.PolicyPaths = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Show every policy that applies to a call, and each of its rules: matched, or why not.
+
+    Exit code 0 whatever the answer is; `authz policy test` is for scripts.
+    """
+    from authz.core import explain as explaining
+
+    loaded = shared.load_valid(policy)
+    call = shared.asked(
+        agent,
+        action,
+        tier=tier,
+        tags=tag,
+        org=org,
+        resource=resource,
+        method=method,
+        path=path,
+        context=context,
+    )
+    explanation = explaining.explain(loaded.snapshot, call.identity, call.call)
+    sources = {
+        name: f"{file.file}:{placed.line}"
+        for name, (file, placed) in loaded.policies.sources.items()
+    }
+    if as_json:
+        typer.echo(json.dumps(as_object(explanation, sources), indent=2))
+        return
+    print_decision(explanation)
+    print_trace(explanation, sources)
+
+
+def print_decision(explanation: "Explanation") -> None:
+    """The answer, a fact a line (CONTRACT §14)."""
+    verdict = explanation.verdict
+    said = explanation.outcome.upper().replace("_", " ")
+    if explanation.outcome == "would_deny":
+        said = "ALLOW (dry run: would be DENY)"
+    typer.echo(f"Decision: {said}")
+    typer.echo(f"Policy: {verdict.policy or '-'}")
+    typer.echo(f"Rule: {verdict.rule or '-'}")
+    typer.echo(f"Reason: {verdict.reason or verdict.code}")
+
+
+def print_trace(explanation: "Explanation", sources: dict[str, str]) -> None:
+    """Every policy that applies with every rule, then those that do not apply."""
+    for trace in explanation.applicable:
+        typer.echo(f"\n{trace.policy.name} ({sources[trace.policy.name]}): {trace.says}")
+        for rule in trace.rules:
+            typer.echo(f"  {rule}")
+        typer.echo(f"  defaultEffect: {trace.policy.default_effect}")
+    if explanation.others:
+        typer.echo("\nDo not apply to this agent:")
+        for name, why in explanation.others:
+            typer.echo(f"  {name} ({sources[name]}): {why}")
+
+
+def as_object(explanation: "Explanation", sources: dict[str, str]) -> dict[str, Any]:
+    """An explanation for `--json`."""
+    verdict = explanation.verdict
+    body: dict[str, Any] = {
+        "decision": explanation.outcome,
+        "code": str(verdict.code),
+        "stage": verdict.stage,
+        "policy": verdict.policy,
+        "rule": verdict.rule,
+        "ruleIndex": verdict.rule_index,
+        "reason": verdict.reason,
+    }
+    return {
+        **{key: value for key, value in body.items() if value not in (None, "")},
+        "applicable": [
+            {
+                "policy": trace.policy.name,
+                "source": sources[trace.policy.name],
+                "says": trace.says,
+                "rules": [
+                    {
+                        "number": rule.number,
+                        "effect": rule.rule.effect,
+                        "actions": list(rule.rule.patterns),
+                        "outcome": rule.outcome,
+                        **({"why": rule.why} if rule.why else {}),
+                    }
+                    for rule in trace.rules
+                ],
+                "defaultEffect": trace.policy.default_effect,
+            }
+            for trace in explanation.applicable
+        ],
+        "others": [{"policy": name, "because": why} for name, why in explanation.others],
+    }

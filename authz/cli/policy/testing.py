@@ -1,0 +1,200 @@
+"""`authz policy test`: one call, or suites of them, against policies (CONTRACT §14)."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from authz.cli.policy import shared
+from authz.cli.policy.explain import as_object, print_decision, print_trace
+from authz.cli.shared import fail
+
+if TYPE_CHECKING:
+    from authz.core.policy_suite import Coverage, Result, SuiteRead
+    from authz.stores.policies import Loaded
+
+_SAID = {"allow": "allowed", "deny": "denied"}
+_MARKS = {True: ("✓", "PASS"), False: ("✗", "FAIL")}
+
+
+def run_tests(
+    agent_id: Annotated[str, typer.Argument(metavar="AGENT", help="The agent's id.")] = "",
+    wanted: Annotated[str, typer.Argument(metavar="ACTION", help="What it wants to do.")] = "",
+    agent: Annotated[str, typer.Option("--agent", help="The agent's id.")] = "",
+    action: Annotated[str, typer.Option("--action", help="What it wants to do.")] = "",
+    tier: shared.Tier = "verified",
+    tag: shared.Tags = None,
+    org: shared.Org = "",
+    resource: shared.Resource = "",
+    method: shared.Method = "",
+    path: shared.UpstreamPath = "",
+    context: shared.Context = "",
+    policy: shared.PolicyPaths = None,
+    file: Annotated[
+        list[Path] | None, typer.Option("--file", help="A suite: YAML with `tests:`; repeat.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show every rule.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full-coverage", help="A rule that no test reaches fails.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Ask what policies say to a call, or run suites and list the rules that no test reached.
+
+    Exit code 0: allowed, or all passed. 1: denied, or a test failed. 2: a file or an argument
+    cannot be used.
+    """
+    if file:
+        if agent or action or agent_id or wanted:
+            fail(["give --file or a call, not both"], shared.BAD_INPUT)
+        _suites(file, policy, verbose=verbose, full=full, as_json=as_json)
+    positional = bool(agent_id)
+    agent, action = agent or agent_id, action or wanted
+    if not agent or not action:
+        fail(["give an agent and an action, or --file SUITE"], shared.BAD_INPUT)
+    from authz.core.explain import explain
+
+    loaded = shared.load_valid(policy)
+    call = shared.asked(
+        agent,
+        action,
+        tier=tier,
+        tags=tag,
+        org=org,
+        resource=resource,
+        method=method,
+        path=path,
+        context=context,
+    )
+    explanation = explain(loaded.snapshot, call.identity, call.call)
+    verdict = explanation.verdict
+    if as_json:
+        typer.echo(json.dumps(as_object(explanation, _sources(loaded)), indent=2))
+    elif positional:
+        said = explanation.outcome.upper()
+        typer.echo(f"{said} (rule: {verdict.rule or '-'}, policy: {verdict.policy or '-'})")
+    else:
+        print_decision(explanation)
+    if verbose and not as_json:
+        print_trace(explanation, _sources(loaded))
+    raise typer.Exit(0 if explanation.enforced == "allow" else 1)
+
+
+def _suites(
+    files: list[Path], paths: list[Path] | None, *, verbose: bool, full: bool, as_json: bool
+) -> None:
+    from authz.core.policy_suite import coverage, run_suite
+
+    passed = failed = 0
+    results: list[tuple[Path, Result]] = []
+    missed: list[str] = []
+    reached = total = 0
+    # Suites that name their own policies are covered against these; the others together.
+    groups: dict[tuple[Path, ...], list[tuple[Path, SuiteRead]]] = {}
+    for file in files:
+        read = _read(file)
+        assert read.suite is not None
+        chosen = tuple(paths or ())
+        if not chosen and read.suite.policies is not None:
+            chosen = (file.parent / read.suite.policies,)
+        groups.setdefault(chosen, []).append((file, read))
+    for chosen, suites in groups.items():
+        loaded = shared.load_valid(list(chosen))
+        found: list[Result] = []
+        for file, read in suites:
+            try:
+                ran = run_suite(read, loaded.snapshot)
+            except ValueError as error:
+                fail([f"{file}: {error}"], shared.BAD_INPUT)
+            found += ran
+            results += [(file, result) for result in ran]
+        covered = coverage(loaded.snapshot, found)
+        reached += covered.total - len(covered.missed)
+        total += covered.total
+        missed += _missed(loaded, covered)
+    for file, result in results:
+        passed += not result.failure
+        failed += bool(result.failure)
+        if not as_json:
+            _print(file, result, verbose=verbose)
+    if as_json:
+        body = {
+            "summary": {"total": len(results), "passed": passed, "failed": failed},
+            "results": [_object(file, result) for file, result in results],
+            "coverage": {"rules": total, "reached": reached, "missed": missed},
+        }
+        typer.echo(json.dumps(body, indent=2))
+    else:
+        typer.echo(f"Results: {passed} passed, {failed} failed")
+        typer.echo(f"Coverage: {reached} of {total} rules decided in some test")
+        for line in missed:
+            typer.echo(f"  not reached: {line}")
+    raise typer.Exit(1 if failed or (full and missed) else 0)
+
+
+def _read(file: Path) -> "SuiteRead":
+    from authz.core.policy_file import MAX_FILE
+    from authz.core.policy_suite import read_suite
+
+    try:
+        with file.open("rb") as stream:
+            read = read_suite(stream.read(MAX_FILE + 1), str(file))
+    except OSError as error:
+        fail([f"{file}: cannot be read: {error.strerror}"], shared.BAD_INPUT)
+    if read.suite is None:
+        for problem in read.problems:
+            typer.echo(str(problem), err=True)
+        raise typer.Exit(shared.BAD_INPUT)
+    return read
+
+
+def _sources(loaded: "Loaded") -> dict[str, str]:
+    return {n: f"{f.file}:{placed.line}" for n, (f, placed) in loaded.policies.sources.items()}
+
+
+def _missed(loaded: "Loaded", covered: "Coverage") -> list[str]:
+    lines = []
+    for name, place in covered.missed:
+        file, placed = loaded.policies.sources[name]
+        rule = next(rule for rule in placed.policy.rules if rule.place == place)
+        lines.append(
+            f"{file.file}:{placed.rule_lines[place]}: {name} rule {place + 1}:"
+            f" {rule.effect} {', '.join(rule.patterns)}"
+        )
+    return lines
+
+
+def _print(file: Path, result: "Result", *, verbose: bool) -> None:
+    mark, word = _MARKS[not result.failure]
+    outcome = result.explanation.outcome
+    said = _SAID.get(outcome, outcome.replace("_", " "))
+    detail = f"({said})" if not result.failure else f"({result.failure})"
+    where = f" {file}:{result.line}" if result.failure else ""
+    typer.echo(f"{mark} {result.test.name} {word} {detail}{where}")
+    if result.failure or verbose:
+        verdict = result.explanation.verdict
+        typer.echo(f"    {verdict.reason or verdict.code}")
+    if verbose:
+        for trace in result.explanation.applicable:
+            typer.echo(f"    {trace.policy.name}: {trace.says}")
+            for rule in trace.rules:
+                typer.echo(f"      {rule}")
+
+
+def _object(file: Path, result: "Result") -> dict[str, Any]:
+    verdict = result.explanation.verdict
+    body: dict[str, Any] = {
+        "name": result.test.name,
+        "file": str(file),
+        "line": result.line,
+        "passed": not result.failure,
+        "decision": result.explanation.outcome,
+        "expected": result.test.expect,
+    }
+    optional = {"policy": verdict.policy, "rule": verdict.rule, "reason": verdict.reason}
+    return {
+        **body,
+        **{key: value for key, value in optional.items() if value},
+        **({"failure": result.failure} if result.failure else {}),
+    }

@@ -1,0 +1,95 @@
+"""`authz policy versions`, `rollback` and `release`: what was in force when, and the way back."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from authz.cli.shared import ask_admin, fail, print_table
+
+Gateway = Annotated[
+    str,
+    typer.Option("--gateway", help="URL of the sidecar; the one in AUTHZ_RUN_DIR when left out."),
+]
+
+
+def versions(
+    at: Annotated[str, typer.Option("--at", help="Only the one in force at this time.")] = "",
+    count: Annotated[int, typer.Option("-n", "--count", min=1, max=100_000)] = 20,
+    database: Annotated[
+        Path | None, typer.Option(help="Audit database; AUDIT_DB_PATH when left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Print which policies were in force when, newest first, from the audit database."""
+    import peewee
+
+    from authz.core.timestamps import rfc3339, seconds_of
+    from authz.settings import settings_of
+    from authz.stores.version_log import VersionReader, entry_of
+
+    moment = None
+    if at:
+        try:
+            moment = rfc3339(seconds_of(at))
+        except ValueError as error:
+            fail([f"--at: {error}"], 2)
+    path = database or settings_of(os.environ, "AUDIT_DB_PATH", "DB_PATH").audit_db_path
+    try:
+        found = VersionReader(path).activations(at=moment, limit=count)
+    except FileNotFoundError:
+        fail([f"{path}: there is no audit database yet"], 1)
+    except peewee.PeeweeException as error:
+        fail([f"{path}: not an audit database: {error}"], 1)
+    if as_json:
+        typer.echo(json.dumps({"versions": [entry_of(recorded) for recorded in found]}, indent=2))
+        return
+    if not found:
+        fail([f"no policies were in force {f'at {at}' if at else 'yet'}"], 1)
+    print_table(
+        ("VERSION", "FROM", "UNTIL", "WHY", "POLICIES"),
+        [
+            (
+                recorded.activation.version,
+                recorded.activation.at,
+                recorded.activation.until or "now",
+                recorded.activation.why + (", pinned" if recorded.activation.pinned else ""),
+                _named(recorded.policies),
+            )
+            for recorded in found
+        ],
+    )
+
+
+def rollback(
+    version: Annotated[str, typer.Argument(help="As `authz policy versions` prints it.")],
+    gateway: Gateway = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Put an earlier version in force, and keep it until `authz policy release`.
+
+    Needs ADMIN_TOKEN. Exit code 3: it was refused; 5: the sidecar cannot be reached.
+    """
+    answer = ask_admin("POST", "/admin/policies/rollback", gateway, {"version": version})
+    _say(answer, f"version {version} is in force, until `authz policy release`", as_json=as_json)
+
+
+def release(
+    gateway: Gateway = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """End a rollback: the policy files are in force again. Needs ADMIN_TOKEN."""
+    answer = ask_admin("POST", "/admin/policies/release", gateway)
+    _say(answer, f"version {answer.get('version')} of the files is in force", as_json=as_json)
+
+
+def _say(answer: dict[str, Any], sentence: str, *, as_json: bool) -> None:
+    typer.echo(json.dumps(answer, indent=2) if as_json else sentence)
+
+
+def _named(policies: list[dict[str, str]]) -> str:
+    names = [f"{p['name']} {p['version']}" if "version" in p else p["name"] for p in policies]
+    more = len(names) - 5
+    return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "") if names else "none"
