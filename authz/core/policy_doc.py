@@ -80,6 +80,9 @@ def _spelled(*names: str) -> AliasChoices:
     return AliasChoices(*names)
 
 
+#: Stands for the schema of conditions, which pydantic does not know, until `json_schema` is done.
+_CONDITIONS: Final = {"type": "object", "title": "Conditions"}
+
 Patterns = Annotated[
     list[str],
     BeforeValidator(_single, json_schema_input_type=str | list[str]),
@@ -91,7 +94,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Conditions = Annotated[
     dict[str, Any],
     AfterValidator(_conditions),
-    WithJsonSchema({"$ref": "#/$defs/Conditions"}),
+    WithJsonSchema(_CONDITIONS),
 ]
 
 
@@ -292,6 +295,11 @@ def json_schema() -> dict[str, Any]:
     """A JSON Schema (2020-12) of one document, the AGT wrapper included."""
     schema = PolicyDoc.model_json_schema(by_alias=True, mode="validation")
     definitions: dict[str, Any] = schema.pop("$defs")
+    models: dict[str, type[BaseModel]] = {model.__name__: model for model in _PARTS}
+    for name, definition in definitions.items():
+        _all_spellings(definition, models[name])
+    _all_spellings(schema, PolicyDoc)
+    definitions["Rule"]["properties"]["conditions"] = {"$ref": "#/$defs/Conditions"}
     definitions["Conditions"] = conditions.json_schema()
     properties: Mapping[str, Any] = schema["properties"]
     spec = {name: value for name, value in properties.items() if name not in ("name", "kind")}
@@ -317,6 +325,42 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "authz policy",
-        "anyOf": [{"$ref": "#/$defs/Policy"}, {"$ref": "#/$defs/WrappedPolicy"}],
+        "if": {"required": ["apiVersion"]},
+        "then": {"$ref": "#/$defs/WrappedPolicy"},
+        "else": {"$ref": "#/$defs/Policy"},
         "$defs": {**definitions, "Policy": schema, "WrappedPolicy": wrapper},
     }
+
+
+_PARTS: Final = (
+    AppliesTo,
+    Approval,
+    Delegation,
+    HumanInTheLoop,
+    PolicyAudit,
+    RateLimits,
+    Rule,
+    RuleAudit,
+)
+
+
+def _all_spellings(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Put every spelling of a key into a schema that has only the first, and take nulls out.
+
+    A key without a value is an error of its own (`policy_file`).
+    """
+    properties: dict[str, Any] = schema["properties"]
+    required: list[str] = schema.get("required", [])
+    for field in model.model_fields.values():
+        alias = field.validation_alias
+        spellings = [str(c) for c in alias.choices] if isinstance(alias, AliasChoices) else []
+        for other in spellings[1:]:
+            properties[other] = properties[spellings[0]]
+        if len(spellings) > 1 and spellings[0] in required:
+            required.remove(spellings[0])
+            schema["anyOf"] = [{"required": [spelling]} for spelling in spellings]
+    for name, value in properties.items():
+        shown = {key: part for key, part in value.items() if key != "default"}
+        if "anyOf" in shown:
+            shown["anyOf"] = [choice for choice in shown["anyOf"] if choice != {"type": "null"}]
+        properties[name] = shown

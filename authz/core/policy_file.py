@@ -188,15 +188,16 @@ class _Reader:
         data: Any = self._node.plain()
         self._raw_version(data)
         self._readable_default(data)
-        while True:
+        document = None
+        while document is None:
             try:
                 document = PolicyDoc.model_validate(data)
             except ValidationError as error:
                 if not self._explain(error, data):
-                    return None
-            else:
-                break
-        self._warn(document)
+                    break
+        self._empty(data, ())
+        if document is not None:
+            self._warn(document)
         return document
 
     def placed(self, document: PolicyDoc) -> Placed:
@@ -288,6 +289,20 @@ class _Reader:
             path = (*path, *item.get("ctx", {}).get("path", ()))
             self._say(path, "error", _sentence(path, item, self._node))
         return retry
+
+    def _empty(self, value: object, path: Path) -> None:
+        """A key without a value says nothing, and its author will have meant something."""
+        if isinstance(value, list):
+            for index, item in enumerate(value):
+                self._empty(item, (*path, index))
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                self._empty(item, (*path, key))
+        elif value is None and path:
+            place = self._node.place(path)
+            if not any((p.line, p.column) == place for p in self.problems):
+                said = f"nothing is written for `{word(str(path[-1]))}`; leave it out or say it"
+                self._say(path, "error", said, of_key=True)
 
     def _unknown_key(self, path: Path, data: Any) -> bool:
         key, shown = str(path[-1]), word(str(path[-1]))
