@@ -126,7 +126,8 @@ class View:
         matched = self._sets.get(numbers)
         if matched is None:
             matched = self._match(numbers)
-            self._remember(1 + len(matched.entries))
+            # An entry is a small tuple, an eighth of a ruling.
+            self._remember(1 + len(matched.entries) // 8)
             self._sets[numbers] = matched
         final = matched.ruling is not None
         ruling = matched.ruling or self._combine(matched, facts)
@@ -175,7 +176,8 @@ class View:
         )
         if any(c.rule.condition for entry in entries for c in entry.candidates):
             return matched
-        return matched._replace(ruling=self._combine(matched, None))
+        # What it was made of is not needed again.
+        return _Matched((), None, (), self._combine(matched, None))
 
     def _entry(self, place: int, found: dict[int, int]) -> _Entry:
         policy = self.policies[place]
