@@ -72,6 +72,11 @@ class Snapshot:
         for caller in callers:
             self._view(caller)
 
+    def forget(self) -> None:
+        """Drop what was remembered of callers; it is found again when it is needed."""
+        self._callers.clear()
+        self._views.clear()
+
     def _view(self, identity: Identity) -> View | None:
         if identity in self._callers:
             return self._callers[identity]

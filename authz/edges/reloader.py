@@ -1,7 +1,8 @@
 """Reloading: files that change on disk become the policies and the mode in force.
 
 - A burst of changes is one reload: nothing is read until it has been quiet for `QUIET_S` and no
-  file is open for writing, and for no longer than `PATIENCE_S` since the first of them.
+  file is open for writing, and for no longer than `PATIENCE_S` since the first of them. A file that
+  is being written even then is left as it was.
 - Reading, parsing and compiling happen in a thread; the event loop only swaps the reference.
   Callers that the old snapshot knows are looked up in the new one before it is in force.
 - Nothing that can be on a disk stops this: what cannot be read is reported and what was in force
@@ -18,7 +19,7 @@ from typing import Final
 
 from authz.core.mode import Mode
 from authz.core.policy_file import Problem
-from authz.edges.watcher import Watcher
+from authz.edges.watcher import OPEN_S, Watcher
 from authz.stores.policies import SUFFIXES, Loaded, PolicyDirectory
 from authz.stores.versions import Versions
 
@@ -116,6 +117,9 @@ class Reloader:
 
     async def _wait(self) -> None:
         poll_s = self._poll_s or (0 if self._watcher.works else FALLBACK_POLL_S)
+        if not poll_s and self._watcher.being_written():
+            # It was not read; its writer may never say that it is done.
+            poll_s = OPEN_S
         try:
             await asyncio.wait_for(self._changed.wait(), poll_s or None)
         except TimeoutError:
@@ -123,11 +127,10 @@ class Reloader:
         first = time.monotonic()
         while not self._asked:
             now = time.monotonic()
-            if now - first >= PATIENCE_S:
-                self._watcher.give_up_waiting()
-                break
             quiet = now - self._last_change
-            if quiet >= QUIET_S and not self._watcher.writing():
+            if quiet >= QUIET_S and not self._watcher.being_written():
+                break
+            if now - first >= PATIENCE_S:
                 break
             await asyncio.sleep(max(QUIET_S - quiet, 0.02))
 
@@ -164,7 +167,7 @@ class Reloader:
             log.error("POLICIES_DIR: no valid policy is left; every decision is a denial")
 
     def _read(self) -> Loaded:
-        loaded = self._directory.read()
+        loaded = self._directory.read(self._watcher.being_written())
         loaded.snapshot.prepare(self._versions.current.callers()[-PREPARED:])
         if self._watch(loaded):
             # What is watched only now may have changed since it was read.

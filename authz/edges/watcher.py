@@ -4,7 +4,7 @@
   directory of every link on the way to a path (a ConfigMap swaps `..data`, a release swaps
   `current`), and trees outside the root that links inside it lead to.
 - A path that does not exist, or that vanishes, is waited for in the nearest directory above it.
-- A file that is being written is known until it is closed, so that nobody has to read half of it.
+- A file that is written to is known until it is closed, so that nobody has to read half of it.
 - Where the system refuses a watch (inotify's limits) that is logged, and `works` says so.
 """
 
@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
@@ -28,7 +29,9 @@ MAX_OUTSIDE: Final = 32
 MAX_LINKS: Final = 40
 #: Reading is no change, and our own reading would never end otherwise.
 _QUIET: Final = frozenset({"opened", "closed_no_write"})
-_OPENING: Final = frozenset({"created", "modified"})
+#: Seconds that a writer may hold a file before it counts as done: long enough for an archive that
+#: comes over a slow line, short enough for an editor that never closes what it shows.
+OPEN_S: Final = 60.0
 _GOING: Final = frozenset({"deleted", "moved"})
 
 
@@ -47,7 +50,8 @@ class Watcher(FileSystemEventHandler):
         #: Watch by (path, recursive), with the inode that it was put on.
         self._watches: dict[tuple[Path, bool], tuple[ObservedWatch, int]] = {}
         self._lock = threading.Lock()
-        self._open: set[str] = set()
+        #: Files that were written to and not closed, and since when.
+        self._open: dict[str, float] = {}
         #: Directories that were deleted or moved: a watch on such a path is on nothing, and the
         #: next directory of that name may even get the same inode.
         self._gone: set[Path] = set()
@@ -97,15 +101,12 @@ class Watcher(FileSystemEventHandler):
             self._want(wanted, directory, recursive=False)
         return self._apply(wanted)
 
-    def writing(self) -> bool:
-        """Some file that was opened for writing has not been closed."""
+    def being_written(self) -> set[Path]:
+        """The files that somebody is writing now."""
+        since = time.monotonic() - OPEN_S
         with self._lock:
-            return bool(self._open)
-
-    def give_up_waiting(self) -> None:
-        """Forget what is still open: a writer that holds its file must not hold up the others."""
-        with self._lock:
-            self._open.clear()
+            self._open = {path: start for path, start in self._open.items() if start > since}
+            return {Path(path) for path in self._open}
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Called by watchdog for everything that happens."""
@@ -116,15 +117,12 @@ class Watcher(FileSystemEventHandler):
             if event.is_directory:
                 if event.event_type in _GOING:
                     self._gone.add(Path(source))
-            # A link is complete when it is made, and never closed.
-            elif (
-                event.event_type in _OPENING
-                and self._is_ours(source)
-                and not os.path.islink(source)  # noqa: PTH114
-            ):
-                self._open.add(source)
+            # Not what was merely created: a link, or a file moved here, is never closed.
+            elif event.event_type == "modified" and self._is_ours(source):
+                self._open.setdefault(source, time.monotonic())
             else:
-                self._open.discard(source)
+                self._open.pop(source, None)
+                self._open.pop(os.fsdecode(event.dest_path), None)
         self._changed()
 
     def _want(self, wanted: dict[tuple[Path, bool], int], path: Path, *, recursive: bool) -> None:

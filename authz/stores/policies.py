@@ -7,8 +7,8 @@
 - Read again, a file that has turned bad, or that cannot be read or listed any more, keeps the
   policies of its last good version and is reported as stale: dropping them could drop a denial. A
   file that is gone from a directory that can be read has been deleted.
-- What is read is what was there at one time: a file that changed while it, or another one, was
-  being read makes the whole reading start over.
+- What is read is what was there at one time: a change meanwhile makes the whole reading start
+  over, and a file that goes on changing counts as unreadable for now.
 """
 
 import errno
@@ -16,7 +16,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -81,6 +81,13 @@ class _Listing(NamedTuple):
     unlisted: list[Path]
 
 
+class _Content(NamedTuple):
+    path: Path
+    data: bytes
+    #: Why there is no data.
+    unreadable: Problem | None
+
+
 class PolicyDirectory:
     """A directory of policies that is read again and again. One thread at a time may read."""
 
@@ -88,22 +95,26 @@ class PolicyDirectory:
         self.path = path
         self._known: dict[Path, _Known] = {}
 
-    def read(self) -> Loaded:
-        """Read all policy files. Never raises for what is, or is not, there."""
+    def read(self, being_written: Collection[Path] = ()) -> Loaded:
+        """Read all policy files. Never raises for what is, or is not, there.
+
+        Args:
+            being_written: files, by their real path, that are not to be read yet.
+        """
         for attempt in range(MAX_READINGS):
             if attempt:
                 time.sleep(REREAD_AFTER_S)
             before = list_files(self.path)
-            marks = _marks(before.files)
-            contents = [(path, *_content(path)) for path in before.files]
-            after = list_files(self.path)
-            if after == before and _marks(after.files) == marks:
-                break
-        return self.take(before, contents)
+            marks = [_mark(path) for path in before.files]
+            contents = [_content(path, being_written) for path in before.files]
+            moved = {
+                path for path, mark in zip(before.files, marks, strict=True) if _mark(path) != mark
+            }
+            if not moved and list_files(self.path) == before:
+                return self.take(before, contents)
+        return self.take(before, [_settled(content, moved) for content in contents])
 
-    def take(
-        self, listing: _Listing, contents: Iterable[tuple[Path, bytes, Problem | None]]
-    ) -> Loaded:
+    def take(self, listing: _Listing, contents: Iterable[_Content]) -> Loaded:
         """Make of what was listed and read, and of what was known before, what is in force now."""
         known: dict[Path, _Known] = {}
         problems = list(listing.problems)
@@ -157,7 +168,7 @@ def load_paths(paths: Iterable[Path]) -> Loaded:
         [],
     )
     reader = PolicyDirectory(Path())
-    return reader.take(merged, ((path, *_content(path)) for path in merged.files))
+    return reader.take(merged, (_content(path) for path in merged.files))
 
 
 def list_files(directory: Path) -> _Listing:
@@ -211,11 +222,6 @@ def _list(directory: Path, found: _Listing, above: tuple[tuple[int, int], ...]) 
             found.files.append(path)  # a link that leads nowhere is a problem when it is read
 
 
-def _marks(paths: Iterable[Path]) -> list[tuple[int, int, int] | None]:
-    """What changes when a file is written or replaced."""
-    return [_mark(path) for path in paths]
-
-
 def _mark(path: Path) -> tuple[int, int, int] | None:
     try:
         status = path.stat()
@@ -224,11 +230,22 @@ def _mark(path: Path) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _content(path: Path) -> tuple[bytes, Problem | None]:
+def _content(path: Path, being_written: Collection[Path] = ()) -> _Content:
     try:
-        return _read(path), None
+        if being_written and Path(os.path.realpath(path)) in being_written:
+            return _Content(path, b"", _problem(path, "is being written; not read yet"))
+        return _Content(path, _read(path), None)
     except OSError as error:
-        return b"", _unreadable(path, error)
+        return _Content(path, b"", _unreadable(path, error))
+
+
+def _settled(content: _Content, moved: set[Path]) -> _Content:
+    """A content, unless its file keeps changing: then half of it may be what was read."""
+    if content.path not in moved or content.unreadable is not None:
+        return content
+    return content._replace(
+        data=b"", unreadable=_problem(content.path, "keeps changing while it is read; not taken")
+    )
 
 
 def _read(path: Path) -> bytes:

@@ -170,7 +170,10 @@ class Versions:
             del self._unwritten[0]
 
     def _activate(self, snapshot: Snapshot, why: Why) -> None:
-        self.current = snapshot
+        before, self.current = self.current, snapshot
+        if before is not snapshot:
+            # Kept versions are for going back to; their memory is for the one in force.
+            before.forget()
         self._keep(snapshot)
         activation = Activation(snapshot.version, rfc3339(self._now()), why, self.pinned)
         row = self._row(f"policies:{why}", snapshot.version, _DONE[why])
