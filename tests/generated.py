@@ -10,7 +10,7 @@ from typing import Final
 from authz import envoy_config
 from authz.core.errors import Code
 from authz.core.mode import Mode
-from authz.core.policy_doc import json_schema
+from authz.core.policy_schema import json_schema
 from authz.envoy_config import EnvoyOptions
 from authz.settings import described, parse_upstream
 

@@ -7,8 +7,8 @@ query strings, bodies and credentials have no column to end up in.
 import json
 from typing import Final, NamedTuple
 
-from authz.core.conditions import context_of
 from authz.core.errors import Code
+from authz.core.facts import context_of
 from authz.core.mode import Mode
 from authz.core.outcome import Outcome
 from authz.core.timestamps import rfc3339

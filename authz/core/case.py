@@ -1,8 +1,8 @@
 """Everything a stage may look at. A stage that wants more is asking for the wrong thing."""
 
 from authz.core.call import Call
-from authz.core.conditions import Facts
 from authz.core.evaluation import Ruling
+from authz.core.facts import Facts
 from authz.core.identity import ANONYMOUS, Identity, Unidentified
 from authz.core.snapshot import Snapshot
 

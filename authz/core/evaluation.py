@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from authz.core.compiled import CompiledPolicy, CompiledRule
-from authz.core.conditions import Facts
 from authz.core.errors import Code
+from authz.core.facts import Facts
 from authz.core.finding import Deny, Finding, Pass
 from authz.core.pattern import fold
 from authz.core.pattern_index import PatternIndex

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from authz.core.call import Call
 from authz.core.case import Case
 from authz.core.compiled import CompiledPolicy, CompiledRule
-from authz.core.conditions import Facts
+from authz.core.facts import Facts
 from authz.core.identity import Identity
 from authz.core.mode import Mode
 from authz.core.pattern import compile_pattern, fold

@@ -1,4 +1,4 @@
-"""The policy language as models (CONTRACT §5); `json_schema` is the same for editors.
+"""The policy language as models (CONTRACT §5).
 
 - What a field restricts may not be ignored: a key that is unknown in such a part is an error
   (`RESTRICTS`), elsewhere a warning. Which is which, and every sentence, is `policy_file`'s.
@@ -7,7 +7,6 @@
 """
 
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -80,7 +79,7 @@ def _spelled(*names: str) -> AliasChoices:
     return AliasChoices(*names)
 
 
-#: Stands for the schema of conditions, which pydantic does not know, until `json_schema` is done.
+#: Stands for the schema of conditions, which pydantic does not know, until `policy_schema` is done.
 _CONDITIONS: Final = {"type": "object", "title": "Conditions"}
 
 Patterns = Annotated[
@@ -289,78 +288,3 @@ class PolicyDoc(_Model):
 
 #: Parts whose every key takes something away: ignoring one would give it.
 RESTRICTS: Final = (AppliesTo, RateLimits, HumanInTheLoop, Delegation)
-
-
-def json_schema() -> dict[str, Any]:
-    """A JSON Schema (2020-12) of one document, the AGT wrapper included."""
-    schema = PolicyDoc.model_json_schema(by_alias=True, mode="validation")
-    definitions: dict[str, Any] = schema.pop("$defs")
-    models: dict[str, type[BaseModel]] = {model.__name__: model for model in _PARTS}
-    for name, definition in definitions.items():
-        _all_spellings(definition, models[name])
-    _all_spellings(schema, PolicyDoc)
-    definitions["Rule"]["properties"]["conditions"] = {"$ref": "#/$defs/Conditions"}
-    definitions["Conditions"] = conditions.json_schema()
-    properties: Mapping[str, Any] = schema["properties"]
-    spec = {name: value for name, value in properties.items() if name not in ("name", "kind")}
-    wrapper = {
-        "type": "object",
-        "required": ["apiVersion", "metadata", "spec"],
-        "properties": {
-            "apiVersion": {"type": "string", "description": f"`{WRAPPER_VERSION}`"},
-            "kind": {"type": "string"},
-            "metadata": {
-                "type": "object",
-                "required": ["name"],
-                "properties": {name: properties[name] for name in ("name", "version")},
-            },
-            "spec": {
-                "type": "object",
-                "required": ["rules"],
-                "properties": {**spec, "bindings": {"$ref": "#/$defs/AppliesTo"}},
-                "additionalProperties": False,
-            },
-        },
-    }
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "authz policy",
-        "if": {"required": ["apiVersion"]},
-        "then": {"$ref": "#/$defs/WrappedPolicy"},
-        "else": {"$ref": "#/$defs/Policy"},
-        "$defs": {**definitions, "Policy": schema, "WrappedPolicy": wrapper},
-    }
-
-
-_PARTS: Final = (
-    AppliesTo,
-    Approval,
-    Delegation,
-    HumanInTheLoop,
-    PolicyAudit,
-    RateLimits,
-    Rule,
-    RuleAudit,
-)
-
-
-def _all_spellings(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Put every spelling of a key into a schema that has only the first, and take nulls out.
-
-    A key without a value is an error of its own (`policy_file`).
-    """
-    properties: dict[str, Any] = schema["properties"]
-    required: list[str] = schema.get("required", [])
-    for field in model.model_fields.values():
-        alias = field.validation_alias
-        spellings = [str(c) for c in alias.choices] if isinstance(alias, AliasChoices) else []
-        for other in spellings[1:]:
-            properties[other] = properties[spellings[0]]
-        if len(spellings) > 1 and spellings[0] in required:
-            required.remove(spellings[0])
-            schema["anyOf"] = [{"required": [spelling]} for spelling in spellings]
-    for name, value in properties.items():
-        shown = {key: part for key, part in value.items() if key != "default"}
-        if "anyOf" in shown:
-            shown["anyOf"] = [choice for choice in shown["anyOf"] if choice != {"type": "null"}]
-        properties[name] = shown

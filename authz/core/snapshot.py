@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from authz.core.compiled import CompiledPolicy
-from authz.core.conditions import Facts
 from authz.core.evaluation import Ruling, View, no_policy
+from authz.core.facts import Facts
 from authz.core.identity import Identity
 
 #: Callers that are remembered. One sidecar serves one agent; a shared gateway a few hundred.

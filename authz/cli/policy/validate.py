@@ -67,7 +67,7 @@ def validate(
 
 def schema() -> None:
     """Print the JSON Schema of policy files, so that editors check and complete them."""
-    from authz.core.policy_doc import json_schema
+    from authz.core.policy_schema import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
 

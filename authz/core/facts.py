@@ -1,0 +1,154 @@
+"""What conditions look at: facts about a call and its caller, some of the agent's own choosing.
+
+- A fact that is not given is `MISSING`, and so is one that could mean two things.
+- The agent chooses its `context` and its resource. A context that is not one JSON object with
+  distinct keys tells nothing, and a path is seen without its dot segments, so that it has one
+  name.
+- A check or a batch asks about a request that has not been made: it has no method, path or host.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from authz.core.call import MAX_META, Call
+from authz.core.identity import Identity
+
+#: Lists and objects in a context, which also bounds how deep they nest: whoever reads the record
+#: again should not run out of stack.
+MAX_PARTS: Final = 256
+
+
+class Facts(NamedTuple):
+    """A call and who makes it."""
+
+    call: Call
+    identity: Identity
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+#: The fact is not given. Not None: that is a truth value of conditions.
+MISSING: Final = _Missing()
+
+Reader = Callable[[Facts], object]
+
+CONTEXT: Final = "context"
+
+
+def reader_of(fact: str) -> Reader | None:
+    """How a fact is read; None when there is no such fact."""
+    if fact in FACTS:
+        return FACTS[fact]
+    head, _, key = fact.partition(".")
+    return _context(key) if head == CONTEXT and all(key.split(".")) else None
+
+
+def _resource(facts: Facts) -> object:
+    return _resolved(facts.call.resource) if facts.call.resource else MISSING
+
+
+def _wire(read: Callable[[Call], str]) -> Reader:
+    def fact(facts: Facts) -> object:
+        return (read(facts.call) or MISSING) if facts.call.source == "proxy" else MISSING
+
+    return fact
+
+
+def _agent(read: Callable[[Identity], object]) -> Reader:
+    def fact(facts: Facts) -> object:
+        value = read(facts.identity) if facts.identity.agent_id else MISSING
+        return MISSING if value == "" else value
+
+    return fact
+
+
+def _resolved(text: str) -> str:
+    """A path without `.` and `..` segments, whichever slash it uses, so that one has one name."""
+    if "." not in text:
+        return text
+    slashed = text.replace("\\", "/")
+    segments = slashed.split("/")
+    if not any(segment in (".", "..") for segment in segments):
+        return text
+    kept: list[str] = []
+    for segment in segments:
+        if segment == "..":
+            # At the top there is nothing to go up to; what is absolute stays so.
+            if kept and kept != [""]:
+                kept.pop()
+        elif segment != ".":
+            kept.append(segment)
+    return "/".join(kept)
+
+
+@functools.lru_cache(maxsize=256)
+def context_of(meta: str) -> Mapping[str, Any] | None:
+    """The JSON object of an `X-MeshGuard-Meta`; None when it is not one that can be trusted to
+    mean one thing (not JSON, not an object, a key twice, NaN, too long)."""
+    if len(meta) > MAX_META or meta.count("{") + meta.count("[") > MAX_PARTS:
+        return None
+    try:
+        value = json.loads(
+            meta,
+            object_pairs_hook=_distinct,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+        )
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key appears twice")
+    return found
+
+
+def _finite(written: str) -> float:
+    number = float(written)
+    if not math.isfinite(number):
+        raise ValueError("a number is too large")
+    return number
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _context(key: str) -> Reader:
+    steps = key.split(".")
+
+    def fact(facts: Facts) -> object:
+        context = context_of(facts.call.meta) if facts.call.meta else None
+        if context is None:
+            return MISSING
+        value: object = context
+        for step in steps:
+            value = value.get(step, MISSING) if isinstance(value, dict) else MISSING
+        if len(steps) > 1 and key in context:
+            # `user.role` may be a key of its own; beside a nested one it would be two answers.
+            value = context[key] if value is MISSING else MISSING
+        return MISSING if value is None else value
+
+    return fact
+
+
+FACTS: Final[Mapping[str, Reader]] = {
+    "resource": _resource,
+    "method": _wire(lambda call: call.method),
+    "path": _wire(lambda call: _resolved("/" + call.upstream_path)),
+    "host": _wire(lambda call: call.host),
+    "agent.id": _agent(lambda agent: agent.agent_id),
+    "agent.name": _agent(lambda agent: agent.name),
+    "agent.orgId": _agent(lambda agent: agent.org_id),
+    "agent.tags": _agent(lambda agent: sorted(agent.tags)),
+    "agent.trustTier": _agent(lambda agent: agent.tier),
+}

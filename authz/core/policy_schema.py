@@ -1,0 +1,146 @@
+"""The policy language as a JSON Schema (2020-12), so that editors check and complete policies.
+
+Made from the models of `policy_doc`; conditions, which have a reader of their own, are described
+here. A schema cannot say everything: `authz policy validate` does.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import AliasChoices, BaseModel
+
+from authz.core.facts import CONTEXT, FACTS
+from authz.core.operators import OPERATORS, SNAKE
+from authz.core.policy_doc import (
+    WRAPPER_VERSION,
+    AppliesTo,
+    Approval,
+    Delegation,
+    HumanInTheLoop,
+    PolicyAudit,
+    PolicyDoc,
+    RateLimits,
+    Rule,
+    RuleAudit,
+)
+
+_PARTS: Final = (
+    AppliesTo,
+    Approval,
+    Delegation,
+    HumanInTheLoop,
+    PolicyAudit,
+    RateLimits,
+    Rule,
+    RuleAudit,
+)
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON Schema (2020-12) of one document, the AGT wrapper included."""
+    schema = PolicyDoc.model_json_schema(by_alias=True, mode="validation")
+    definitions: dict[str, Any] = schema.pop("$defs")
+    models: dict[str, type[BaseModel]] = {model.__name__: model for model in _PARTS}
+    for name, definition in definitions.items():
+        _all_spellings(definition, models[name])
+    _all_spellings(schema, PolicyDoc)
+    definitions["Rule"]["properties"]["conditions"] = {"$ref": "#/$defs/Conditions"}
+    definitions["Conditions"] = conditions_schema()
+    properties: Mapping[str, Any] = schema["properties"]
+    spec = {name: value for name, value in properties.items() if name not in ("name", "kind")}
+    wrapper = {
+        "type": "object",
+        "required": ["apiVersion", "metadata", "spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": f"`{WRAPPER_VERSION}`"},
+            "kind": {"type": "string"},
+            "metadata": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {name: properties[name] for name in ("name", "version")},
+            },
+            "spec": {
+                "type": "object",
+                "required": ["rules"],
+                "properties": {**spec, "bindings": {"$ref": "#/$defs/AppliesTo"}},
+                "additionalProperties": False,
+            },
+        },
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "authz policy",
+        "if": {"required": ["apiVersion"]},
+        "then": {"$ref": "#/$defs/WrappedPolicy"},
+        "else": {"$ref": "#/$defs/Policy"},
+        "$defs": {**definitions, "Policy": schema, "WrappedPolicy": wrapper},
+    }
+
+
+def _all_spellings(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Put every spelling of a key into a schema that has only the first, and take nulls out.
+
+    A key without a value is an error of its own (`policy_file`).
+    """
+    properties: dict[str, Any] = schema["properties"]
+    required: list[str] = schema.get("required", [])
+    for field in model.model_fields.values():
+        alias = field.validation_alias
+        spellings = [str(c) for c in alias.choices] if isinstance(alias, AliasChoices) else []
+        for other in spellings[1:]:
+            properties[other] = properties[spellings[0]]
+        if len(spellings) > 1 and spellings[0] in required:
+            required.remove(spellings[0])
+            schema["anyOf"] = [{"required": [spelling]} for spelling in spellings]
+    for name, value in properties.items():
+        shown = {key: part for key, part in value.items() if key != "default"}
+        if "anyOf" in shown:
+            shown["anyOf"] = [choice for choice in shown["anyOf"] if choice != {"type": "null"}]
+        properties[name] = shown
+
+
+def conditions_schema() -> dict[str, Any]:
+    """A JSON Schema of conditions; `$ref` to itself as `#/$defs/Conditions`."""
+    scalar: dict[str, Any] = {"type": ["string", "number", "boolean"]}
+    several = {"type": "array", "minItems": 1, "items": scalar}
+    texts: dict[str, Any] = {
+        "anyOf": [
+            {"type": "string", "minLength": 1},
+            {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+        ]
+    }
+    shapes: dict[str, dict[str, Any]] = {
+        "scalar": scalar,
+        "scalars": several,
+        "scalar or scalars": {"anyOf": [scalar, several]},
+        "texts": texts,
+        "number": {"type": "number"},
+        "bool": {"type": "boolean"},
+    }
+    names = {**{name: name for name in OPERATORS}, **SNAKE}
+    tests = {
+        "type": "object",
+        "minProperties": 1,
+        "properties": {name: shapes[OPERATORS[known].takes] for name, known in names.items()},
+    }
+    test = {"anyOf": [scalar, several, {**tests, "additionalProperties": False}]}
+    itself = {"$ref": "#/$defs/Conditions"}
+    groups = {"type": "array", "minItems": 1, "items": itself}
+    context = {"anyOf": [test, {"type": "object", "minProperties": 1}]}
+    return {
+        "description": "All must hold. Unknown in an allow rule: no match; in a deny rule: match",
+        "type": "object",
+        "minProperties": 1,
+        "properties": {
+            **dict.fromkeys(FACTS, test),
+            "agent.trustTier": {
+                "anyOf": [{"type": "string"}, {"type": "array"}, {"type": "object"}]
+            },
+            CONTEXT: {"type": "object", "minProperties": 1},
+            "all": groups,
+            "any": groups,
+            "not": itself,
+        },
+        "patternProperties": {r"^context\..+": context},
+        "additionalProperties": False,
+    }
