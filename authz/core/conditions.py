@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from authz.core import operators, tiers
-from authz.core.facts import CONTEXT, FACTS, MISSING, Facts, reader_of
+from authz.core.facts import CONTEXT, FACTS, MISSING, PATHS, UNCLEAR, Facts, reader_of, slashed
 from authz.core.operators import OPERATORS, SNAKE, TAKES, TIER_OPERATORS, Truth
 from authz.core.text import word
 
@@ -161,26 +161,16 @@ class _Reader:
         if read is None:
             return self._wrong(path, _unknown_kind(fact))
         if isinstance(value, dict):
-            known = [SNAKE.get(name, name) in OPERATORS for name in value]
-            if value and fact.startswith(f"{CONTEXT}.") and not any(known):
-                return self._nested(fact, value, path)
             if not value:
                 return self._wrong(path, f"`{word(fact)}` has no test")
             return _all([self._test(fact, read, n, v, (*path, n)) for n, v in value.items()])
-        if isinstance(value, list):
-            return self._test(fact, read, "in", value, path)
-        if isinstance(value, str) and "*" in value:
+        starred = any(isinstance(v, str) and "*" in v for v in operators.listed(value))
+        if starred and fact not in ("agent.tags", "agent.trustTier"):
             return self._wrong(
                 path, f"write `{word(fact)}: {{matches: ...}}` for a pattern, `equals` for a star"
             )
-        return self._test(fact, read, "equals", value, path)
-
-    def _nested(self, fact: str, value: dict[str, Any], path: Path) -> Holds:
-        looks_like = [n for n in value if difflib.get_close_matches(n, _WORDS, 1, cutoff=0.8)]
-        if looks_like:
-            name = looks_like[0]
-            return self._wrong((*path, name), _unknown_operator(name))
-        return _all([self._fact(f"{fact}.{k}", v, (*path, k)) for k, v in value.items()])
+        name = "in" if isinstance(value, list) else "equals"
+        return self._test(fact, read, name, value, path)
 
     def _test(
         self,
@@ -193,7 +183,7 @@ class _Reader:
         name = SNAKE.get(written, written)
         operator = OPERATORS.get(name)
         if operator is None:
-            return self._wrong(path, _unknown_operator(written))
+            return self._wrong(path, _unknown_operator(fact, written))
         takes = operator.takes
         if fact == "agent.trustTier":
             if name not in TIER_OPERATORS:
@@ -213,7 +203,8 @@ class _Reader:
             ranked = operator.make(operators.ranked(operand))
             holds = _asked(lambda facts: _rank(read(facts)), ranked, name)
         else:
-            holds = _asked(read, operator.make(operand), name)
+            meant = _slashed(operand) if fact in PATHS else operand
+            holds = _asked(read, operator.make(meant), name)
         self.tests.append(Test(fact, name, operand, holds))
         return holds
 
@@ -230,20 +221,26 @@ def _asked(
 
     def holds(facts: Facts) -> Truth:
         value = read(facts)
-        return None if value is MISSING else test(value)
+        return None if value is MISSING or value is UNCLEAR else test(value)
 
     return holds
 
 
+def _slashed(operand: Any) -> Any:
+    if isinstance(operand, list):
+        return [_slashed(item) for item in operand]
+    return slashed(operand) if isinstance(operand, str) else operand
+
+
 def _rank(tier: object) -> object:
-    return tiers.rank(tier) if isinstance(tier, str) else MISSING
+    return tiers.rank(tier) if isinstance(tier, str) else tier
 
 
-_WORDS: Final = (*OPERATORS, *SNAKE)
-
-
-def _unknown_operator(written: str) -> str:
-    return f"unknown operator `{word(written)}`{_nearest(written, tuple(OPERATORS))}"
+def _unknown_operator(fact: str, written: str) -> str:
+    said = f"unknown operator `{word(written)}`"
+    if fact.startswith(f"{CONTEXT}.") and not difflib.get_close_matches(written, OPERATORS, n=1):
+        return f"{said}; a key inside it is written `{word(fact)}.{word(written)}`"
+    return said + _nearest(written, tuple(OPERATORS))
 
 
 def _unknown_kind(written: str) -> str:

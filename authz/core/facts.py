@@ -1,6 +1,7 @@
 """What conditions look at: facts about a call and its caller, some of the agent's own choosing.
 
-- A fact that is not given is `MISSING`, and so is one that could mean two things.
+- A fact that is not given is `MISSING`; one that could mean two things, or cannot be read, is
+  `UNCLEAR`.
 - The agent chooses its `context` and its resource. A context that is not one JSON object with
   distinct keys tells nothing, and a path is seen without its dot segments, so that it has one
   name.
@@ -10,6 +11,7 @@
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -28,13 +30,18 @@ class Facts(NamedTuple):
     identity: Identity
 
 
-class _Missing:
+class _Sentinel:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
     def __repr__(self) -> str:
-        return "MISSING"
+        return self._name
 
 
 #: The fact is not given. Not None: that is a truth value of conditions.
-MISSING: Final = _Missing()
+MISSING: Final = _Sentinel("MISSING")
+#: Something is given that tells nothing, so not even whether the fact exists can be told.
+UNCLEAR: Final = _Sentinel("UNCLEAR")
 
 Reader = Callable[[Facts], object]
 
@@ -68,13 +75,16 @@ def _agent(read: Callable[[Identity], object]) -> Reader:
     return fact
 
 
+def slashed(text: str) -> str:
+    """A path with one kind of slash, and one of them at a time."""
+    return re.sub(r"[/\\]+", "/", text)
+
+
 def _resolved(text: str) -> str:
-    """A path without `.` and `..` segments, whichever slash it uses, so that one has one name."""
-    if "." not in text:
-        return text
-    slashed = text.replace("\\", "/")
-    segments = slashed.split("/")
-    if not any(segment in (".", "..") for segment in segments):
+    """A path in the one spelling that all others of it are compared as."""
+    text = slashed(text)
+    segments = text.split("/")
+    if "." not in segments and ".." not in segments:
         return text
     kept: list[str] = []
     for segment in segments:
@@ -84,7 +94,7 @@ def _resolved(text: str) -> str:
                 kept.pop()
         elif segment != ".":
             kept.append(segment)
-    return "/".join(kept)
+    return "/" if kept == [""] else "/".join(kept)
 
 
 @functools.lru_cache(maxsize=256)
@@ -127,19 +137,24 @@ def _context(key: str) -> Reader:
     steps = key.split(".")
 
     def fact(facts: Facts) -> object:
-        context = context_of(facts.call.meta) if facts.call.meta else None
-        if context is None:
+        if not facts.call.meta:
             return MISSING
+        context = context_of(facts.call.meta)
+        if context is None:
+            return UNCLEAR
         value: object = context
         for step in steps:
             value = value.get(step, MISSING) if isinstance(value, dict) else MISSING
         if len(steps) > 1 and key in context:
             # `user.role` may be a key of its own; beside a nested one it would be two answers.
-            value = context[key] if value is MISSING else MISSING
+            value = context[key] if value is MISSING else UNCLEAR
         return MISSING if value is None else value
 
     return fact
 
+
+#: Facts whose texts are paths.
+PATHS: Final = frozenset({"resource", "path"})
 
 FACTS: Final[Mapping[str, Reader]] = {
     "resource": _resource,

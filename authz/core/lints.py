@@ -12,6 +12,7 @@ All of them look patterns up in an index, so a large set costs no more than it i
 be compared pair by pair is bounded by `MAX_PAIRS`.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -81,11 +82,13 @@ def _shadowed(document: PolicyDoc) -> Iterator[Lint]:
         order.sort(key=lambda index: STRICTEST_FIRST[rules[index].effect])
     rank = {rule: at for at, rule in enumerate(order)}
     patterns = [
-        _Pattern(fold(text.strip()), rule, position)
+        _Pattern(re.sub(r"\*+", "*", fold(text.strip())), rule, position)
         for rule in order
         for position, text in enumerate(rules[rule].actions)
     ]
     index = PatternIndex(pattern.text for pattern in patterns)
+    if index.tried * len(patterns) > MAX_PAIRS:
+        return
     # Only what always decides can take something away from what comes later.
     certain = {n for n, r in enumerate(rules) if not r.conditions and r.enforcement == "enforce"}
     by_rule: dict[int, list[tuple[_Pattern, _Pattern | None]]] = {rule: [] for rule in order}
@@ -97,14 +100,14 @@ def _shadowed(document: PolicyDoc) -> Iterator[Lint]:
         if pairs > MAX_PAIRS:
             return
         takers = [other for other in wider if _takes(other, pattern, rank, certain)]
-        by_rule[pattern.rule].append((pattern, min(takers, key=_position, default=None)))
+        # Another rule first: a rule that is taken whole is worth more than its own repetitions.
+        taker = min(
+            takers, key=lambda o: (o.rule == pattern.rule, o.rule, o.position), default=None
+        )
+        by_rule[pattern.rule].append((pattern, taker))
     for rule in order:
         yield from _taken(by_rule[rule])
     yield from _overtaken(document, patterns, rank, certain)
-
-
-def _position(pattern: _Pattern) -> tuple[int, int]:
-    return pattern.rule, pattern.position
 
 
 def _takes(other: _Pattern, pattern: _Pattern, rank: dict[int, int], certain: set[int]) -> bool:

@@ -6,11 +6,12 @@ case alike. A pattern is `*`; there are no regular expressions.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from authz.core import tiers
-from authz.core.facts import MISSING
+from authz.core.facts import MISSING, UNCLEAR
 from authz.core.pattern import Matcher, compile_pattern, fold
 
 #: True, False, or None: cannot be told.
@@ -132,6 +133,13 @@ def _equals(operand: Any) -> Test:
     return _one_of([operand])
 
 
+def _exists(operand: Any) -> Test:
+    def test(value: object) -> Truth:
+        return None if value is UNCLEAR else (value is not MISSING) is operand
+
+    return test
+
+
 class Operator(NamedTuple):
     #: What it is compared with: `scalar`, `scalars`, `texts` (one or several), `number`, `bool`.
     takes: str
@@ -153,7 +161,7 @@ OPERATORS: Final[Mapping[str, Operator]] = {
     "gt": Operator("number", _compare(lambda value, bound: value > bound)),
     "gte": Operator("number", _compare(lambda value, bound: value >= bound)),
     # The only one that is asked of a missing fact; `conditions` knows.
-    "exists": Operator("bool", lambda operand: lambda value: (value is not MISSING) is operand),
+    "exists": Operator("bool", _exists),
 }
 
 #: Spellings with underscores, as published examples have them.
@@ -183,7 +191,10 @@ TIER_OPERATORS: Final = {
 
 
 def _is_scalar(value: object) -> bool:
-    return isinstance(value, (bool, int, float, str))
+    # `.inf` and `.nan` cannot be written down again, and are never meant.
+    return isinstance(value, (bool, str)) or (
+        isinstance(value, (int, float)) and math.isfinite(value)
+    )
 
 
 def takes(kind: str, operand: object) -> bool:
@@ -197,9 +208,9 @@ def takes(kind: str, operand: object) -> bool:
             return bool(items) and all(map(_is_scalar, items))
         case "texts":
             # `startsWith: ""` would always hold, and is never meant.
-            return bool(items) and all(isinstance(item, str) and item for item in items)
+            return bool(items) and all(isinstance(item, str) and item.strip() for item in items)
         case "number":
-            return isinstance(operand, (int, float)) and not isinstance(operand, bool)
+            return _kind(operand) == "number" and math.isfinite(operand)  # type: ignore[arg-type]
         case "bool":
             return isinstance(operand, bool)
         case "tier":

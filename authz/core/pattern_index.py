@@ -41,6 +41,11 @@ class PatternIndex:
         self._heads = sorted(heads.items())
         self._tails = sorted(tails.items())
 
+    @property
+    def tried(self) -> int:
+        """How many patterns every look-up has to try."""
+        return len(self._tried)
+
     def matching(self, text: str) -> tuple[int, ...]:
         """The positions of the patterns that match a *folded* text, in no particular order."""
         found = [*self._exact.get(text, ()), *self._always]

@@ -97,6 +97,21 @@ Conditions = Annotated[
 ]
 
 
+def _notify(value: object) -> object:
+    items = value if isinstance(value, list) else [value]
+    if not isinstance(value, bool) and not all(isinstance(item, str) for item in items):
+        raise PydanticCustomError("at", "`notify` takes a text, a list of them, true or false")
+    return value
+
+
+_NOTIFY: Final = {
+    "anyOf": [
+        {"type": ["boolean", "string"]},
+        {"type": "array", "items": {"type": "string"}},
+    ]
+}
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(
         frozen=True,
@@ -113,13 +128,19 @@ class AppliesTo(_Model):
 
     tags: list[str] | None = Field(None, description="agents that have one of these tags")
     trust_tiers: list[str] | None = Field(
-        None, alias="trustTiers", description="agents of one of these tiers"
+        None,
+        validation_alias=_spelled("trustTiers", "trust_tiers"),
+        description="agents of one of these tiers",
     )
     agent_ids: list[str] | None = Field(
-        None, alias="agentIds", description='these agents; "*" is any'
+        None,
+        validation_alias=_spelled("agentIds", "agent_ids"),
+        description='these agents; "*" is any',
     )
     org_ids: list[str] | None = Field(
-        None, alias="orgIds", description="agents of these organisations"
+        None,
+        validation_alias=_spelled("orgIds", "org_ids"),
+        description="agents of these organisations",
     )
 
     @property
@@ -185,7 +206,7 @@ class RuleAudit(_Model):
     """How much a rule wants recorded. Every decision is, whatever stands here."""
 
     level: str = Field("", max_length=MAX_NAME)
-    notify: bool | list[str] | str | None = None
+    notify: Annotated[Any, AfterValidator(_notify), WithJsonSchema(_NOTIFY)] = None
 
 
 class PolicyAudit(_Model):
@@ -288,3 +309,10 @@ class PolicyDoc(_Model):
 
 #: Parts whose every key takes something away: ignoring one would give it.
 RESTRICTS: Final = (AppliesTo, RateLimits, HumanInTheLoop, Delegation)
+
+
+def spellings_of(model: type[BaseModel], name: str) -> list[str]:
+    """Every key that a field may be written as; the first is the one that documents show."""
+    alias = model.model_fields[name].validation_alias
+    choices = [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else []
+    return list(dict.fromkeys([*choices, name]))

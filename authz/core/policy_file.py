@@ -12,12 +12,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
-from pydantic import AliasChoices, BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 
 from authz.core import lints, tiers, yaml_tree
 from authz.core.compiled import CompiledPolicy, compile_policy
-from authz.core.policy_doc import MAX_NAME, RESTRICTS, WRAPPER_VERSION, PolicyDoc, Rule, lower
+from authz.core.policy_doc import (
+    MAX_NAME,
+    RESTRICTS,
+    WRAPPER_VERSION,
+    PolicyDoc,
+    Rule,
+    lower,
+    spellings_of,
+)
 from authz.core.text import word
 from authz.core.yaml_tree import Node, Path, YamlError
 
@@ -72,9 +80,8 @@ _TAKES_AWAY: Final = frozenset(
         "humanInTheLoop",
         "rateLimit",
         "rateLimits",
-        "rate_limit",
         "requiredTrustTier",
-        "required_trust_tier",
+        "ruleOrder",
     }
 )
 #: Two keys at least this much alike are one and a slip of the pen (difflib's ratio).
@@ -202,14 +209,9 @@ class _Reader:
 
     def placed(self, document: PolicyDoc) -> Placed:
         line, column = self._node.place_of_key(("name",))
-        default = next(
-            (
-                self._node.place((key,))
-                for key in ("defaultEffect", "default_effect")
-                if key in self._node.plain_keys()
-            ),
-            (line, column),
-        )
+        default = line, column
+        if "default_effect" in document.model_fields_set:
+            default = self._node.place(self._written(("defaultEffect",)))
         rules = tuple(self._node.place(("rules", n))[0] for n in range(len(document.rules)))
         return Placed(compile_policy(document), line, column, default, rules)
 
@@ -247,9 +249,19 @@ class _Reader:
                     )
                     complete = False
                 values[key], keys[key] = value, inner.keys[written]
+        kind = node.value.get("kind")
+        if kind is not None and not kind.text.lower().endswith("policy"):
+            self._say(
+                ("kind",), "error", f"unknown kind `{word(kind.text)}`; it must end in Policy"
+            )
+            complete = False
         for key in node.value:
-            if key not in ("apiVersion", "kind", "metadata", "spec"):
-                values[key], keys[key] = node.value[key], node.keys[key]
+            if key in ("apiVersion", "kind", "metadata", "spec"):
+                continue
+            if key in values:
+                self._say((key,), "error", f"`{word(key)}` is given twice", of_key=True)
+                complete = False
+            values[key], keys[key] = node.value[key], node.keys[key]
         self._node = Node(values, node.line, node.column, keys=keys)
         return complete
 
@@ -307,23 +319,22 @@ class _Reader:
     def _unknown_key(self, path: Path, data: Any) -> bool:
         key, shown = str(path[-1]), word(str(path[-1]))
         model = _model_at(path[:-1])
-        spellings = _spellings(model)
-        if key in spellings:
+        meant = _meant(model, key)
+        if key in _spellings(model):
             said = f"`{shown}` is given a second time in another spelling"
             self._say(path, "error", said, of_key=True)
             return False
-        hint = _nearest(key, sorted(spellings))
-        slip = difflib.get_close_matches(
-            key[:MAX_NAME], _NOT_EVALUATED | _TAKES_AWAY, n=1, cutoff=_SLIP
-        )
-        if key in _NOT_EVALUATED or (slip and slip[0] in _NOT_EVALUATED):
+        hint = f", did you mean `{meant}`?" if meant else ""
+        slip = difflib.get_close_matches(_plain(key), _DECIDING, n=1, cutoff=_SLIP)
+        known = _DECIDING[slip[0]] if slip else ""
+        if known in _NOT_EVALUATED:
             said = (
                 f"`{shown}` is not evaluated, and the policy would mean something else without it"
             )
-        elif key in _TAKES_AWAY:
+        elif known and _plain(known) != _plain(meant):
             said = f"`{shown}` does not belong here, and nothing would come of it"
-        elif slip:
-            said = f"unknown key `{shown}`, did you mean `{slip[0]}`?"
+        elif known:
+            said = f"unknown key `{shown}`{hint}"
         elif model in RESTRICTS:
             said = f"unknown key `{shown}` in {path[-2]}{hint}"
         else:
@@ -363,13 +374,26 @@ class _Reader:
             self._say(path, "warning", sentence, lint)
 
     def _say_no_effect(self, path: Path, model: PolicyDoc | Rule) -> None:
-        node = self._node.at(path)
         for name in model.model_fields_set:
             main = to_camel(name)
             if main in _NO_EFFECT and getattr(model, name) is not None:
-                written = next(k for k in _keys(type(model), name) if k in node.plain_keys())
-                said = f"`{written}` {_NO_EFFECT[main]}"
-                self._say((*path, written), "warning", said, of_key=True)
+                written = self._written((*path, main))
+                said = f"`{written[-1]}` {_NO_EFFECT[main]}"
+                self._say(written, "warning", said, of_key=True)
+
+    def _written(self, path: Path) -> Path:
+        """A path with each key in the spelling that the document has."""
+        found: Path = ()
+        for step in path:
+            here = self._node.at(found).plain_keys()
+            spelled = step
+            if isinstance(step, str) and step not in here:
+                model = _model_at(found)
+                names = [spellings_of(model, name) for name in model.model_fields]
+                others = next((keys for keys in names if step in keys), [])
+                spelled = next((key for key in others if key in here), step)
+            found = (*found, spelled)
+        return found
 
     def _say(
         self,
@@ -380,6 +404,7 @@ class _Reader:
         *,
         of_key: bool = False,
     ) -> None:
+        path = self._written(path)
         line, column = self._node.place_of_key(path) if of_key else self._node.place(path)
         self.problems.append(Problem(self._file, line, column, severity, message, lint))
 
@@ -391,7 +416,7 @@ def _model_at(path: Path) -> type[BaseModel]:
         if isinstance(step, int):
             continue
         field = next(
-            field for name, field in model.model_fields.items() if step in _keys(model, name)
+            field for name, field in model.model_fields.items() if step in spellings_of(model, name)
         )
         inner = [a for a in _arguments(field.annotation) if _is_model(a)]
         if not inner:
@@ -412,15 +437,42 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _keys(model: type[BaseModel], name: str) -> list[str]:
-    """Every spelling of a field, the main one first."""
-    alias = model.model_fields[name].validation_alias
-    choices = alias.choices if isinstance(alias, AliasChoices) else [alias] if alias else []
-    return [*(str(choice) for choice in choices), name]
-
-
 def _spellings(model: type[BaseModel]) -> set[str]:
-    return {key for name in model.model_fields for key in _keys(model, name)}
+    return {key for name in model.model_fields for key in spellings_of(model, name)}
+
+
+def _plain(key: str) -> str:
+    """A key without what spellings differ in."""
+    return key[:MAX_NAME].replace("-", "").replace("_", "").lower()
+
+
+#: What must not be lost, by its plain spelling.
+_DECIDING: Final = {_plain(key): key for key in sorted(_NOT_EVALUATED | _TAKES_AWAY)}
+
+
+def _meant(model: type[BaseModel], written: str) -> str:
+    """The key of a model that comes nearest, as documents write it; empty where none is near."""
+    keys: dict[str, str] = {}
+    for name in model.model_fields:
+        spellings = spellings_of(model, name)
+        keys.update(dict.fromkeys(map(_plain, spellings), spellings[0]))
+    close = difflib.get_close_matches(_plain(written), keys, n=1)
+    return keys[close[0]] if close else ""
+
+
+#: Sentences by error type; the braces are filled in from pydantic's context.
+_SENTENCES: Final = {
+    "missing": "`{leaf}` is missing",
+    "list_type": "`{leaf}` must be a list",
+    "int_type": "`{leaf}` must be a whole number",
+    "bool_type": "`{leaf}` must be true or false",
+    **dict.fromkeys(("model_type", "model_attributes_type"), "`{leaf}` must be a mapping"),
+    "dict_type": "`{leaf}` must be a mapping",
+    "greater_than_equal": "`{leaf}` must be at least {ge}",
+    "less_than_equal": "`{leaf}` must be at most {le}",
+    **dict.fromkeys(("too_short", "string_too_short"), "`{leaf}` must not be empty"),
+    **dict.fromkeys(("too_long", "string_too_long"), "`{leaf}` is longer than {max_length}"),
+}
 
 
 def _sentence(path: Path, item: Any, node: Node) -> str:
@@ -430,8 +482,6 @@ def _sentence(path: Path, item: Any, node: Node) -> str:
     written = node.text_at(path)
     context = item.get("ctx", {})
     match item["type"]:
-        case "missing":
-            return f"`{leaf}` is missing"
         case "literal_error":
             expected = context["expected"]
             words = [part.strip("'") for part in expected.replace(" or ", ", ").split(", ")]
@@ -443,22 +493,10 @@ def _sentence(path: Path, item: Any, node: Node) -> str:
                 f"unknown trust tier `{word(written)}`{_nearest(written, tiers.TIERS)}"
                 f" (one of {', '.join(tiers.TIERS)})"
             )
-        case "list_type":
-            return f"`{leaf}` must be a list"
-        case "int_type":
-            return f"`{leaf}` must be a whole number"
-        case "bool_type":
-            return f"`{leaf}` must be true or false"
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return f"`{leaf}` must be a mapping"
-        case "greater_than_equal":
-            return f"`{leaf}` must be at least {context['ge']}"
-        case "less_than_equal":
-            return f"`{leaf}` must be at most {context['le']}"
-        case "too_short" | "string_too_short":
-            return f"`{leaf}` must not be empty"
-        case "too_long" | "string_too_long":
-            return f"`{leaf}` is longer than {context['max_length']}"
+        case "model_type" | "model_attributes_type" | "dict_type" if isinstance(path[-1], int):
+            return f"item {path[-1] + 1} of `{leaf}` must be a mapping"
+        case kind if kind in _SENTENCES:
+            return _SENTENCES[kind].format(leaf=leaf, **context)
     return f"`{leaf}`: {item['msg']}" if item["type"] != "at" else str(item["msg"])
 
 

@@ -7,7 +7,7 @@ here. A schema cannot say everything: `authz policy validate` does.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pydantic import AliasChoices, BaseModel
+from pydantic import BaseModel
 
 from authz.core.facts import CONTEXT, FACTS
 from authz.core.operators import OPERATORS, SNAKE
@@ -22,6 +22,7 @@ from authz.core.policy_doc import (
     RateLimits,
     Rule,
     RuleAudit,
+    spellings_of,
 )
 
 _PARTS: Final = (
@@ -84,19 +85,18 @@ def _all_spellings(schema: dict[str, Any], model: type[BaseModel]) -> None:
     """
     properties: dict[str, Any] = schema["properties"]
     required: list[str] = schema.get("required", [])
-    for field in model.model_fields.values():
-        alias = field.validation_alias
-        spellings = [str(c) for c in alias.choices] if isinstance(alias, AliasChoices) else []
+    for name in model.model_fields:
+        spellings = spellings_of(model, name)
         for other in spellings[1:]:
             properties[other] = properties[spellings[0]]
         if len(spellings) > 1 and spellings[0] in required:
             required.remove(spellings[0])
             schema["anyOf"] = [{"required": [spelling]} for spelling in spellings]
-    for name, value in properties.items():
+    for key, value in properties.items():
         shown = {key: part for key, part in value.items() if key != "default"}
         if "anyOf" in shown:
             shown["anyOf"] = [choice for choice in shown["anyOf"] if choice != {"type": "null"}]
-        properties[name] = shown
+        properties[key] = shown
 
 
 def conditions_schema() -> dict[str, Any]:
@@ -126,7 +126,6 @@ def conditions_schema() -> dict[str, Any]:
     test = {"anyOf": [scalar, several, {**tests, "additionalProperties": False}]}
     itself = {"$ref": "#/$defs/Conditions"}
     groups = {"type": "array", "minItems": 1, "items": itself}
-    context = {"anyOf": [test, {"type": "object", "minProperties": 1}]}
     return {
         "description": "All must hold. Unknown in an allow rule: no match; in a deny rule: match",
         "type": "object",
@@ -136,11 +135,11 @@ def conditions_schema() -> dict[str, Any]:
             "agent.trustTier": {
                 "anyOf": [{"type": "string"}, {"type": "array"}, {"type": "object"}]
             },
-            CONTEXT: {"type": "object", "minProperties": 1},
+            CONTEXT: {"type": "object", "minProperties": 1, "additionalProperties": test},
             "all": groups,
             "any": groups,
             "not": itself,
         },
-        "patternProperties": {r"^context\..+": context},
+        "patternProperties": {r"^context\..+": test},
         "additionalProperties": False,
     }

@@ -118,6 +118,8 @@ def parse(data: bytes) -> list[Node]:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         said = ", ".join(part for part in (error.context, error.problem) if part)
+        if error.context == "while scanning an alias":
+            said += "; put a pattern that starts with * in quotes"
         raise YamlError(line, column, f"not YAML: {said}") from None
     except yaml.reader.ReaderError as error:
         # libyaml counts the bytes of the text that it is given.

@@ -131,8 +131,11 @@ class PolicyDirectory:
             parsed = parse_file(data, str(path))
             kept = before.good if before and parsed.is_bad else parsed.policies
             known[path] = _Known(digest, parsed, kept)
+        replaced = self._known.keys() & set(listing.directories)
+        problems += [_problem(path, "is a directory now, not a file") for path in replaced]
         for path, before in self._known.items():
-            if path not in known and any(path.is_relative_to(d) for d in listing.unlisted):
+            unlisted = any(path.is_relative_to(directory) for directory in listing.unlisted)
+            if path not in known and (unlisted or path in replaced):
                 known[path] = before._replace(parsed=Parsed((), ()), digest=b"")
         self._known = known
         files = []
@@ -174,7 +177,7 @@ def load_paths(paths: Iterable[Path]) -> Loaded:
 def list_files(directory: Path) -> _Listing:
     """Every policy file below a directory, and what stands in the way of listing it."""
     found = _Listing([], [], [], [])
-    _list(directory, found, ())
+    _list(directory, found, (), {})
     found.files.sort()
     if len(found.files) > MAX_FILES:
         path = found.files[MAX_FILES]
@@ -183,13 +186,24 @@ def list_files(directory: Path) -> _Listing:
     return found
 
 
-def _list(directory: Path, found: _Listing, above: tuple[tuple[int, int], ...]) -> None:
+def _list(
+    directory: Path,
+    found: _Listing,
+    above: tuple[tuple[int, int], ...],
+    listed_as: dict[tuple[int, int], Path],
+) -> None:
     try:
         status = directory.stat()
         identity = status.st_dev, status.st_ino
         if identity in above:
             found.problems.append(
                 _problem(directory, "a link back to a directory that it is in; not followed")
+            )
+            return
+        if identity in listed_as:
+            # Else links between directories would be walked in every order there is.
+            found.problems.append(
+                _problem(directory, f"the same directory as {listed_as[identity]}; not read twice")
             )
             return
         if len(above) > MAX_LEVELS:
@@ -204,6 +218,7 @@ def _list(directory: Path, found: _Listing, above: tuple[tuple[int, int], ...]) 
         found.unlisted.append(directory)
         return
     found.directories.append(directory)
+    listed_as[identity] = directory
     for entry in listed:
         if entry.name.startswith("."):
             continue
@@ -217,7 +232,7 @@ def _list(directory: Path, found: _Listing, above: tuple[tuple[int, int], ...]) 
         if len(found.files) > MAX_FILES:
             return
         if is_directory:
-            _list(path, found, (*above, identity))
+            _list(path, found, (*above, identity), listed_as)
         elif path.suffix in SUFFIXES:
             found.files.append(path)  # a link that leads nowhere is a problem when it is read
 

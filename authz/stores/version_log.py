@@ -173,7 +173,11 @@ class VersionReader:
                 return None
             found = PolicyVersion.get_or_none(PolicyVersion.version == version)
             packed = found.documents if found is not None else None
-        return None if packed is None else _unpacked(bytes(packed), version)
+        if packed is None:
+            return None
+        if not isinstance(packed, (bytes, memoryview)):
+            raise Corrupt(f"the policies recorded as version {version} cannot be read")
+        return _unpacked(bytes(packed), version)
 
 
 def entry_of(recorded: Recorded) -> dict[str, Any]:
@@ -215,7 +219,7 @@ def _unpacked(packed: bytes, version: str) -> Snapshot:
         text = unpacker.decompress(packed, MAX_DOCUMENTS)
         documents = [PolicyDoc.model_validate_json(said) for said in json.loads(text)]
         snapshot = Snapshot([compile_policy(document) for document in documents])
-    except (zlib.error, ValueError, TypeError) as error:
+    except (zlib.error, ValueError, TypeError, RecursionError) as error:
         raise Corrupt(f"the policies recorded as version {version} cannot be read") from error
     if snapshot.version != version:
         raise Corrupt(f"the policies recorded as version {version} are version {snapshot.version}")
