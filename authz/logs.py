@@ -12,6 +12,7 @@ import logging
 import sys
 from typing import Final
 
+from authz.core.text import visible
 from authz.core.timestamps import rfc3339
 
 _ENVOY_TEXT: Final = "%Y-%m-%dT%H:%M:%S.%eZ [%-7l] [envoy] %v"
@@ -45,6 +46,11 @@ class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.lowered = record.levelname.lower()
         return super().format(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        # File names and policies are other people's texts; one event is one line.
+        record.message = visible(record.message)
+        return super().formatMessage(record)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
         return rfc3339(record.created, "milliseconds")

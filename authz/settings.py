@@ -11,6 +11,7 @@ import ipaddress
 import os
 import re
 import ssl
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -464,7 +465,10 @@ def read_mode_file(path: Path) -> Mode:
         ValueError: it cannot be read, or holds none; one sentence that starts with the variable.
     """
     try:
-        with path.open("rb") as stream:
+        # Without O_NONBLOCK, opening a FIFO would wait for its writer.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:  # noqa: PTH123
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise ValueError(f"MODE_FILE: {path} is not a regular file")
             text = stream.read(MAX_MODE_FILE + 1)
     except OSError as error:
         raise ValueError(f"MODE_FILE: {path} cannot be read: {error.strerror}") from None

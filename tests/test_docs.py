@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from authz.cli import app
 from authz.cli.banner import banner
-from authz.core.policy_doc import parse_file
+from authz.core.policy_file import parse_file
 from authz.settings import Settings
 
 ROOT: Final = Path(__file__).parents[1]
@@ -61,7 +61,7 @@ def test_its_policy_is_one() -> None:
     [text] = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     parsed = parse_file(text.encode(), "README.md")
     assert parsed.problems == ()
-    assert len(parsed.documents) == 1
+    assert len(parsed.policies) == 1
 
 
 def test_the_changelog_has_a_section_to_write_in() -> None:

@@ -23,7 +23,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "dev_secrets": {"settings"},
     "envoy_config": {"core", "settings"},
     "supervisor": {"envoy_config", "logs", "run_dir", "settings"},
-    "wiring": {"core", "edges", "gate", "run_dir", "settings", "stores"},
+    "wiring": {"core", "edges", "envoy_config", "gate", "run_dir", "settings", "stores"},
     "cli": {
         "core", "dev_secrets", "edges", "envoy_config", "logs", "run_dir", "settings", "stores",
         "supervisor", "wiring",

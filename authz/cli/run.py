@@ -65,6 +65,10 @@ def run(
 
 def serve(insecure_dev_secrets: DevSecrets = False, ready_fd: ReadyFd = -1) -> None:
     """Run the service alone: ext_authz and HTTP on unix sockets in AUTHZ_RUN_DIR."""
+    import signal
+
+    # It means "reload" later on; until there is something to reload it must not end us.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     settings = read_settings(environment(dev_secrets=insecure_dev_secrets))
 
     import uvloop

@@ -175,7 +175,8 @@ def from_http(
 
 def meta_of(context: Mapping[str, object]) -> str:
     """A context as `X-MeshGuard-Meta` carries it; one that is too long stays so, by a character."""
-    return json.dumps(context)[: MAX_META + 1]
+    said = json.dumps(context, ensure_ascii=False, separators=(",", ":"))
+    return said[: MAX_META + 1]
 
 
 def defect_of_name(where: str, name: str) -> str:

@@ -38,6 +38,8 @@ class CompiledPolicy(NamedTuple):
     """A policy."""
 
     name: str
+    #: As its author numbers it; may be empty.
+    version: str
     #: SHA-256 of the canonical document, hexadecimal.
     digest: str
     #: The document as canonical JSON.
@@ -92,6 +94,7 @@ def compile_policy(document: PolicyDoc) -> CompiledPolicy:
     human = document.human_in_the_loop
     return CompiledPolicy(
         name=document.name,
+        version=document.version,
         digest=hashlib.sha256(said.encode()).hexdigest(),
         said=said,
         rules=rules,

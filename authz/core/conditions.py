@@ -6,8 +6,9 @@
       any: [{method: GET}, {agent.tags: {contains: writer}}]
 
 - Three values. A fact that is not given, or of another kind than it is compared with, makes the
-  test unknown (`None`), and unknown stays unknown under `not`. Only `exists` always knows.
-  What unknown means for a rule is the evaluator's: an allow does not match, a deny does.
+  test unknown (`None`), and unknown stays unknown under `not`. `exists` knows, unless what is
+  given cannot be read. What unknown means for a rule is the evaluator's: an allow does not match,
+  a deny does.
 - `facts` has what can be looked at, `operators` what can be asked of it. Nothing evaluates text as
   code.
 """
@@ -197,6 +198,8 @@ class _Reader:
             text.count("**/") > operators.MAX_EMPTY for text in operators.listed(operand)
         ):
             return self._wrong(path, f"a pattern has more than {operators.MAX_EMPTY} `**/`")
+        if fact in PATHS and any(map(_has_dots, operators.listed(operand))):
+            return self._wrong(path, f"`{fact}` is compared without . and .. segments; write none")
         if len(self.tests) >= MAX_TESTS:
             return self._wrong(path, f"more than {MAX_TESTS} tests in one rule's conditions")
         if takes in ("tier", "tiers"):
@@ -224,6 +227,10 @@ def _asked(
         return None if value is MISSING or value is UNCLEAR else test(value)
 
     return holds
+
+
+def _has_dots(operand: object) -> bool:
+    return isinstance(operand, str) and bool({".", ".."} & {*slashed(operand).split("/")})
 
 
 def _slashed(operand: Any) -> Any:

@@ -5,6 +5,7 @@
   does not hold for an allow.
 - Across policies: explicit deny > explicit require_approval > explicit allow > default deny >
   default allow; of equals the most narrowly addressed policy is named, then the first by name.
+- `humanInTheLoop` of any of them takes an allow away, whichever policy allows.
 - An allow that requires a higher tier than the caller's is an objection of its own, the stage
   privilege's, whichever policy it is in: a requirement takes away, so it does not lose to an
   allow without one.
@@ -126,8 +127,9 @@ class View:
         matched = self._sets.get(numbers)
         if matched is None:
             matched = self._match(numbers)
-            # An entry is a small tuple, an eighth of a ruling.
-            self._remember(1 + len(matched.entries) // 8)
+            # A number or a candidate is an eighth of a ruling, or less.
+            candidates = sum(len(entry.candidates) for entry in matched.entries)
+            self._remember(1 + (len(numbers) + candidates) // 8)
             self._sets[numbers] = matched
         final = matched.ruling is not None
         ruling = matched.ruling or self._combine(matched, facts)
@@ -207,20 +209,23 @@ class View:
                 if hit:
                     return Ruling(_denied(policy, hit, reason), _NO_OBJECTION)
                 denies.append((entry.place, policy))
-            elif effect == "require_approval" or entry.approval:
-                approval = approval or _needs_person(entry, hit, reason)
             elif hit is None:
                 allows.append((entry.place, policy))
+            elif effect == "require_approval":
+                approval = approval or _needs_person(policy, hit, reason)
             else:
                 allowed = allowed or _allowed(policy, hit)
                 if hit.rule.required_rank > self._rank:
                     too_low = too_low or _too_low(policy, hit.rule.required_rank, hit)
         if approval:
             return Ruling(approval, _NO_OBJECTION)
+        if not allowed and denies:
+            return Ruling(_default_denied(min(denies)[1]), _NO_OBJECTION)
+        human = next((entry for entry in matched.entries if entry.approval), None)
+        if human:
+            return Ruling(_human_in_the_loop(human), _NO_OBJECTION)
         if allowed:
             return Ruling(allowed, too_low or _NO_OBJECTION)
-        if denies:
-            return Ruling(_default_denied(min(denies)[1]), _NO_OBJECTION)
         allows.sort()
         low = next((p for _, p in allows if p.required_rank > self._rank), None)
         return Ruling(
@@ -268,19 +273,23 @@ def _denied(policy: CompiledPolicy, hit: _Candidate, more: str) -> Deny:
     )
 
 
-def _needs_person(entry: _Entry, hit: _Candidate | None, more: str) -> Deny:
-    policy = entry.policy
-    said = f"policy {policy.name} requires a person's approval for "
-    if hit is None or hit.rule.effect == "allow":
-        return Deny(Code.APPROVAL_REQUIRED, said + entry.approval, policy=policy.name, rule=HUMAN)
+def _needs_person(policy: CompiledPolicy, hit: _Candidate, more: str) -> Deny:
+    rule = hit.rule
+    said = f"policy {policy.name} requires a person's approval for {hit.pattern}"
     return Deny(
         Code.APPROVAL_REQUIRED,
-        (hit.rule.reason or said + hit.pattern) + more,
+        (rule.reason or said) + more,
         policy=policy.name,
-        rule=hit.rule.label,
-        rule_index=hit.rule.place,
-        alert=hit.rule.alert,
+        rule=rule.label,
+        rule_index=rule.place,
+        alert=rule.alert,
     )
+
+
+def _human_in_the_loop(entry: _Entry) -> Deny:
+    name = entry.policy.name
+    said = f"policy {name} requires a person's approval for {entry.approval}"
+    return Deny(Code.APPROVAL_REQUIRED, said, policy=name, rule=HUMAN)
 
 
 def _allowed(policy: CompiledPolicy, hit: _Candidate) -> Pass:

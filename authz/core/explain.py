@@ -102,13 +102,13 @@ def _trace(policy: CompiledPolicy, facts: Facts) -> PolicyTrace:
     rules.sort(key=lambda trace: trace.number)
     effect = hit.rule.effect if hit else policy.default_effect
     says = f"{effect} by {f'rule {hit.number}' if hit else 'defaultEffect'}"
+    person = next((p for p in policy.approval if compile_pattern(p)(action)), None)
     if effect == "allow":
-        person = next((p for p in policy.approval if compile_pattern(p)(action)), None)
         required = hit.rule.required_rank if hit else policy.required_rank
-        if person is not None:
-            says = f"require_approval by humanInTheLoop ({person}), instead of {says}"
-        elif required > facts.identity.rank:
+        if required > facts.identity.rank:
             says += f", but from tier {TIERS[required]} on"
+    if person is not None:
+        says += f"; what is allowed needs a person (humanInTheLoop: {person})"
     if policy.dry_run:
         says += " (the policy is a dry run)"
     return PolicyTrace(policy, tuple(rules), says)

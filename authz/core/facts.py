@@ -60,7 +60,7 @@ def _resource(facts: Facts) -> object:
     return _resolved(facts.call.resource) if facts.call.resource else MISSING
 
 
-def _wire(read: Callable[[Call], str]) -> Reader:
+def _wire(read: Callable[[Call], object]) -> Reader:
     def fact(facts: Facts) -> object:
         return (read(facts.call) or MISSING) if facts.call.source == "proxy" else MISSING
 
@@ -75,13 +75,24 @@ def _agent(read: Callable[[Identity], object]) -> Reader:
     return fact
 
 
+#: Encoded dots, slashes and percent signs.
+_ENCODED: Final = re.compile("%(2e|2f|5c|25)", re.IGNORECASE)
+
+
 def slashed(text: str) -> str:
     """A path with one kind of slash, and one of them at a time."""
-    return re.sub(r"[/\\]+", "/", text)
+    text = text.replace("\\", "/")
+    while "//" in text:
+        text = text.replace("//", "/")
+    return text
 
 
-def _resolved(text: str) -> str:
+@functools.lru_cache(maxsize=64)
+def _resolved(text: str) -> object:
     """A path in the one spelling that all others of it are compared as."""
+    if "%" in text and _ENCODED.search(text):
+        # Whoever decodes it sees another path than we do.
+        return UNCLEAR
     text = slashed(text)
     segments = text.split("/")
     if "." not in segments and ".." not in segments:
@@ -106,7 +117,7 @@ def context_of(meta: str) -> Mapping[str, Any] | None:
     try:
         value = json.loads(
             meta,
-            object_pairs_hook=_distinct,
+            object_pairs_hook=distinct,
             parse_constant=_no_constant,
             parse_float=_finite,
         )
@@ -115,7 +126,8 @@ def context_of(meta: str) -> Mapping[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads`: an object whose keys are distinct; ValueError for any other."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key appears twice")

@@ -87,18 +87,16 @@ def _shadowed(document: PolicyDoc) -> Iterator[Lint]:
         for position, text in enumerate(rules[rule].actions)
     ]
     index = PatternIndex(pattern.text for pattern in patterns)
-    if index.tried * len(patterns) > MAX_PAIRS:
-        return
     # Only what always decides can take something away from what comes later.
     certain = {n for n, r in enumerate(rules) if not r.conditions and r.enforcement == "enforce"}
     by_rule: dict[int, list[tuple[_Pattern, _Pattern | None]]] = {rule: [] for rule in order}
     pairs = 0
     for pattern in patterns:
         # A pattern matches another read as plain text exactly when it matches all that it does.
-        wider = [patterns[number] for number in index.matching(pattern.text)]
-        pairs += len(wider)
+        pairs += index.cost(pattern.text)
         if pairs > MAX_PAIRS:
             return
+        wider = [patterns[number] for number in index.matching(pattern.text)]
         takers = [other for other in wider if _takes(other, pattern, rank, certain)]
         # Another rule first: a rule that is taken whole is worth more than its own repetitions.
         taker = min(
@@ -149,6 +147,7 @@ def _overtaken(
     """Denials of which an earlier allow takes a part, and not just an exception to them."""
     effects = [rule.effect for rule in document.rules]
     allows = [p for p in patterns if p.rule in certain and effects[p.rule] == "allow"]
+    denies = [p for p in patterns if p.rule in certain and effects[p.rule] == "deny"]
     pairs, told = 0, set()
     for deny in (p for p in patterns if effects[p.rule] == "deny"):
         for allow in allows:
@@ -160,6 +159,11 @@ def _overtaken(
             if not _overlap(allow.text, deny.text):
                 continue
             if covers(allow.text, deny.text) or covers(deny.text, allow.text):
+                continue
+            before = [d.text for d in denies if rank[d.rule] < rank[allow.rule]]
+            pairs += len(before)
+            both = _both(allow.text, deny.text)
+            if any(covers(text, whole) for text in before for whole in both):
                 continue
             told.add(deny.rule)
             yield Lint(
@@ -185,6 +189,18 @@ def _overlap(one: str, other: str) -> bool:
     return (heads[0].startswith(heads[1]) or heads[1].startswith(heads[0])) and (
         tails[0].endswith(tails[1]) or tails[1].endswith(tails[0])
     )
+
+
+def _both(one: str, other: str) -> list[str]:
+    """Patterns each of which matches all that two that overlap both match."""
+    if "*" not in one or "*" not in other:
+        return [one if "*" not in one else other]
+    head = max(one.partition("*")[0], other.partition("*")[0], key=len)
+    tail = max(one.rpartition("*")[2], other.rpartition("*")[2], key=len)
+    shared = range(1, min(len(head), len(tail)) + 1)
+    if any(head.endswith(tail[:length]) for length in shared):
+        return [one, other]  # `ab*` and `*ba` both match `aba`, and `ab*ba` does not
+    return [one, other, f"{head}*{tail}"]
 
 
 def conflicting_defaults(

@@ -29,11 +29,12 @@ def _kind(value: object) -> str:
         return "bool"
     if isinstance(value, (int, float)):
         return "number"
-    return "text" if isinstance(value, str) else "other"
+    # What hides characters may look like a text and is not equal to it.
+    return "text" if isinstance(value, str) and value.isprintable() else "other"
 
 
 def _folded(value: Any) -> Any:
-    return fold(value) if isinstance(value, str) else value
+    return fold(value.strip()) if isinstance(value, str) else value
 
 
 def _one_of(operands: Sequence[Scalar]) -> Test:
@@ -49,9 +50,9 @@ def _one_of(operands: Sequence[Scalar]) -> Test:
 
 def _text_test(matchers: Sequence[Matcher]) -> Test:
     def test(value: object) -> Truth:
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not value.isprintable():
             return None
-        folded = fold(value)
+        folded = fold(value.strip())
         return any(matches(folded) for matches in matchers)
 
     return test
@@ -65,7 +66,7 @@ def _contains(operands: Sequence[Scalar]) -> Test:
         if isinstance(value, list):
             truths = [member(item) for item in value]
             return True if True in truths else (None if None in truths else False)
-        if not isinstance(value, str) or not pieces:
+        if not isinstance(value, str) or not value.isprintable() or not pieces:
             return None
         folded = fold(value)
         return any(piece in folded for piece in pieces)
@@ -192,9 +193,7 @@ TIER_OPERATORS: Final = {
 
 def _is_scalar(value: object) -> bool:
     # `.inf` and `.nan` cannot be written down again, and are never meant.
-    return isinstance(value, (bool, str)) or (
-        isinstance(value, (int, float)) and math.isfinite(value)
-    )
+    return isinstance(value, (int, str)) or (isinstance(value, float) and math.isfinite(value))
 
 
 def takes(kind: str, operand: object) -> bool:
@@ -210,7 +209,7 @@ def takes(kind: str, operand: object) -> bool:
             # `startsWith: ""` would always hold, and is never meant.
             return bool(items) and all(isinstance(item, str) and item.strip() for item in items)
         case "number":
-            return _kind(operand) == "number" and math.isfinite(operand)  # type: ignore[arg-type]
+            return _kind(operand) == "number" and _is_scalar(operand)
         case "bool":
             return isinstance(operand, bool)
         case "tier":

@@ -18,7 +18,10 @@ def fold(text: str) -> str:
     Not trimmed: an action may hold the upstream's path, where a blank is a character. What a
     person wrote, a pattern or a header, loses its blanks where it is read.
     """
-    return text.lower()
+    if text.isascii():
+        return text.lower()
+    # One by one: `str.lower` looks around a sigma, and a pattern has other surroundings.
+    return "".join([character.lower() for character in text])
 
 
 def compile_pattern(pattern: str) -> Matcher:

@@ -41,10 +41,16 @@ class PatternIndex:
         self._heads = sorted(heads.items())
         self._tails = sorted(tails.items())
 
-    @property
-    def tried(self) -> int:
-        """How many patterns every look-up has to try."""
-        return len(self._tried)
+    def cost(self, text: str) -> int:
+        """How many patterns `matching` would find or try."""
+        size = len(text)
+        return (
+            len(self._exact.get(text, ()))
+            + len(self._always)
+            + len(self._tried)
+            + sum(len(filed.get(text[:n], ())) for n, filed in self._heads if n <= size)
+            + sum(len(filed.get(text[size - n :], ())) for n, filed in self._tails if n <= size)
+        )
 
     def matching(self, text: str) -> tuple[int, ...]:
         """The positions of the patterns that match a *folded* text, in no particular order."""

@@ -29,6 +29,8 @@ from authz.core import conditions, tiers
 MAX_NAME: Final = 256
 MAX_TEXT: Final = 4096
 MAX_ITEMS: Final = 10_000
+#: Characters of a pattern; an action may have more, and a star stands for them.
+MAX_PATTERN: Final = 1024
 #: The AGT wrapper: a policy as `metadata` and `spec`.
 WRAPPER_VERSION: Final = "governance.toolkit/v1"
 
@@ -58,6 +60,15 @@ def _patterns(value: list[str]) -> list[str]:
             raise PydanticCustomError(
                 "at", "an action pattern is empty or has control characters", {"path": (index,)}
             )
+        if len(pattern) > MAX_PATTERN:
+            said = f"an action pattern is longer than {MAX_PATTERN} characters"
+            raise PydanticCustomError("at", said, {"path": (index,)})
+    return value
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise PydanticCustomError("at", "a name has control characters")
     return value
 
 
@@ -88,7 +99,12 @@ Patterns = Annotated[
     AfterValidator(_patterns),
     Field(min_length=1, max_length=MAX_ITEMS),
 ]
+#: Tokens carry no longer ones (`identity.MAX_CLAIM`).
+Names = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_NAME)]], Field(max_length=MAX_ITEMS)
+]
 Tier = Annotated[str, AfterValidator(_tier)]
+Label = Annotated[str, Field(max_length=MAX_NAME), AfterValidator(_printable)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Conditions = Annotated[
     dict[str, Any],
@@ -126,18 +142,18 @@ class _Model(BaseModel):
 class AppliesTo(_Model):
     """Whom a policy is for: OR inside a list, AND between the lists that are present."""
 
-    tags: list[str] | None = Field(None, description="agents that have one of these tags")
-    trust_tiers: list[str] | None = Field(
+    tags: Names | None = Field(None, description="agents that have one of these tags")
+    trust_tiers: Names | None = Field(
         None,
         validation_alias=_spelled("trustTiers", "trust_tiers"),
         description="agents of one of these tiers",
     )
-    agent_ids: list[str] | None = Field(
+    agent_ids: Names | None = Field(
         None,
         validation_alias=_spelled("agentIds", "agent_ids"),
         description='these agents; "*" is any',
     )
-    org_ids: list[str] | None = Field(
+    org_ids: Names | None = Field(
         None,
         validation_alias=_spelled("orgIds", "org_ids"),
         description="agents of these organisations",
@@ -230,8 +246,8 @@ class Rule(_Model):
         validation_alias=_spelled("actions", "action"),
         description="whole actions, `*` is any run of characters; upper and lower case are one",
     )
-    id: str = Field("", max_length=MAX_NAME, description="what answers and audit rows call it")
-    name: str = Field("", max_length=MAX_NAME)
+    id: Label = Field("", description="what answers and audit rows call it")
+    name: Label = ""
     description: str = Field("", max_length=MAX_TEXT)
     reason: str = Field("", max_length=MAX_TEXT, description="what a denied agent is told")
     conditions: Conditions | None = Field(None, description="what else must hold")
@@ -258,7 +274,7 @@ class PolicyDoc(_Model):
 
     name: str = Field(min_length=1, max_length=MAX_NAME, description="unique among all policies")
     kind: Literal["Policy"] = "Policy"
-    version: str = Field("", max_length=MAX_NAME, description="in quotes: 1.10 is a number to YAML")
+    version: Label = Field("", description="in quotes: 1.10 is a number to YAML")
     description: str = Field("", max_length=MAX_TEXT)
     applies_to: AppliesTo = Field(
         default_factory=lambda: AppliesTo.model_validate({}),

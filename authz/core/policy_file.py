@@ -8,6 +8,7 @@
 """
 
 import difflib
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
@@ -26,11 +27,13 @@ from authz.core.policy_doc import (
     lower,
     spellings_of,
 )
-from authz.core.text import word
+from authz.core.text import visible, word
 from authz.core.yaml_tree import Node, Path, YamlError
 
 #: A file's size, bytes. The seed's policy has 420; ten thousand rules fit.
 MAX_FILE: Final = 1 << 20
+#: Different unknown keys in one file; each is compared with the known ones.
+MAX_UNKNOWN: Final = 2_000
 #: Problems told of one file; the file's author will not read more.
 MAX_PROBLEMS: Final = 100
 
@@ -45,9 +48,12 @@ _NOT_EVALUATED: Final = frozenset(
         "context",
         "cost_ceiling",
         "default_rules",
+        "deny",
         "disabled",
         "enabled",
         "except",
+        "exceptions",
+        "exclude",
         "excludeActions",
         "expires",
         "expiresAt",
@@ -96,6 +102,8 @@ _NO_EFFECT: Final = {
 }
 #: What Kubernetes keeps beside a name; no business of a policy.
 _FOREIGN_METADATA: Final = ("annotations", "labels", "namespace")
+#: What of a wrapper's `metadata` is the policy's.
+_METADATA: Final = ("name", "version", "description")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -112,7 +120,8 @@ class Problem:
 
     def __str__(self) -> str:
         tail = f" [{self.lint}]" if self.lint else ""
-        return f"{self.file}:{self.line}:{self.column}: {self.severity}: {self.message}{tail}"
+        place = f"{visible(self.file)}:{self.line}:{self.column}"
+        return f"{place}: {self.severity}: {self.message}{tail}"
 
 
 class Placed(NamedTuple):
@@ -151,8 +160,9 @@ def parse_file(data: bytes, file: str) -> Parsed:
         return refused(file, "the file is empty; a policy needs a name")
     policies: list[Placed] = []
     problems: set[Problem] = set()
+    unknown: set[str] = set()
     for node in nodes:
-        reader = _Reader(node, file)
+        reader = _Reader(node, file, unknown)
         document = reader.read()
         if document is not None:
             policies.append(reader.placed(document))
@@ -181,9 +191,11 @@ def _told(problems: Iterable[Problem]) -> tuple[Problem, ...]:
 class _Reader:
     """Reads one document and collects everything there is to say about it."""
 
-    def __init__(self, node: Node, file: str) -> None:
+    def __init__(self, node: Node, file: str, unknown: set[str]) -> None:
+        """`unknown`: the different unknown keys of the whole file so far."""
         self._node = node
         self._file = file
+        self._unknown = unknown
         self.problems: list[Problem] = []
 
     def read(self) -> PolicyDoc | None:
@@ -202,7 +214,7 @@ class _Reader:
             except ValidationError as error:
                 if not self._explain(error, data):
                     break
-        self._empty(data, ())
+        self._empty(data, (), {(problem.line, problem.column) for problem in self.problems})
         if document is not None:
             self._warn(document)
         return document
@@ -240,7 +252,8 @@ class _Reader:
                 continue
             assert inner.keys is not None
             for written, value in inner.value.items():
-                if part == "metadata" and written in _FOREIGN_METADATA:
+                if part == "metadata" and written not in _METADATA:
+                    complete &= self._in_metadata(written)
                     continue
                 key = "appliesTo" if (part, written) == ("spec", "bindings") else written
                 if key in values:
@@ -264,6 +277,17 @@ class _Reader:
             values[key], keys[key] = node.value[key], node.keys[key]
         self._node = Node(values, node.line, node.column, keys=keys)
         return complete
+
+    def _in_metadata(self, written: str) -> bool:
+        """Tell of a key that is not the policy's; false when it would be one elsewhere."""
+        if written in _FOREIGN_METADATA:
+            return True
+        path, shown = ("metadata", written), word(written)
+        if _deciding(written) or written in _spellings(PolicyDoc):
+            self._say(path, "error", f"`{shown}` does not belong in metadata", of_key=True)
+            return False
+        self._say(path, "warning", f"unknown key `{shown}` in metadata; ignored", of_key=True)
+        return True
 
     def _raw_version(self, data: dict[str, Any]) -> None:
         # `version: 1.10` is the number 1.1 to YAML; its author meant the characters.
@@ -302,31 +326,34 @@ class _Reader:
             self._say(path, "error", _sentence(path, item, self._node))
         return retry
 
-    def _empty(self, value: object, path: Path) -> None:
+    def _empty(self, value: object, path: Path, told: set[tuple[int, int]]) -> None:
         """A key without a value says nothing, and its author will have meant something."""
         if isinstance(value, list):
             for index, item in enumerate(value):
-                self._empty(item, (*path, index))
+                self._empty(item, (*path, index), told)
         elif isinstance(value, dict):
             for key, item in value.items():
-                self._empty(item, (*path, key))
-        elif value is None and path:
-            place = self._node.place(path)
-            if not any((p.line, p.column) == place for p in self.problems):
-                said = f"nothing is written for `{word(str(path[-1]))}`; leave it out or say it"
-                self._say(path, "error", said, of_key=True)
+                if key != "conditions" or item is None:  # whose inside is looked at elsewhere
+                    self._empty(item, (*path, key), told)
+        elif value is None and path and self._node.place(path) not in told:
+            key = next(step for step in reversed(path) if isinstance(step, str))
+            said = f"nothing is written for `{word(key)}`; leave it out or say it"
+            self._say(path, "error", said, of_key=True)
 
     def _unknown_key(self, path: Path, data: Any) -> bool:
         key, shown = str(path[-1]), word(str(path[-1]))
+        self._unknown.add(key)
+        if len(self._unknown) > MAX_UNKNOWN:
+            said = f"over {MAX_UNKNOWN} different unknown keys; this is no policy file"
+            self._say((), "error", said)
+            return False
         model = _model_at(path[:-1])
-        meant = _meant(model, key)
+        meant, known = _meant(model, key), _deciding(key)
         if key in _spellings(model):
             said = f"`{shown}` is given a second time in another spelling"
             self._say(path, "error", said, of_key=True)
             return False
         hint = f", did you mean `{meant}`?" if meant else ""
-        slip = difflib.get_close_matches(_plain(key), _DECIDING, n=1, cutoff=_SLIP)
-        known = _DECIDING[slip[0]] if slip else ""
         if known in _NOT_EVALUATED:
             said = (
                 f"`{shown}` is not evaluated, and the policy would mean something else without it"
@@ -450,6 +477,16 @@ def _plain(key: str) -> str:
 _DECIDING: Final = {_plain(key): key for key in sorted(_NOT_EVALUATED | _TAKES_AWAY)}
 
 
+@functools.lru_cache(maxsize=1024)
+def _deciding(written: str) -> str:
+    """The key of `_DECIDING` that this is a spelling or a slip of; empty where there is none."""
+    if written in _FOREIGN_METADATA:
+        return ""
+    slip = difflib.get_close_matches(_plain(written), _DECIDING, n=1, cutoff=_SLIP)
+    return _DECIDING[slip[0]] if slip else ""
+
+
+@functools.lru_cache(maxsize=1024)
 def _meant(model: type[BaseModel], written: str) -> str:
     """The key of a model that comes nearest, as documents write it; empty where none is near."""
     keys: dict[str, str] = {}

@@ -35,6 +35,8 @@ class Suggestion(NamedTuple):
     left_out: tuple[str, ...]
 
 
+#: Actions that are named as left out; an agent may have made up more.
+MAX_LEFT_OUT: Final = 100
 #: Why something is left out.
 _STAR: Final = "a `*` in it would allow other actions too"
 _EVERYBODY: Final = "the agent id `*` would stand for everybody"
@@ -55,13 +57,17 @@ def suggest(seen: Iterable[Seen], *, collapse: int = 0) -> Suggestion:
         agent, action = call.identity.agent_id, call.action
         why = _unsayable(agent, action)
         if why:
-            left_out.append(f"{visible(agent)}: {visible(action)} ({call.times} times): {why}")
+            left_out.append(
+                f"{visible(agent)}: {visible(action[:200])} ({call.times} times): {why}"
+            )
             continue
         agents[agent][fold(action)] += call.times
         if call.objected:
             objected.add((agent, fold(action)))
     documents = [_policy(agent, agents[agent], objected, collapse) for agent in sorted(agents)]
-    comments = [f"# not suggested: {line}" for line in left_out]
+    comments = [f"# not suggested: {line}" for line in left_out[:MAX_LEFT_OUT]]
+    if len(left_out) > MAX_LEFT_OUT:
+        comments.append(f"# and {len(left_out) - MAX_LEFT_OUT} more were not suggested")
     return Suggestion("\n".join([*comments, "---\n".join(documents)]), tuple(left_out))
 
 

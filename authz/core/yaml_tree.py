@@ -8,6 +8,7 @@ Scalars follow YAML 1.1 as PyYAML's safe loader does, except that dates stay tex
 refused: a policy has no use for types of its own.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +21,15 @@ from authz.core.text import word
 MAX_DEPTH: Final = 32
 #: Values per file, aliases expanded; the bundled policies have about 40.
 MAX_NODES: Final = 200_000
+
+#: Characters of all values, aliases expanded: an alias may name a long text.
+MAX_WEIGHT: Final = 4 << 20
+
+#: What some readers take for the end of a line and others do not, and what turns the direction of
+#: a line: a rule could stand where a review shows a comment.
+_DECEPTIVE: Final = re.compile(
+    "[\x85\u2028\u2029\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]|\r(?!\n)"
+)
 
 #: Characters of a number; a longer one stays text. YAML 1.1 reads `1:1:1` as base 60, and the
 #: time for that grows with the square of its length.
@@ -46,6 +56,8 @@ class Node:
     #: How many values this is, itself included, and how many levels.
     size: int = 1
     height: int = 1
+    #: Characters of all its scalars, aliases expanded.
+    weight: int = 0
 
     def plain(self) -> Plain:
         """The value without positions."""
@@ -112,6 +124,10 @@ def parse(data: bytes) -> list[Node]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise YamlError(*_place_of(data, error.start), "the file is not UTF-8") from None
+    hidden = _DECEPTIVE.search(text)
+    if hidden is not None:
+        place = _place_of(text.encode(), len(text[: hidden.start()].encode()))
+        raise YamlError(*place, f"U+{ord(hidden[0]):04X} hides how the text reads; remove it")
     try:
         return _Builder(yaml.parse(text, Loader=yaml.CSafeLoader)).documents()
     except yaml.MarkedYAMLError as error:
@@ -132,6 +148,7 @@ class _Builder:
         self._events = events
         self._anchors: dict[str, Node] = {}
         self._count = 0
+        self._weight = 0
         self._resolver = yaml.resolver.Resolver()
         self._constructor = yaml.constructor.SafeConstructor()
 
@@ -160,6 +177,9 @@ class _Builder:
                     " that starts with * in quotes",
                 )
             self._spend(known.size, line, column)
+            self._weight += known.weight
+            if self._weight > MAX_WEIGHT:
+                raise YamlError(line, column, f"over {MAX_WEIGHT} characters, aliases expanded")
             self._descend(depth + known.height, line, column)
             return known
         self._spend(1, line, column)
@@ -197,7 +217,8 @@ class _Builder:
                     value = self._constructor.construct_object(yaml.ScalarNode(tag, text))
                 except (ValueError, OverflowError):
                     raise YamlError(line, column, f"`{word(text)}` is not a {kind}") from None
-        return Node(value, line, column, text=text)
+        self._weight += len(text)
+        return Node(value, line, column, text=text, weight=len(text))
 
     def _sequence(self, line: int, column: int, depth: int) -> Node:
         items: list[Node] = []
@@ -205,7 +226,8 @@ class _Builder:
             items.append(self._node(event, depth + 1))
         size = 1 + sum(item.size for item in items)
         height = 1 + max((item.height for item in items), default=0)
-        return Node(items, line, column, size=size, height=height)
+        weight = sum(item.weight for item in items)
+        return Node(items, line, column, size=size, height=height, weight=weight)
 
     def _mapping(self, line: int, column: int, depth: int) -> Node:
         items: dict[str, Node] = {}
@@ -223,7 +245,8 @@ class _Builder:
             keys[key] = at
         size = 1 + len(keys) + sum(item.size for item in items.values())
         height = 1 + max((item.height for item in items.values()), default=0)
-        return Node(items, line, column, keys=keys, size=size, height=height)
+        weight = sum(item.weight for item in items.values())
+        return Node(items, line, column, keys=keys, size=size, height=height, weight=weight)
 
 
 def _place_of(data: bytes, offset: int) -> tuple[int, int]:

@@ -15,12 +15,14 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from authz.core.mode import Mode
 from authz.core.policy_file import Problem
+from authz.edges.threads import in_thread
 from authz.edges.watcher import OPEN_S, Watcher
 from authz.stores.policies import SUFFIXES, Loaded, PolicyDirectory
+from authz.stores.version_log import Packed, pack
 from authz.stores.versions import Versions
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,17 @@ FALLBACK_POLL_S: Final = 10
 FLUSH_S: Final = 5.0
 #: Callers that are looked up before a snapshot is in force.
 PREPARED: Final = 64
+
+
+class _Read(NamedTuple):
+    """A reading, with all about it that takes time to find out."""
+
+    loaded: Loaded
+    packed: Packed | None
+    #: Problems that the last reading did not have.
+    news: list[Problem]
+    newly_stale: list[str]
+    no_longer_stale: list[str]
 
 
 class Reloader:
@@ -85,7 +98,7 @@ class Reloader:
         """Watch and reload until cancelled."""
         try:
             # Threads and inotify calls; the event loop has requests to answer.
-            await asyncio.to_thread(self._start_watching)
+            await in_thread(self._start_watching)
             # What changed between the first reading and now.
             self._changed.set()
             flushing = asyncio.create_task(self._flush())
@@ -96,7 +109,7 @@ class Reloader:
             finally:
                 flushing.cancel()
         finally:
-            await asyncio.to_thread(self._watcher.stop)
+            self._watcher.stop()
 
     def _start_watching(self) -> None:
         self._watcher.start()
@@ -137,20 +150,20 @@ class Reloader:
     async def _reload(self) -> None:
         self._changed.clear()
         asked, self._asked = self._asked, False
-        self._reload_mode()
+        await self._reload_mode()
         started = time.monotonic()
         try:
-            loaded = await asyncio.to_thread(self._read)
+            read = await in_thread(self._read)
         except Exception:
             log.exception("reading the policies failed; what was in force stays")
             return
-        before, self.loaded = self.loaded, loaded
-        report(problem for problem in loaded.problems if problem not in before.problems)
-        for file in sorted({*loaded.stale} - {*before.stale}):
+        loaded, self.loaded = read.loaded, read.loaded
+        report(read.news)
+        for file in read.newly_stale:
             log.warning("%s: its last good version stays in force", file)
-        for file in sorted({*before.stale} - {*loaded.stale}):
+        for file in read.no_longer_stale:
             log.info("%s: no longer stale", file)
-        swapped = self._versions.reload(loaded.snapshot)
+        swapped = self._versions.reload(loaded.snapshot, read.packed)
         self.reloads += swapped
         if swapped or asked:
             log.info(
@@ -166,17 +179,25 @@ class Reloader:
         if swapped and not loaded.snapshot.size:
             log.error("POLICIES_DIR: no valid policy is left; every decision is a denial")
 
-    def _read(self) -> Loaded:
+    def _read(self) -> "_Read":
         loaded = self._directory.read(self._watcher.being_written())
-        loaded.snapshot.prepare(self._versions.current.callers()[-PREPARED:])
+        current = self._versions.current
+        loaded.snapshot.prepare(current.callers()[-PREPARED:])
         if self._watch(loaded):
             # What is watched only now may have changed since it was read.
             self._on_change()
-        return loaded
+        before, now = {*self.loaded.problems}, {*self.loaded.stale}
+        return _Read(
+            loaded,
+            None if loaded.snapshot.version == current.version else pack(loaded.snapshot),
+            [problem for problem in loaded.problems if problem not in before],
+            sorted({*loaded.stale} - now),
+            sorted(now - {*loaded.stale}),
+        )
 
-    def _reload_mode(self) -> None:
+    async def _reload_mode(self) -> None:
         try:
-            mode = self._read_mode()
+            mode = await in_thread(self._read_mode)
         except ValueError as error:
             if str(error) != self._mode_problem:
                 log.error("%s; the mode stays as it is", error)

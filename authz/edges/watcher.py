@@ -52,6 +52,10 @@ class Watcher(FileSystemEventHandler):
         self._lock = threading.Lock()
         #: Files that were written to and not closed, and since when.
         self._open: dict[str, float] = {}
+        #: Paths whose change matters, directories of which everything does, and trees.
+        self._names: set[str] = set()
+        self._outside: set[str] = set()
+        self._roots: tuple[str, ...] = ()
         #: Directories that were deleted or moved: a watch on such a path is on nothing, and the
         #: next directory of that name may even get the same inode.
         self._gone: set[Path] = set()
@@ -76,29 +80,34 @@ class Watcher(FileSystemEventHandler):
             seen: directories and files that the trees were found to lead to, through links too.
         """
         wanted: dict[tuple[Path, bool], int] = {}
+        names: set[str] = set()
         roots = []
         for tree in trees:
             root = Path(os.path.realpath(tree))
             roots.append(root)
-            self._want(wanted, root, recursive=True)
-            for directory in (tree.absolute().parent, *_link_directories(tree)):
-                self._want(wanted, directory, recursive=False)
+            self._want(wanted, names, root, recursive=True)
+            for step in (tree.absolute(), *_links(tree)):
+                self._want(wanted, names, step.parent, recursive=False)
+                names.add(os.fspath(step))
         for file in files:
-            for directory in (file.absolute().parent, *_link_directories(file)):
-                self._want(wanted, directory, recursive=False)
-        outside = 0
+            for step in (file.absolute(), *_links(file)):
+                self._want(wanted, names, step.parent, recursive=False)
+                names.add(os.fspath(step))
+        outside: set[str] = set()
         for path in seen:
             real = Path(os.path.realpath(path))
             directory = real if real.is_dir() else real.parent
             if any(directory.is_relative_to(root) for root in roots):
                 continue
-            if (directory, False) not in wanted:
-                outside += 1
-                if outside > MAX_OUTSIDE:
-                    log.warning("links lead to over %d other directories", MAX_OUTSIDE)
-                    self.works = False
-                    break
-            self._want(wanted, directory, recursive=False)
+            outside.add(os.fspath(directory))
+            if len(outside) > MAX_OUTSIDE:
+                log.warning("links lead to over %d other directories", MAX_OUTSIDE)
+                self.works = False
+                break
+            self._want(wanted, names, directory, recursive=False)
+        with self._lock:
+            self._names, self._outside = names, outside
+            self._roots = tuple(os.fspath(root) for root in roots)
         return self._apply(wanted)
 
     def being_written(self) -> set[Path]:
@@ -112,8 +121,10 @@ class Watcher(FileSystemEventHandler):
         """Called by watchdog for everything that happens."""
         if event.event_type in _QUIET:
             return
-        source = os.fsdecode(event.src_path)
+        source, target = os.fsdecode(event.src_path), os.fsdecode(event.dest_path)
         with self._lock:
+            if not (self._matters(source) or self._matters(target)):
+                return
             if event.is_directory:
                 if event.event_type in _GOING:
                     self._gone.add(Path(source))
@@ -122,10 +133,30 @@ class Watcher(FileSystemEventHandler):
                 self._open.setdefault(source, time.monotonic())
             else:
                 self._open.pop(source, None)
-                self._open.pop(os.fsdecode(event.dest_path), None)
+                self._open.pop(target, None)
         self._changed()
 
-    def _want(self, wanted: dict[tuple[Path, bool], int], path: Path, *, recursive: bool) -> None:
+    def _matters(self, path: str) -> bool:
+        """Whether a change of this path can be one of what is read.
+
+        The directories of links and of the roots themselves hold other things too, the audit
+        database perhaps, which changes with every request.
+        """
+        return bool(path) and (
+            path in self._names
+            or path in self._outside
+            or os.path.dirname(path) in self._outside  # noqa: PTH120 - called for every event
+            or any(path == root or path.startswith(f"{root}/") for root in self._roots)
+        )
+
+    def _want(
+        self,
+        wanted: dict[tuple[Path, bool], int],
+        names: set[str],
+        path: Path,
+        *,
+        recursive: bool,
+    ) -> None:
         while True:
             with contextlib.suppress(OSError):
                 status = path.stat()
@@ -134,6 +165,7 @@ class Watcher(FileSystemEventHandler):
                     return
             if path == path.parent:
                 return
+            names.add(os.fspath(path))
             path, recursive = path.parent, False
 
     def _apply(self, wanted: dict[tuple[Path, bool], int]) -> bool:
@@ -161,8 +193,8 @@ class Watcher(FileSystemEventHandler):
         return news
 
 
-def _link_directories(path: Path) -> list[Path]:
-    """The directories that hold the links on the way to a path."""
+def _links(path: Path) -> list[Path]:
+    """The links on the way to a path."""
     found: list[Path] = []
     left = list(path.absolute().parts[::-1])
     at = Path(left.pop())
@@ -179,7 +211,7 @@ def _link_directories(path: Path) -> list[Path]:
             at = step
             continue
         followed += 1
-        found.append(at)
+        found.append(step)
         if target.is_absolute():
             at = Path(target.anchor)
             left += target.parts[:0:-1]

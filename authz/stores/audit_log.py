@@ -90,6 +90,8 @@ class AuditLog:
         self._retry_at = float("-inf")
         #: Why the last write or opening failed; empty while the store works.
         self.failure = ""
+        #: How often a database was opened: another number may mean another file.
+        self.openings = 0
         #: Decisions answered without a row since the start.
         self.unrecorded = 0
 
@@ -101,6 +103,7 @@ class AuditLog:
             self._fail(error)
             self._retry_at = self._monotonic() + REOPEN_EVERY_S
             return False
+        self.openings += 1
         self._recovered()
         return True
 

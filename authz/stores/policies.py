@@ -16,7 +16,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -27,6 +27,8 @@ from authz.core.snapshot import Snapshot
 
 #: Files read from one directory; far above any real set, and a bound on a mistaken mount of `/`.
 MAX_FILES: Final = 100_000
+#: Bytes of all files together, which is ten thousand times the seed's policy.
+MAX_TOTAL: Final = 64 << 20
 #: Directory levels followed below POLICIES_DIR.
 MAX_LEVELS: Final = 16
 #: Readings that are started over because something changed meanwhile; the last one counts.
@@ -82,10 +84,12 @@ class _Listing(NamedTuple):
 
 
 class _Content(NamedTuple):
+    """What a file holds, parsed: a thousand of them at once would be a lot of text."""
+
     path: Path
-    data: bytes
-    #: Why there is no data.
-    unreadable: Problem | None
+    #: Of its bytes; empty when they could not be read.
+    digest: bytes
+    parsed: Parsed
 
 
 class PolicyDirectory:
@@ -106,7 +110,7 @@ class PolicyDirectory:
                 time.sleep(REREAD_AFTER_S)
             before = list_files(self.path)
             marks = [_mark(path) for path in before.files]
-            contents = [_content(path, being_written) for path in before.files]
+            contents = list(self.contents(before.files, being_written))
             moved = {
                 path for path, mark in zip(before.files, marks, strict=True) if _mark(path) != mark
             }
@@ -118,25 +122,22 @@ class PolicyDirectory:
         """Make of what was listed and read, and of what was known before, what is in force now."""
         known: dict[Path, _Known] = {}
         problems = list(listing.problems)
-        for path, data, unreadable in contents:
-            before = self._known.get(path)
-            if unreadable is not None:
-                parsed = Parsed((), (unreadable,))
-                known[path] = _Known(b"", parsed, before.good if before else ())
+        for content in contents:
+            before = self._known.get(content.path)
+            if content.digest and before is not None and before.digest == content.digest:
+                known[content.path] = before
                 continue
-            digest = hashlib.sha256(data).digest()
-            if before is not None and before.digest == digest:
-                known[path] = before
-                continue
-            parsed = parse_file(data, str(path))
-            kept = before.good if before and parsed.is_bad else parsed.policies
-            known[path] = _Known(digest, parsed, kept)
+            kept = content.parsed.policies
+            if before is not None and content.parsed.is_bad:
+                kept = before.good
+            known[content.path] = _Known(content.digest, content.parsed, kept)
         replaced = self._known.keys() & set(listing.directories)
-        problems += [_problem(path, "is a directory now, not a file") for path in replaced]
         for path, before in self._known.items():
             unlisted = any(path.is_relative_to(directory) for directory in listing.unlisted)
-            if path not in known and (unlisted or path in replaced):
-                known[path] = before._replace(parsed=Parsed((), ()), digest=b"")
+            if path not in known and (unlisted or path in replaced) and before.good:
+                said = "is a directory now" if path in replaced else "cannot be found any more"
+                gone = _problem(path, f"{said}; its last good version stays")
+                known[path] = _Known(b"", Parsed((), (gone,)), before.good)
         self._known = known
         files = []
         stale = []
@@ -152,6 +153,31 @@ class PolicyDirectory:
         return Loaded(
             policies, told, tuple(sorted(known)), tuple(stale), tuple(listing.directories)
         )
+
+    def contents(
+        self, paths: Iterable[Path], being_written: Collection[Path] = ()
+    ) -> Iterator[_Content]:
+        """Read and parse files, as many as `MAX_TOTAL` bytes are."""
+        total = 0
+        for path in paths:
+            if total > MAX_TOTAL:
+                yield _refused(path, f"over {MAX_TOTAL} bytes of policies; not read from here on")
+                continue
+            try:
+                if being_written and Path(os.path.realpath(path)) in being_written:
+                    yield _refused(path, "is being written; not read yet")
+                    continue
+                data = _read(path)
+            except OSError as error:
+                yield _Content(path, b"", Parsed((), (_unreadable(path, error),)))
+                continue
+            total += len(data)
+            digest = hashlib.sha256(data).digest()
+            before = self._known.get(path)
+            unchanged = before is not None and before.digest == digest
+            yield _Content(
+                path, digest, before.parsed if before and unchanged else parse_file(data, str(path))
+            )
 
 
 def load(directory: Path) -> Loaded:
@@ -171,7 +197,7 @@ def load_paths(paths: Iterable[Path]) -> Loaded:
         [],
     )
     reader = PolicyDirectory(Path())
-    return reader.take(merged, (_content(path) for path in merged.files))
+    return reader.take(merged, reader.contents(merged.files))
 
 
 def list_files(directory: Path) -> _Listing:
@@ -183,6 +209,8 @@ def list_files(directory: Path) -> _Listing:
         path = found.files[MAX_FILES]
         found.problems.append(_problem(path, f"more than {MAX_FILES} files; not read from here on"))
         del found.files[MAX_FILES:]
+        # What was known of the rest is kept: a flood of files must not wash a denial away.
+        found.unlisted.append(directory)
     return found
 
 
@@ -199,17 +227,20 @@ def _list(
             found.problems.append(
                 _problem(directory, "a link back to a directory that it is in; not followed")
             )
+            found.unlisted.append(directory)
             return
         if identity in listed_as:
             # Else links between directories would be walked in every order there is.
             found.problems.append(
                 _problem(directory, f"the same directory as {listed_as[identity]}; not read twice")
             )
+            found.unlisted.append(directory)
             return
         if len(above) > MAX_LEVELS:
             found.problems.append(
                 _problem(directory, f"nested deeper than {MAX_LEVELS} directories; not read")
             )
+            found.unlisted.append(directory)
             return
         with os.scandir(directory) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
@@ -235,6 +266,9 @@ def _list(
             _list(path, found, (*above, identity), listed_as)
         elif path.suffix in SUFFIXES:
             found.files.append(path)  # a link that leads nowhere is a problem when it is read
+        elif entry.is_symlink() and not entry.is_file():
+            # It may have led to a directory of policies, and may again.
+            found.unlisted.append(path)
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:
@@ -245,22 +279,15 @@ def _mark(path: Path) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _content(path: Path, being_written: Collection[Path] = ()) -> _Content:
-    try:
-        if being_written and Path(os.path.realpath(path)) in being_written:
-            return _Content(path, b"", _problem(path, "is being written; not read yet"))
-        return _Content(path, _read(path), None)
-    except OSError as error:
-        return _Content(path, b"", _unreadable(path, error))
+def _refused(path: Path, message: str) -> _Content:
+    return _Content(path, b"", Parsed((), (_problem(path, message),)))
 
 
 def _settled(content: _Content, moved: set[Path]) -> _Content:
     """A content, unless its file keeps changing: then half of it may be what was read."""
-    if content.path not in moved or content.unreadable is not None:
+    if content.path not in moved or not content.digest:
         return content
-    return content._replace(
-        data=b"", unreadable=_problem(content.path, "keeps changing while it is read; not taken")
-    )
+    return _refused(content.path, "keeps changing while it is read; not taken")
 
 
 def _read(path: Path) -> bytes:

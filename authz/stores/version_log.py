@@ -5,10 +5,12 @@
 - A version names its content: what is read back is compared with its name before it is used.
 """
 
+import contextlib
 import json
 import os
+import sqlite3
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -18,7 +20,7 @@ from authz.core.compiled import compile_policy
 from authz.core.policy_doc import PolicyDoc
 from authz.core.snapshot import Snapshot
 
-Why = Literal["start", "reload", "rollback", "release"]
+Why = Literal["start", "reload", "rollback", "release", "resume"]
 
 #: Bytes of a version's documents, unpacked; more is not ours.
 MAX_DOCUMENTS: Final = 1 << 30
@@ -80,19 +82,38 @@ class Corrupt(Exception):
     """What was read back is not what its version names."""
 
 
+class Packed(NamedTuple):
+    """A version as it is recorded. Packing a thousand policies takes some milliseconds."""
+
+    version: str
+    sha256: str
+    policies: str
+    documents: bytes
+
+
+def pack(snapshot: Snapshot) -> Packed:
+    """Make a snapshot ready to be recorded."""
+    said = ",".join(sorted(policy.said for policy in snapshot.policies))
+    named = [
+        {"name": policy.name, **({"version": policy.version} if policy.version else {})}
+        for policy in sorted(snapshot.policies, key=lambda policy: policy.name)
+    ]
+    return Packed(
+        snapshot.version,
+        snapshot.sha256,
+        json.dumps(named, ensure_ascii=False),
+        zlib.compress(f"[{said}]".encode()),
+    )
+
+
 def append(
-    database: peewee.SqliteDatabase, activation: Activation, snapshot: Snapshot, keep: Iterable[str]
+    database: peewee.SqliteDatabase, activation: Activation, packed: Packed, keep: Iterable[str]
 ) -> None:
     """Record an activation inside the caller's transaction; documents only of versions to keep."""
     with database.bind_ctx(TABLES):
-        documents = _packed(snapshot)
-        PolicyVersion.insert(
-            version=snapshot.version,
-            sha256=snapshot.sha256,
-            policies=json.dumps(named(snapshot)),
-            documents=documents,
-        ).on_conflict(
-            conflict_target=[PolicyVersion.version], update={PolicyVersion.documents: documents}
+        PolicyVersion.insert(**packed._asdict()).on_conflict(
+            conflict_target=[PolicyVersion.version],
+            update={PolicyVersion.documents: packed.documents},
         ).execute()
         PolicyActivation.insert(
             at=activation.at,
@@ -103,15 +124,6 @@ def append(
         PolicyVersion.update(documents=None).where(
             PolicyVersion.version.not_in(list(keep)), PolicyVersion.documents.is_null(False)
         ).execute()
-
-
-def named(snapshot: Snapshot) -> list[dict[str, str]]:
-    """The policies of a snapshot by name and, where they have one, version."""
-    found = []
-    for policy in sorted(snapshot.policies, key=lambda policy: policy.name):
-        version = json.loads(policy.said).get("version")
-        found.append({"name": policy.name, **({"version": version} if version else {})})
-    return found
 
 
 class VersionReader:
@@ -135,7 +147,7 @@ class VersionReader:
         Raises:
             peewee.PeeweeException: the file is not an audit database.
         """
-        with self._database.connection_context(), self._database.bind_ctx(TABLES):
+        with self._open():
             if not self._database.table_exists("policy_activations"):
                 return []
             until = PolicyActivation.alias()
@@ -168,7 +180,7 @@ class VersionReader:
             Corrupt: they are kept, and are not what the version names.
             peewee.PeeweeException: the file is not an audit database.
         """
-        with self._database.connection_context(), self._database.bind_ctx(TABLES):
+        with self._open():
             if not self._database.table_exists("policy_versions"):
                 return None
             found = PolicyVersion.get_or_none(PolicyVersion.version == version)
@@ -178,6 +190,14 @@ class VersionReader:
         if not isinstance(packed, (bytes, memoryview)):
             raise Corrupt(f"the policies recorded as version {version} cannot be read")
         return _unpacked(bytes(packed), version)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[None]:
+        try:
+            with self._database.connection_context(), self._database.bind_ctx(TABLES):
+                yield
+        except sqlite3.Error as error:  # what peewee lets through, such as text that is no UTF-8
+            raise peewee.DatabaseError(str(error)) from error
 
 
 def entry_of(recorded: Recorded) -> dict[str, Any]:
@@ -203,21 +223,21 @@ def _recorded(row: dict[str, object]) -> Recorded:
         pinned=bool(row["pinned"]),
         until=str(row["until"] or ""),
     )
-    return Recorded(
-        activation, str(row["sha256"]), json.loads(str(row["policies"])), bool(row["kept"])
-    )
-
-
-def _packed(snapshot: Snapshot) -> bytes:
-    said = sorted(policy.said for policy in snapshot.policies)
-    return zlib.compress(json.dumps(said, ensure_ascii=False).encode())
+    try:
+        policies = json.loads(str(row["policies"]))
+    except (ValueError, RecursionError):
+        policies = None
+    if not isinstance(policies, list) or not all(isinstance(p, dict) for p in policies):
+        # Somebody changed it; when which version was in force is still worth knowing.
+        return Recorded(activation, str(row["sha256"]), [], kept=False)
+    return Recorded(activation, str(row["sha256"]), policies, bool(row["kept"]))
 
 
 def _unpacked(packed: bytes, version: str) -> Snapshot:
     try:
         unpacker = zlib.decompressobj()
         text = unpacker.decompress(packed, MAX_DOCUMENTS)
-        documents = [PolicyDoc.model_validate_json(said) for said in json.loads(text)]
+        documents = [PolicyDoc.model_validate(said) for said in json.loads(text)]
         snapshot = Snapshot([compile_policy(document) for document in documents])
     except (zlib.error, ValueError, TypeError, RecursionError) as error:
         raise Corrupt(f"the policies recorded as version {version} cannot be read") from error

@@ -23,18 +23,22 @@ from authz.core.snapshot import Snapshot
 from authz.core.timestamps import rfc3339
 from authz.stores import version_log
 from authz.stores.audit_log import AuditLog
-from authz.stores.version_log import Activation, Corrupt, VersionReader, Why
+from authz.stores.version_log import Activation, Corrupt, Packed, Recorded, VersionReader, Why
 
 log = logging.getLogger(__name__)
 
 #: Changes that wait for the audit store; beyond it the oldest are given up, and logged.
 MAX_UNWRITTEN: Final = 1000
 
+#: Activations that are looked at for versions to keep.
+MAX_PAST: Final = 1000
+
 _DONE: Final[dict[str, str]] = {
     "start": "the policies in force when the service started",
     "reload": "the policy files changed",
     "rollback": "rolled back, and pinned until released",
     "release": "released: the policy files are in force again",
+    "resume": "the audit database was opened anew, and these policies were in force",
 }
 
 
@@ -71,40 +75,29 @@ class Versions:
         self._mode = mode
         self._now = now
         self._new_id = new_id
-        #: Kept versions, the one that was activated last at the end.
-        self._kept: dict[str, Snapshot] = {}
-        self._activations: list[Activation] = []
-        self._unwritten: list[tuple[AuditRow, Activation | None, Snapshot]] = []
+        #: Versions that can be rolled back to, the one that was activated last at the end. None:
+        #: not read yet; most are never asked for.
+        self._kept: dict[str, Snapshot | None] = {}
+        #: The earlier versions are known, or there are none.
+        self._knows_past = False
+        self._warned = False
+        self._packed: Packed | None = None
+        self._unwritten: list[tuple[AuditRow, Activation | None, Packed]] = []
+        #: The opening of the audit database in which the version in force was recorded.
+        self._recorded_in = 0
 
     def start(self, loaded: Snapshot) -> None:
         """Take up where the last run ended: its versions, its pin, and these policies."""
         self.latest = loaded
-        before: list[version_log.Recorded] = []
-        try:
-            reader = VersionReader(self._path)
-            before = reader.activations(limit=1000)
-            for recorded in reversed(before):
-                self._restore(reader, recorded)
-        except (FileNotFoundError, peewee.PeeweeException) as error:
-            log.warning("AUDIT_DB_PATH: earlier policy versions cannot be read: %s", error)
-        last = before[0].activation if before else None
-        if last is not None and last.pinned:
-            pinned = self._kept.get(last.version)
-            if pinned is not None:
-                self.pinned = True
-                log.warning(
-                    "policies: version %s is pinned by a rollback; the files' version %s waits"
-                    " until it is released",
-                    pinned.version,
-                    loaded.version,
-                )
-                self._activate(pinned, "start")
-                return
-            log.error("policies: the pinned version %s is lost; serving the files", last.version)
-        self._activate(loaded, "start")
+        if not self._take_up("start"):
+            self._activate(loaded, "start")
 
-    def reload(self, loaded: Snapshot) -> bool:
-        """Put what the files say in force; False where it is already, or may not be."""
+    def reload(self, loaded: Snapshot, packed: Packed | None = None) -> bool:
+        """Put what the files say in force; False where it is already, or may not be.
+
+        Args:
+            packed: the same, packed; it takes time, and this may be a place that has none.
+        """
         changed = loaded.version != self.latest.version
         self.latest = loaded
         if self.pinned:
@@ -117,18 +110,38 @@ class Versions:
             return False
         if loaded.version == self.current.version:
             return False
-        self._activate(loaded, "reload")
+        self._activate(loaded, "reload", packed)
         return True
+
+    def fetch(self, version: str) -> None:
+        """Read a kept version, so that `rollback` need not. May be called from any thread.
+
+        Raises:
+            UnknownVersion: it is not kept.
+            Corrupt: what was kept is not what the version names.
+        """
+        if version not in self._kept:
+            raise UnknownVersion(version)
+        if self._kept[version] is not None:
+            return
+        try:
+            found = VersionReader(self._path).snapshot(version)
+        except (FileNotFoundError, peewee.PeeweeException) as error:
+            raise Corrupt(f"version {version} cannot be read: {error}") from error
+        if found is None:
+            raise UnknownVersion(version)
+        if version in self._kept:
+            self._kept[version] = found
 
     def rollback(self, version: str) -> None:
         """Put a kept version in force and pin it.
 
         Raises:
-            UnknownVersion: it is not kept.
+            UnknownVersion, Corrupt: as `fetch`.
         """
-        snapshot = self._kept.get(version)
-        if snapshot is None:
-            raise UnknownVersion(version)
+        self.fetch(version)
+        snapshot = self._kept[version]
+        assert snapshot is not None
         self.pinned = True
         self._activate(snapshot, "rollback")
 
@@ -149,53 +162,102 @@ class Versions:
         self._write(self._row(action, resource, reason), None)
 
     def flush(self) -> None:
-        """Record what could not be recorded before."""
+        """Read what could not be read before, and record what could not be recorded."""
+        if not self._knows_past:
+            self._take_up("start")
+        if self._recorded_in and self._recorded_in != self._audit.openings and not self._unwritten:
+            # Perhaps another file: it must know what is in force, and that it is pinned.
+            self._record("resume")
+            return
         while self._unwritten:
-            row, activation, snapshot = self._unwritten[0]
+            row, activation, packed = self._unwritten[0]
             keep = list(self._kept)
 
             def work(
                 database: peewee.SqliteDatabase,
                 activation: Activation | None = activation,
-                snapshot: Snapshot = snapshot,
+                packed: Packed = packed,
                 keep: list[str] = keep,
             ) -> None:
                 if activation is not None:
-                    version_log.append(database, activation, snapshot, keep)
+                    version_log.append(database, activation, packed, keep)
 
             try:
                 self._audit.write_with([row], work)
             except AuditUnavailable:
                 return
+            self._recorded_in = self._audit.openings
             del self._unwritten[0]
 
-    def _activate(self, snapshot: Snapshot, why: Why) -> None:
+    def _take_up(self, why: Why) -> bool:
+        """Read the past, and put a pinned version in force; true when there was one."""
+        reader = None
+        before: list[Recorded] = []
+        try:
+            reader = VersionReader(self._path)
+            before = reader.activations(limit=MAX_PAST)
+        except FileNotFoundError:
+            pass
+        except peewee.PeeweeException as error:
+            if not self._warned:
+                log.warning(
+                    "AUDIT_DB_PATH: earlier policy versions, and whether one is pinned, cannot be"
+                    " read now: %s",
+                    error,
+                )
+            self._warned = True
+            return False
+        self._knows_past = True
+        known = self._kept
+        self._kept = {}
+        for recorded in reversed(before):
+            if recorded.kept:
+                self._keep(recorded.activation.version, None)
+        for version, snapshot in known.items():
+            self._keep(version, snapshot)
+        last = before[0].activation if before else None
+        if last is None or not last.pinned or self.pinned:
+            return False
+        try:
+            self.fetch(last.version)
+        except (UnknownVersion, Corrupt) as error:
+            log.error("policies: the pinned version %s is lost (%s)", last.version, error)
+            return False
+        pinned = self._kept[last.version]
+        assert pinned is not None
+        self.pinned = True
+        log.warning(
+            "policies: version %s is pinned by a rollback; the files' version %s waits until it is"
+            " released",
+            pinned.version,
+            self.latest.version,
+        )
+        self._activate(pinned, why)
+        return True
+
+    def _activate(self, snapshot: Snapshot, why: Why, packed: Packed | None = None) -> None:
         before, self.current = self.current, snapshot
         if before is not snapshot:
             # Kept versions are for going back to; their memory is for the one in force.
             before.forget()
-        self._keep(snapshot)
-        activation = Activation(snapshot.version, rfc3339(self._now()), why, self.pinned)
-        row = self._row(f"policies:{why}", snapshot.version, _DONE[why])
-        self._write(row, activation)
+        self._packed = packed
+        self._keep(snapshot.version, snapshot)
+        self._record(why)
 
-    def _keep(self, snapshot: Snapshot) -> None:
-        self._kept.pop(snapshot.version, None)
-        self._kept[snapshot.version] = snapshot
+    def _record(self, why: Why) -> None:
+        version = self.current.version
+        row = self._row(f"policies:{why}", version, _DONE[why])
+        self._write(row, Activation(version, rfc3339(self._now()), why, self.pinned))
+
+    def _keep(self, version: str, snapshot: Snapshot | None) -> None:
+        self._kept.pop(version, None)
+        self._kept[version] = snapshot
         while len(self._kept) > self._limit:
-            oldest = next(v for v in self._kept if v != self.current.version)
+            spared = {version, self.current.version}
+            oldest = next((v for v in self._kept if v not in spared), None)
+            if oldest is None:
+                return  # a limit of one, while a rollback is on its way
             del self._kept[oldest]
-
-    def _restore(self, reader: VersionReader, recorded: version_log.Recorded) -> None:
-        version = recorded.activation.version
-        known = self._kept.get(version)
-        if known is None and recorded.kept:
-            try:
-                known = self.latest if version == self.latest.version else reader.snapshot(version)
-            except Corrupt as error:
-                log.error("AUDIT_DB_PATH: %s; it cannot be rolled back to", error)
-        if known is not None:
-            self._keep(known)
 
     def _row(self, action: str, resource: str, reason: str) -> AuditRow:
         return change_row(
@@ -209,7 +271,9 @@ class Versions:
         )
 
     def _write(self, row: AuditRow, activation: Activation | None) -> None:
-        self._unwritten.append((row, activation, self.current))
+        if self._packed is None or self._packed.version != self.current.version:
+            self._packed = version_log.pack(self.current)
+        self._unwritten.append((row, activation, self._packed))
         if len(self._unwritten) > MAX_UNWRITTEN:
             lost = self._unwritten.pop(0)[0]
             log.error("the change `%s` of %s was never recorded", lost.action, lost.timestamp)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from authz.cli.policy import shared
+from authz.core.text import visible
 
 if TYPE_CHECKING:
     from authz.core.explain import Explanation
@@ -63,15 +64,15 @@ def print_decision(explanation: "Explanation") -> None:
     typer.echo(f"Decision: {said}")
     typer.echo(f"Policy: {verdict.policy or '-'}")
     typer.echo(f"Rule: {verdict.rule or '-'}")
-    typer.echo(f"Reason: {verdict.reason or verdict.code}")
+    typer.echo(f"Reason: {visible(verdict.reason or verdict.code)}")
 
 
 def print_trace(explanation: "Explanation", sources: dict[str, str]) -> None:
     """Every policy that applies with every rule, then those that do not apply."""
     for trace in explanation.applicable:
-        typer.echo(f"\n{trace.policy.name} ({sources[trace.policy.name]}): {trace.says}")
+        typer.echo(f"\n{trace.policy.name} ({sources[trace.policy.name]}): {visible(trace.says)}")
         for rule in trace.rules:
-            typer.echo(f"  {rule}")
+            typer.echo(f"  {visible(str(rule))}")
         typer.echo(f"  defaultEffect: {trace.policy.default_effect}")
     if explanation.others:
         typer.echo("\nDo not apply to this agent:")

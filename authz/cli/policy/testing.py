@@ -9,6 +9,7 @@ import typer
 from authz.cli.policy import shared
 from authz.cli.policy.explain import as_object, print_decision, print_trace
 from authz.cli.shared import fail
+from authz.core.text import visible
 
 if TYPE_CHECKING:
     from authz.core.policy_suite import Coverage, Result, SuiteRead
@@ -171,10 +172,10 @@ def _print(file: Path, result: "Result", *, verbose: bool) -> None:
     said = _SAID.get(outcome, outcome.replace("_", " "))
     detail = f"({said})" if not result.failure else f"({result.failure})"
     where = f" {file}:{result.line}" if result.failure else ""
-    typer.echo(f"{mark} {result.test.name} {word} {detail}{where}")
+    typer.echo(f"{mark} {visible(result.test.name)} {word} {detail}{where}")
     if result.failure or verbose:
         verdict = result.explanation.verdict
-        typer.echo(f"    {verdict.reason or verdict.code}")
+        typer.echo(f"    {visible(verdict.reason or verdict.code)}")
     if verbose:
         for trace in result.explanation.applicable:
             typer.echo(f"    {trace.policy.name}: {trace.says}")

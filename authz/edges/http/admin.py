@@ -6,6 +6,7 @@
 - `/admin/*` and `/api/v1/admin/*` are one.
 """
 
+import asyncio
 import hmac
 import json
 from pathlib import Path
@@ -19,7 +20,7 @@ from starlette.exceptions import HTTPException
 from authz.core.names import ADMIN_HEADER
 from authz.core.timestamps import rfc3339, seconds_of
 from authz.edges.http.bodies import read_body
-from authz.stores.version_log import VersionReader, entry_of
+from authz.stores.version_log import Corrupt, VersionReader, entry_of
 from authz.stores.versions import UnknownVersion, Versions
 
 PREFIXES: Final = ("/admin", "/api/v1/admin")
@@ -65,7 +66,11 @@ def router(token: str, versions: Versions, audit_db_path: Path) -> APIRouter:
     async def rollback(request: Request) -> JSONResponse:
         version = await _version(request)
         try:
+            # Reading one that was active before the last start takes a moment.
+            await asyncio.to_thread(versions.fetch, version)
             versions.rollback(version)
+        except Corrupt as error:
+            raise HTTPException(409, str(error)) from None
         except UnknownVersion:
             kept = ", ".join(versions.kept())
             raise HTTPException(404, f"no such version is kept; kept are {kept}") from None

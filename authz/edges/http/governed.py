@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from authz.core import call as calls
 from authz.core import reply
 from authz.core.call import Call, Source
+from authz.core.facts import distinct
 from authz.core.reply import Answer
 from authz.core.verdict import Decision
 from authz.edges.http.bodies import read_body
@@ -101,7 +102,8 @@ def _item(base: Call, item: BatchAction) -> Call:
 
 async def _batch(request: Request) -> Batch:
     try:
-        data = json.loads(await read_body(request))
+        # A key that appears twice would be one value here and another one elsewhere.
+        data = json.loads(await read_body(request), object_pairs_hook=distinct)
     except (ValueError, RecursionError):
         raise HTTPException(400, "the body is not JSON") from None
     try:
