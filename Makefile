@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format proto generated lock clean
+.PHONY: help run test bench lint format proto generated lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ run: $(VENV)/.runtime ## Run the sidecar on PORT (3100) with an echo upstream, u
 
 test: $(VENV)/.dev ## Run the whole suite, real Envoy included
 	@$(BIN)/python -m pytest
+
+bench: $(VENV)/.dev ## Run the benchmarks and keep their figures in bench/results/
+	@$(BIN)/python -m bench
 
 lint: $(VENV)/.dev ## Check style and types
 	@$(BIN)/ruff check .

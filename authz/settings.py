@@ -426,6 +426,9 @@ def settings_of(env: Mapping[str, str], *names: str) -> Settings:
     chosen = {name: env[name] for name in names if name in env}
     if "JWT_SECRET" not in names:
         chosen["JWT_SECRET"] = "-" * MIN_JWT_SECRET
+    if "AUTHZ_RUN_DIR" not in names:
+        # The default lies below the working directory, whose path may be too long for a socket.
+        chosen["AUTHZ_RUN_DIR"] = os.sep
     return Settings.from_env(chosen)
 
 

@@ -71,8 +71,8 @@ def test_a_bad_policy_is_shown_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("name: p\nrules:\n  - effect: permit\n    actions: []\n")
     done = _authz("policy", "validate", str(tmp_path))
     assert done.returncode == 1
-    assert f"{tmp_path}/p.yaml:3:5: error: unknown effect `permit`" in done.stdout
-    assert f"{tmp_path}/p.yaml:4:5: error: `actions` must not be empty" in done.stdout
+    assert f"{tmp_path}/p.yaml:3:13: error: unknown effect `permit`" in done.stdout
+    assert f"{tmp_path}/p.yaml:4:14: error: `actions` must not be empty" in done.stdout
     as_json = json.loads(_authz("policy", "validate", str(tmp_path), "--json").stdout)
     assert as_json["valid"] is False
     assert [problem["line"] for problem in as_json["problems"]] == [3, 4]
@@ -125,7 +125,7 @@ def test_the_chain_can_be_printed() -> None:
         [sys.executable, "-m", "authz.core.stages"], capture_output=True, text=True, check=True,
         cwd=ROOT,
     )  # fmt: skip
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["auth", "policy"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["auth", "policy", "privilege"]
 
 
 def test_the_version_is_printed() -> None:

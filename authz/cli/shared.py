@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import typer
 
+from authz.core.text import visible
+
 if TYPE_CHECKING:
     from authz.settings import Settings
 
@@ -22,7 +24,7 @@ ADMIN_TIMEOUT_S: Final = 10.0
 def fail(sentences: Iterable[str], code: int) -> NoReturn:
     """Print each sentence to stderr and exit."""
     for sentence in sentences:
-        typer.echo(f"authz: {sentence}", err=True)
+        typer.echo(f"authz: {visible(sentence)}", err=True)
     raise typer.Exit(code)
 
 
@@ -55,8 +57,6 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from authz.core.text import visible
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:

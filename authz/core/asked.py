@@ -1,15 +1,22 @@
 """A call and its caller as somebody describes them: in a test, on a command line, in a record."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
 from authz.core import call as calls
-from authz.core.call import Call
+from authz.core.call import MAX_META, Call
+from authz.core.facts import MAX_PARTS, context_of
 from authz.core.identity import Identity
 from authz.core.names import PROXY_PREFIX
 from authz.core.tiers import TIERS, rank
+
+#: What is wrong with a context that tells conditions nothing.
+NO_CONTEXT: Final = (
+    f"not one JSON object with distinct keys and finite numbers, of at most {MAX_META} characters"
+    f" and {MAX_PARTS} lists and objects"
+)
 
 
 class AgentSpec(BaseModel):
@@ -68,10 +75,13 @@ class Asked(NamedTuple):
         Raises:
             ValueError: no call can be like that; one sentence.
         """
+        meta = calls.meta_of(context) if context is not None else ""
+        if meta and context_of(meta) is None:
+            raise ValueError(f"context: {NO_CONTEXT}")
         headers = {
             "x-meshguard-action": action,
             "x-meshguard-resource": resource,
-            "x-meshguard-meta": calls.meta_of(context) if context is not None else "",
+            "x-meshguard-meta": meta,
         }
         proxied = bool(method or path)
         target = PROXY_PREFIX + path.removeprefix("/")

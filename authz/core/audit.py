@@ -71,7 +71,10 @@ def row_of(outcome: Outcome) -> AuditRow:
     if known:
         # With these a recorded call can be judged again by other policies.
         extra["tags"] = sorted(identity.tags)
-        extra["meta"] = context_of(call.meta) if call.meta else None
+        context = context_of(call.meta) if call.meta else {}
+        extra["meta"] = context
+        # Conditions tell one that tells nothing from one that was not there.
+        extra["unclearMeta"] = context is None
     else:
         # A caller that proved nothing does not get to fill the disk.
         call = call._replace(

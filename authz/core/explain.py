@@ -60,16 +60,26 @@ class Explanation(NamedTuple):
     @property
     def outcome(self) -> str:
         """`allow`, `deny`, `require_approval`, or `would_deny` for a denial that is a dry run."""
-        if self.verdict.dry_run:
-            return "would_deny"
-        if self.verdict.code == "approval_required":
-            return "require_approval"
-        return str(self.enforced)
+        return outcome_of(self.verdict)
+
+
+def outcome_of(verdict: Verdict) -> str:
+    """A verdict in the word that tests and comparisons use for it."""
+    if verdict.dry_run:
+        return "would_deny"
+    if verdict.code == "approval_required":
+        return "require_approval"
+    return str(enforced(verdict, Mode.ENFORCE))
+
+
+def answer(snapshot: Snapshot, identity: Identity, call: Call) -> Verdict:
+    """The verdict alone, as quickly as the gate comes to it."""
+    return judge(Case(call, identity, snapshot), CHAIN)
 
 
 def explain(snapshot: Snapshot, identity: Identity, call: Call) -> Explanation:
     """What the policies of a snapshot say about a call, and why."""
-    verdict = judge(Case(call, identity, snapshot), CHAIN)
+    verdict = answer(snapshot, identity, call)
     applicable = snapshot.applicable(identity)
     names = {policy.name for policy in applicable}
     facts = Facts(call, identity)
@@ -89,9 +99,13 @@ def _trace(policy: CompiledPolicy, facts: Facts) -> PolicyTrace:
     action = fold(facts.call.action)
     rules: list[RuleTrace] = []
     hit: RuleTrace | None = None
+    #: The rule that would decide if the dry-run ones were not there.
+    enforced_hit: RuleTrace | None = None
     for rule in policy.rules:
         number = rule.place + 1
         matches, why = _matches(rule, action, facts)
+        if matches and not rule.dry_run and enforced_hit is None:
+            enforced_hit = RuleTrace(number, rule, "match", why)
         if hit is not None and matches:
             rules.append(RuleTrace(number, rule, "late", f"rule {hit.number} decided before it"))
         elif matches:
@@ -100,6 +114,15 @@ def _trace(policy: CompiledPolicy, facts: Facts) -> PolicyTrace:
         else:
             rules.append(RuleTrace(number, rule, "skip", why))
     rules.sort(key=lambda trace: trace.number)
+    says = _says(policy, hit, action, facts)
+    if policy.dry_run:
+        says += " (the policy is a dry run)"
+    elif hit is not None and hit.rule.dry_run:
+        says += f" (a dry run; enforced: {_says(policy, enforced_hit, action, facts)})"
+    return PolicyTrace(policy, tuple(rules), says)
+
+
+def _says(policy: CompiledPolicy, hit: RuleTrace | None, action: str, facts: Facts) -> str:
     effect = hit.rule.effect if hit else policy.default_effect
     says = f"{effect} by {f'rule {hit.number}' if hit else 'defaultEffect'}"
     person = next((p for p in policy.approval if compile_pattern(p)(action)), None)
@@ -109,9 +132,7 @@ def _trace(policy: CompiledPolicy, facts: Facts) -> PolicyTrace:
             says += f", but from tier {TIERS[required]} on"
     if person is not None:
         says += f"; what is allowed needs a person (humanInTheLoop: {person})"
-    if policy.dry_run:
-        says += " (the policy is a dry run)"
-    return PolicyTrace(policy, tuple(rules), says)
+    return says
 
 
 def _matches(rule: CompiledRule, action: str, facts: Facts) -> tuple[bool, str]:

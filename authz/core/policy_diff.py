@@ -8,8 +8,9 @@ from typing import Final, NamedTuple
 import yaml
 
 from authz.core.asked import Asked
-from authz.core.explain import Explanation, explain
+from authz.core.explain import answer, outcome_of
 from authz.core.snapshot import Snapshot
+from authz.core.verdict import Verdict
 
 #: Changed answers that are kept to be shown; all are counted.
 MAX_SHOWN: Final = 1000
@@ -51,8 +52,8 @@ class AnswerChange(NamedTuple):
     asked: Asked
     #: How often it was recorded.
     times: int
-    old: Explanation
-    new: Explanation
+    old: Verdict
+    new: Verdict
 
 
 class Replay(NamedTuple):
@@ -75,11 +76,11 @@ def replay(old: Snapshot, new: Snapshot, asked: Iterable[tuple[Asked, int]]) -> 
     for call, count in asked:
         requests += count
         calls += 1
-        before = explain(old, call.identity, call.call)
-        after = explain(new, call.identity, call.call)
-        if before.outcome == after.outcome:
+        before = answer(old, call.identity, call.call)
+        after = answer(new, call.identity, call.call)
+        if outcome_of(before) == outcome_of(after):
             continue
-        kind = f"{before.outcome} → {after.outcome}"
+        kind = f"{outcome_of(before)} → {outcome_of(after)}"
         kinds[kind] = kinds.get(kind, 0) + count
         changed.append(AnswerChange(call, count, before, after))
         if len(changed) > 2 * MAX_SHOWN:

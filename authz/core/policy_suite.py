@@ -33,6 +33,9 @@ _SAME: Final = {
     "requireapproval": "require_approval",
 }
 
+#: The id of an agent that is described where it is used, without one.
+NAMELESS: Final = "agent"
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
@@ -88,6 +91,8 @@ class SuiteRead(NamedTuple):
     suite: Suite | None
     lines: tuple[int, ...]
     problems: tuple[Problem, ...]
+    #: The call of each test.
+    asked: tuple[Asked, ...] = ()
 
 
 def read_suite(data: bytes, file: str) -> SuiteRead:
@@ -105,32 +110,52 @@ def read_suite(data: bytes, file: str) -> SuiteRead:
     if len(nodes) != 1:
         return bad(1, 1, "a suite is one document with `tests:`")
     [node] = nodes
+    problems: set[Problem] = set()
+
+    def say(path: tuple[int | str, ...], sentence: str, *, of_key: bool = False) -> None:
+        line, column = node.place_of_key(path) if of_key else node.place(path)
+        problems.add(Problem(file, line, column, "error", sentence))
+
     try:
         suite = Suite.model_validate(node.plain())
     except ValidationError as error:
-        problems = set()
         for item in error.errors(include_url=False, include_input=False):
-            path = tuple(step for step in item["loc"] if step not in ("str", "AgentSpec"))
-            line, column = node.place(path)
-            problems.add(Problem(file, line, column, "error", _sentence(path, item, node)))
+            path, branch = _path(item["loc"])
+            # `agent` is one of two things; only the one that was meant has something to say.
+            if branch == ("AgentSpec" if node.text_at(path[:3]) else "str"):
+                continue
+            say(path, _sentence(path, item, node), of_key=item["type"] == "extra_forbidden")
+        return SuiteRead(None, (), tuple(sorted(problems)))
+    asked: list[Asked] = []
+    for index, test in enumerate(suite.tests):
+        path = ("tests", index)
+        if isinstance(test.agent, str) and test.agent not in suite.agents:
+            close = difflib.get_close_matches(test.agent, suite.agents, n=1, cutoff=0.9)
+            if close:
+                said = f"`{word(test.agent)}` is not among the agents, did you mean"
+                say((*path, "agent"), f"{said} `{word(close[0])}`?")
+        try:
+            asked.append(_asked(test, suite.agents))
+        except ValueError as error:
+            say(path, f"test `{word(test.name)}`: {error}")
+    if problems:
         return SuiteRead(None, (), tuple(sorted(problems)))
     lines = tuple(node.place(("tests", index))[0] for index in range(len(suite.tests)))
-    return SuiteRead(suite, lines, ())
+    return SuiteRead(suite, lines, (), tuple(asked))
+
+
+def _path(location: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], str]:
+    """Where in the document that is, and which of two kinds of `agent` pydantic tried."""
+    if len(location) > 3 and location[0] == "tests" and location[2] == "agent":
+        return (*location[:3], *location[4:]), str(location[3])
+    return location, ""
 
 
 def run_suite(read: SuiteRead, snapshot: Snapshot) -> list[Result]:
-    """Run every test of a suite that was read without problems, in order.
-
-    Raises:
-        ValueError: a test asks what no call can; the sentence names the test.
-    """
+    """Run every test of a suite that was read without problems, in order."""
     assert read.suite is not None
     results = []
-    for test, line in zip(read.suite.tests, read.lines, strict=True):
-        try:
-            asked = _asked(test, read.suite.agents)
-        except ValueError as error:
-            raise ValueError(f"test `{word(test.name)}`: {error}") from None
+    for test, asked, line in zip(read.suite.tests, read.asked, read.lines, strict=True):
         explanation = explain(snapshot, asked.identity, asked.call)
         results.append(Result(test, explanation, _failure(test, explanation), line))
     return results
@@ -169,6 +194,9 @@ def _asked(test: SuiteTest, agents: Mapping[str, AgentSpec]) -> Asked:
             agent = AgentSpec.model_validate({"id": agent})
         else:
             agent = known if known.id else known.model_copy(update={"id": agent})
+    elif not agent.id:
+        # Without an id it would be a caller without identity, and nothing of it a fact.
+        agent = agent.model_copy(update={"id": NAMELESS})
     return Asked.of(
         agent,
         test.action,
@@ -205,6 +233,12 @@ def _sentence(path: tuple[int | str, ...], item: Any, node: yaml_tree.Node) -> s
             return f"unknown {leaf} `{word(node.text_at(path))}` (one of {item['ctx']['expected']})"
         case "string_type":
             return f"`{leaf}` must be text"
+        case "list_type":
+            return f"`{leaf}` must be a list"
+        case "model_type" | "dict_type":
+            return f"`{leaf}` must be a mapping"
+        case "too_short" | "string_too_short":
+            return f"`{leaf}` must not be empty"
         case "value_error":
             return f"`{leaf}`: {item['ctx']['error']}"
     return f"`{leaf}`: {item['msg']}"

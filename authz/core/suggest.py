@@ -7,6 +7,7 @@
   that could write its own permissions would.
 """
 
+import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 
 from authz.core.identity import Identity
 from authz.core.pattern import fold
-from authz.core.policy_doc import MAX_ITEMS, MAX_NAME
+from authz.core.policy_doc import MAX_ITEMS, MAX_NAME, MAX_PATTERN
 from authz.core.text import visible
 
 
@@ -40,6 +41,7 @@ MAX_LEFT_OUT: Final = 100
 #: Why something is left out.
 _STAR: Final = "a `*` in it would allow other actions too"
 _EVERYBODY: Final = "the agent id `*` would stand for everybody"
+_NO_ID: Final = "no token can name such an agent"
 _UNPRINTABLE: Final = "it cannot be written as a pattern"
 
 
@@ -76,12 +78,25 @@ def is_sayable(agent: str, action: str) -> bool:
     return not _unsayable(agent, action)
 
 
+def _name(agent: str) -> str:
+    name = f"suggested-{agent}"
+    # Cut off, the names of two agents could be one.
+    return name if len(name) <= MAX_NAME else f"suggested-{_hash(agent)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _unsayable(agent: str, action: str) -> str:
     if agent == "*":
         return _EVERYBODY
     if "*" in action:
         return _STAR
-    return "" if action.isprintable() and action == action.strip() else _UNPRINTABLE
+    if not agent.isprintable():
+        return _NO_ID
+    plain = action.isprintable() and action == action.strip() and len(fold(action)) <= MAX_PATTERN
+    return "" if plain else _UNPRINTABLE
 
 
 def _policy(
@@ -96,9 +111,8 @@ def _policy(
         verb = pattern.partition(":")[0]
         count = sum(actions[action] for action in members)
         verbs[pattern in doubtful, verb].append((pattern, count))
-    name = f"suggested-{agent}"[:MAX_NAME]
     lines = [
-        f"name: {_quoted(name)}",
+        f"name: {_quoted(_name(agent))}",
         'version: "1"',
         f"description: what {sum(actions.values())} recorded requests used",
         "appliesTo:",

@@ -87,6 +87,7 @@ class Reloader:
         self._last_change = 0.0
         self._asked = False
         self._mode_problem = ""
+        self._signature: object = None
         self._watcher = Watcher(self._on_change, is_ours=self._is_ours)
 
     def ask(self) -> None:
@@ -129,6 +130,7 @@ class Reloader:
             self._loop.call_soon_threadsafe(self._changed.set)
 
     async def _wait(self) -> None:
+        """Return when there may be something to read, and nobody is in the middle of writing it."""
         poll_s = self._poll_s or (0 if self._watcher.works else FALLBACK_POLL_S)
         if not poll_s and self._watcher.being_written():
             # It was not read; its writer may never say that it is done.
@@ -136,6 +138,7 @@ class Reloader:
         try:
             await asyncio.wait_for(self._changed.wait(), poll_s or None)
         except TimeoutError:
+            await self._settled()
             return
         first = time.monotonic()
         while not self._asked:
@@ -146,6 +149,15 @@ class Reloader:
             if now - first >= PATIENCE_S:
                 break
             await asyncio.sleep(max(QUIET_S - quiet, 0.02))
+
+    async def _settled(self) -> None:
+        """What `_wait` does where nothing is told: look until two looks see the same."""
+        first = time.monotonic()
+        seen = await in_thread(self._directory.signature)
+        while seen != self._signature and time.monotonic() - first < PATIENCE_S:
+            self._signature = seen
+            await asyncio.sleep(QUIET_S)
+            seen = await in_thread(self._directory.signature)
 
     async def _reload(self) -> None:
         self._changed.clear()

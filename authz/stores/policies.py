@@ -118,6 +118,11 @@ class PolicyDirectory:
                 return self.take(before, contents)
         return self.take(before, [_settled(content, moved) for content in contents])
 
+    def signature(self) -> object:
+        """What is there now, without reading it: equal while nothing is written or replaced."""
+        listing = list_files(self.path)
+        return listing, [_mark(path) for path in listing.files]
+
     def take(self, listing: _Listing, contents: Iterable[_Content]) -> Loaded:
         """Make of what was listed and read, and of what was known before, what is in force now."""
         known: dict[Path, _Known] = {}

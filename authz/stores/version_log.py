@@ -129,15 +129,21 @@ def append(
 class VersionReader:
     """Read-only queries about versions, also while a sidecar writes the file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, patience_s: float = 5.0) -> None:
         """
+        Args:
+            patience_s: how long to wait for a process that has the file for itself.
+
         Raises:
             FileNotFoundError: there is no such file.
         """
         if not path.is_file():
             raise FileNotFoundError(path)
         self._database = peewee.SqliteDatabase(
-            f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5, pragmas={"query_only": 1}
+            f"{path.resolve().as_uri()}?mode=ro",
+            uri=True,
+            timeout=patience_s,
+            pragmas={"query_only": 1},
         )
         self._path = os.fspath(path)
 

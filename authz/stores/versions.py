@@ -33,6 +33,9 @@ MAX_UNWRITTEN: Final = 1000
 #: Activations that are looked at for versions to keep.
 MAX_PAST: Final = 1000
 
+#: Seconds that reading the past waits for another process; it is tried again later.
+PATIENCE_S: Final = 0.05
+
 _DONE: Final[dict[str, str]] = {
     "start": "the policies in force when the service started",
     "reload": "the policy files changed",
@@ -194,7 +197,7 @@ class Versions:
         reader = None
         before: list[Recorded] = []
         try:
-            reader = VersionReader(self._path)
+            reader = VersionReader(self._path, patience_s=PATIENCE_S)
             before = reader.activations(limit=MAX_PAST)
         except FileNotFoundError:
             pass

@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 from urllib.parse import unquote
 
 import pytest
-from pydantic import ValidationError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from authz.core import reply
 from authz.core.call import from_check_request

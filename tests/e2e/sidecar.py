@@ -52,13 +52,14 @@ class Sidecar:
     def database(self) -> Path:
         return self.directory / "audit.db"
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The audit table, oldest first."""
+    def rows(self, *, control: bool = False) -> list[dict[str, Any]]:
+        """The rows of requests, oldest first; with `control` also those about the sidecar."""
         with contextlib.closing(
             sqlite3.connect(f"{self.database.as_uri()}?mode=ro", uri=True)
         ) as db:
             db.row_factory = sqlite3.Row
-            return [dict(row) for row in db.execute("SELECT * FROM audit ORDER BY seq")]
+            rows = [dict(row) for row in db.execute("SELECT * FROM audit ORDER BY seq")]
+        return [row for row in rows if control or row["source"] != "control"]
 
     def row(self) -> dict[str, Any]:
         """The only row there is."""

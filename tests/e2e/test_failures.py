@@ -169,7 +169,7 @@ def test_a_bad_policy_file_does_not_take_the_good_ones_down(upstream: Upstream) 
         (path / "bad.yaml").write_text("name: bad\nrules:\n  - effect: allwo\n    actions: [x]\n")
         with starter.running(upstream, POLICIES_DIR=str(path)) as sidecar:
             assert _allowed(sidecar)
-            expected = "bad.yaml:3:5: error: unknown effect `allwo`, did you mean `allow`?"
+            expected = "bad.yaml:3:13: error: unknown effect `allwo`, did you mean `allow`?"
             assert expected in sidecar.log()
             assert sidecar.get("/ready").json()["policies"] == 1
 

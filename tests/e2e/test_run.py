@@ -45,6 +45,8 @@ def test_every_mistake_is_reported_at_once_and_no_value(workspace: Path) -> None
         JWT_EXPIRES_IN="forever",
         POLICY_VERSION_LIMIT="many",
         AUDIT_ON_FAILURE="shrug",
+        POLICIES_POLL_INTERVAL="often",
+        MODE_FILE="/nowhere/mode",
         OTEL_ENABLED="perhaps",
         LOG_LEVEL="loud",
     )
@@ -58,7 +60,9 @@ def test_every_mistake_is_reported_at_once_and_no_value(workspace: Path) -> None
         "authz: JWT_SECRET: shorter than 32 characters; make one with: openssl rand -hex 32",
         "authz: LOG_LEVEL: must be debug or info or warning or error",
         "authz: MODE: must be enforce, audit or bypass",
+        "authz: MODE_FILE: /nowhere/mode cannot be read: No such file or directory",
         "authz: OTEL_ENABLED: must be true or false",
+        "authz: POLICIES_POLL_INTERVAL: not a duration; write 30s, 15m, 24h or 7d",
         "authz: POLICY_VERSION_LIMIT: not a whole number from 1 to 1000",
         "authz: PORT: must be from 1 to 65535",
         "authz: PROXY_TARGET: must start with http:// or https://",
@@ -129,7 +133,7 @@ def test_an_unreadable_policy_directory_denies_and_says_so(upstream: Upstream) -
     with starter.running(upstream, POLICIES_DIR="/nowhere/policies") as sidecar:
         answer = sidecar.get("/proxy/docs", headers=bearer())
         assert (answer.status_code, answer.json()["code"]) == (403, "no_policy")
-        expected = "/nowhere/policies: error: cannot be read: No such file or directory"
+        expected = "/nowhere/policies:1:1: error: cannot be read: No such file or directory"
         assert expected in sidecar.log()
 
 
@@ -145,7 +149,7 @@ def test_a_second_sidecar_in_the_same_directory_is_refused(upstream: Upstream) -
         assert sidecar.get("/proxy/docs", headers=bearer()).status_code == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_everything_cleanly(upstream: Upstream, number: int) -> None:
     with starter.running(upstream) as sidecar:
         pids = [pid for pid, _ in children(sidecar.process.pid)]
@@ -154,6 +158,76 @@ def test_a_signal_stops_everything_cleanly(upstream: Upstream, number: int) -> N
         assert not any(_alive(pid) for pid in pids)
         assert "killed" not in sidecar.log()
         assert not (sidecar.run_dir / "http.sock").exists()
+
+
+def test_a_hangup_stops_nothing_and_drops_no_request(upstream: Upstream) -> None:
+    with starter.running(upstream) as sidecar:
+        pids = {pid for pid, _ in children(sidecar.process.pid)}
+        for times in range(1, 4):
+            sidecar.process.send_signal(signal.SIGHUP)
+            assert sidecar.get("/proxy/docs", headers=bearer()).status_code == 200
+            wait_until(lambda n=times: _read_again(sidecar) >= n, "the reading")  # type: ignore[misc]
+        assert sidecar.log().count("[run] SIGHUP: reading policies and mode again") == 3
+        assert {pid for pid, _ in children(sidecar.process.pid)} == pids
+        assert sidecar.stop() == 0
+
+
+def _read_again(sidecar: Sidecar) -> int:
+    return sidecar.log().count("[authz] policies: read again, still version ")
+
+
+def test_a_hangup_while_starting_stops_nothing_either(upstream: Upstream) -> None:
+    with starter.directory() as path:
+        env = environment(path, free_port(), upstream.url)
+        with starter.start(path, env, "run") as process:
+            # It holds its lock from the moment on that it knows its signals.
+            wait_until((path / "run" / "supervisor.lock").exists, "it to begin")
+
+            def is_up() -> bool:
+                process.send_signal(signal.SIGHUP)
+                return process.poll() is not None or "listening on" in (path / "stderr").read_text()
+
+            wait_until(is_up, "it to listen")
+            said = (path / "stderr").read_text()
+            assert process.poll() is None, said
+            assert "ended" not in said
+
+
+def test_a_terminal_that_goes_away_stops_it(upstream: Upstream) -> None:
+    """SIGHUP as the kernel sends it to who was started in a terminal that is closed."""
+    with starter.directory() as path:
+        env = environment(path, free_port(), upstream.url)
+        begin = (
+            "import fcntl, os, sys, termios\n"
+            "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+            "os.execv(sys.executable, [sys.executable, '-m', 'authz', 'run'])\n"
+        )
+        terminal, inner = os.openpty()
+        with (path / "stderr").open("w") as err:
+            process = subprocess.Popen(
+                [sys.executable, "-c", begin],
+                cwd=path,
+                env=env,
+                stdin=inner,
+                stderr=err,
+                start_new_session=True,
+            )
+        os.close(inner)
+        try:
+            wait_until(lambda: "listening on" in (path / "stderr").read_text(), "it to listen")
+            pids = [pid for pid, _ in children(process.pid)]
+            process.send_signal(signal.SIGHUP)  # the terminal is there: this is a reload
+            wait_until(lambda: "read again" in (path / "stderr").read_text(), "the reading")
+            os.close(terminal)
+            terminal = -1
+            assert process.wait(starter.PATIENCE_S) == 0
+            assert not any(_alive(pid) for pid in pids)
+        finally:
+            if terminal >= 0:
+                os.close(terminal)
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 def test_a_request_in_flight_survives_the_stop(upstream: Upstream) -> None:

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import peewee
 import pytest
 
 from authz.core.audit import AuditRow
@@ -146,9 +147,19 @@ def test_it_is_reopened_at_intervals_once_it_is_mended(path: Path, clock: Clock)
 @pytest.mark.parametrize(
     ("statement", "sentence"),
     [
-        ("PRAGMA user_version = 99", "its schema is version 99, this program knows 1"),
+        ("PRAGMA user_version = -1", "its schema is version -1, this program knows 2"),
+        ("PRAGMA user_version = 99", "its schema is version 99, this program knows 2"),
         ("CREATE TABLE audit (seq INTEGER PRIMARY KEY, other TEXT)",
          "its table `audit` is not ours"),
+        pytest.param(
+            "CREATE TABLE policy_versions (other TEXT)", "its table `policy_versions` is not ours",
+            marks=pytest.mark.xfail(reason="each record of a version then breaks the store"),
+        ),
+        pytest.param(
+            "CREATE TABLE policy_activations (other TEXT)",
+            "its table `policy_activations` is not ours",
+            marks=pytest.mark.xfail(reason="each record of a version then breaks the store"),
+        ),
     ],
 )  # fmt: skip
 def test_another_schema_is_refused(path: Path, clock: Clock, statement: str, sentence: str) -> None:
@@ -263,3 +274,157 @@ def test_asking_whether_it_works_does_not_open_a_broken_file_each_time(
     clock.now += REOPEN_EVERY_S
     assert audit.probe()
     audit.close()
+
+
+# Rows together with other changes.
+
+
+def _execute(database: peewee.SqliteDatabase, statement: str) -> sqlite3.Cursor:
+    cursor: sqlite3.Cursor = database.execute_sql(statement)  # type: ignore[no-untyped-call]
+    return cursor
+
+
+def _mark(database: peewee.SqliteDatabase) -> None:
+    _execute(database, "CREATE TABLE mark (x)")
+
+
+def _tables(path: Path) -> set[str]:
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        return {row[0] for row in other.execute("SELECT name FROM sqlite_schema")}
+
+
+def test_rows_and_other_changes_are_committed_together(log: AuditLog, path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def work(database: peewee.SqliteDatabase) -> None:
+        _mark(database)
+        seen.append(_ids(path))  # what others see meanwhile
+
+    log.write_with([_row(1), _row(2)], work)
+    assert seen == [[]]
+    assert _ids(path) == ["d-1", "d-2"]
+    assert "mark" in _tables(path)
+
+
+def test_rows_that_fail_take_the_other_changes_along(log: AuditLog, path: Path) -> None:
+    with pytest.raises(sqlite3.ProgrammingError):
+        log.write_with([_row(1), _row(2)._replace(id=object())], _mark)  # type: ignore[arg-type]
+    assert (_ids(path), "mark" in _tables(path)) == ([], False)
+    log.write_with([_row(3)], _mark)
+    assert (_ids(path), "mark" in _tables(path)) == (["d-3"], True)
+
+
+@pytest.mark.parametrize("error", [peewee.OperationalError("no"), sqlite3.OperationalError("no")])
+def test_other_changes_that_fail_take_the_rows_along(
+    log: AuditLog, path: Path, clock: Clock, error: Exception
+) -> None:
+    def work(database: peewee.SqliteDatabase) -> None:
+        _mark(database)
+        raise error
+
+    with pytest.raises(AuditUnavailable):
+        log.write_with([_row(1)], work)
+    assert log.failure == "no"
+    assert (_ids(path), "mark" in _tables(path)) == ([], False)
+    clock.now += REOPEN_EVERY_S
+    log.write([_row(2)])
+    assert (_ids(path), log.failure) == (["d-2"], "")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_bug_in_other_changes_is_ours_and_the_store_is_fine(
+    log: AuditLog, path: Path, error: type[BaseException]
+) -> None:
+    def work(database: peewee.SqliteDatabase) -> None:
+        _mark(database)
+        raise error
+
+    with pytest.raises(error):
+        log.write_with([_row(1)], work)
+    assert (log.failure, "mark" in _tables(path)) == ("", False)
+    log.write_with([_row(2)], lambda _: None)
+    assert _ids(path) == ["d-2"]
+
+
+def test_nothing_is_changed_while_somebody_else_holds_the_file(log: AuditLog, path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(AuditUnavailable):
+            log.write_with([_row(1)], _mark)
+        other.execute("ROLLBACK")
+    assert log.failure == "database is locked"
+    log.write_with([_row(2)], _mark)  # and it is tried again at once
+    assert (_ids(path), log.failure) == (["d-2"], "")
+
+
+@pytest.mark.xfail(reason="peewee sets no __cause__, so that this counts as broken for a second")
+def test_a_disk_that_fills_up_with_other_changes_is_tried_again_at_once(
+    log: AuditLog, path: Path
+) -> None:
+    def fills(database: peewee.SqliteDatabase) -> None:
+        pages = _execute(database, "PRAGMA page_count").fetchone()[0]
+        _execute(database, f"PRAGMA max_page_count = {pages}")
+        _execute(database, "CREATE TABLE large AS SELECT randomblob(1000000)")
+
+    with pytest.raises(AuditUnavailable):
+        log.write_with([_row(1)], fills)
+    assert "full" in log.failure
+    assert log._connection is not None
+    log._connection.execute("PRAGMA max_page_count = 1000000")
+    log.write([_row(2)])
+    assert _ids(path) == ["d-2"]
+
+
+# Schema 2 added tables and changed none.
+
+
+def _as_version_1_left_it(path: Path) -> None:
+    """A database with rows, before there were versions of policies."""
+    made = AuditLog(path, monotonic=Clock())
+    assert made.open()
+    made.write([_row(1), _row(2)])
+    made.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("DROP TABLE policy_versions")
+        other.execute("DROP TABLE policy_activations")
+        other.execute("PRAGMA user_version = 1")
+    assert {name for name in _tables(path) if name.startswith("policy")} == set()
+
+
+def test_a_database_of_version_1_is_upgraded_and_keeps_its_rows(path: Path, clock: Clock) -> None:
+    _as_version_1_left_it(path)
+    audit = AuditLog(path, monotonic=clock)
+    assert audit.open()
+    assert _ids(path) == ["d-1", "d-2"]
+    audit.write([_row(3)])
+    audit.close()
+    assert _ids(path) == ["d-1", "d-2", "d-3"]
+    assert {"audit", "policy_versions", "policy_activations"} <= _tables(path)
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        assert other.execute("PRAGMA user_version").fetchone() == (2,)
+        assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_an_upgrade_waits_until_the_file_is_free(path: Path, clock: Clock) -> None:
+    _as_version_1_left_it(path)
+    audit = AuditLog(path, monotonic=clock)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert not audit.open()
+        other.execute("ROLLBACK")
+        assert other.execute("PRAGMA user_version").fetchone() == (1,)
+    clock.now += REOPEN_EVERY_S
+    audit.write([_row(3)])
+    assert _ids(path) == ["d-1", "d-2", "d-3"]
+    audit.close()
+
+
+def test_a_copy_of_an_upgraded_database_is_whole(path: Path, clock: Clock) -> None:
+    _as_version_1_left_it(path)
+    audit = AuditLog(path, monotonic=clock)
+    assert audit.open()
+    audit.close()  # folds the WAL in
+    copy = path.with_name("copy.db")
+    copy.write_bytes(path.read_bytes())
+    assert not Path(f"{path}-wal").exists()
+    assert _ids(copy) == ["d-1", "d-2"]

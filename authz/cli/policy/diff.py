@@ -8,6 +8,7 @@ import typer
 
 from authz.cli.policy import shared
 from authz.cli.shared import print_table
+from authz.core.explain import outcome_of
 
 if TYPE_CHECKING:
     from authz.core.policy_diff import AnswerChange, PolicyChange, Replay
@@ -69,7 +70,7 @@ def _print(changes: "list[PolicyChange]", found: "Replay | None") -> None:
                     str(change.times),
                     change.asked.identity.agent_id,
                     change.asked.call.action,
-                    f"{change.old.outcome} → {change.new.outcome}",
+                    f"{outcome_of(change.old)} → {outcome_of(change.new)}",
                     _decider(change, old=True),
                     _decider(change, old=False),
                 )
@@ -79,7 +80,7 @@ def _print(changes: "list[PolicyChange]", found: "Replay | None") -> None:
 
 
 def _decider(change: "AnswerChange", *, old: bool) -> str:
-    verdict = (change.old if old else change.new).verdict
+    verdict = change.old if old else change.new
     return f"{verdict.policy or '-'}: {verdict.rule or verdict.code}"
 
 
@@ -105,8 +106,8 @@ def _object(changes: "list[PolicyChange]", found: "Replay | None") -> dict[str, 
                     "agentId": change.asked.identity.agent_id,
                     "action": change.asked.call.action,
                     "resource": change.asked.call.resource,
-                    "old": change.old.outcome,
-                    "new": change.new.outcome,
+                    "old": outcome_of(change.old),
+                    "new": outcome_of(change.new),
                     "oldDecider": _decider(change, old=True),
                     "newDecider": _decider(change, old=False),
                 }

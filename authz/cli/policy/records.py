@@ -49,10 +49,11 @@ def asked_of(row: Recorded) -> Asked:
         row.org_id,
     )
     meta = metadata.get("meta")
+    unclear = "?" if metadata.get("unclearMeta") else ""
     headers = {
         "x-meshguard-action": row.action,
         "x-meshguard-resource": row.resource,
-        "x-meshguard-meta": calls.meta_of(meta) if isinstance(meta, dict) else "",
+        "x-meshguard-meta": calls.meta_of(meta) if isinstance(meta, dict) else unclear,
     }
     source: calls.Source = "proxy" if row.source == "proxy" else "check"
     host = metadata.get("host", "")

@@ -1,9 +1,9 @@
 """What several `authz policy` commands need: loading policies, and a call from options."""
 
-import json
 import os
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,7 @@ from authz.cli.shared import fail
 
 if TYPE_CHECKING:
     from authz.core.asked import Asked
+    from authz.core.policy_file import Problem
     from authz.stores.policies import Loaded
 
 #: Exit code for arguments or files that cannot be used.
@@ -29,6 +30,31 @@ PolicyPaths = Annotated[
         "--policy", "--policies", help="File or directory; repeat. POLICIES_DIR when left out."
     ),
 ]
+
+
+class Format(StrEnum):
+    """How results are printed."""
+
+    TEXT = "text"
+    JSON = "json"
+    #: Workflow commands of GitHub Actions, which become annotations of the changed lines.
+    GITHUB = "github"
+
+
+def annotation(problem: "Problem", title: str = "policy") -> str:
+    """A problem as a workflow command of GitHub Actions."""
+    # GitHub knows a file by one path, and a suite's `policies: ../policies` makes another.
+    file = os.path.normpath(problem.file)
+    place = f"file={_property(file)},line={problem.line},col={problem.column}"
+    message = problem.message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return f"::{problem.severity} {place},title={_property(problem.lint or title)}::{message}"
+
+
+def _property(text: str) -> str:
+    escapes = (("%", "%25"), ("\r", "%0D"), ("\n", "%0A"), (":", "%3A"), (",", "%2C"))
+    for character, escape in escapes:
+        text = text.replace(character, escape)
+    return text
 
 
 def load(paths: list[Path] | None) -> "Loaded":
@@ -72,16 +98,12 @@ def asked(
     """The call that options describe; exits with a sentence when there can be none like it."""
     from pydantic import ValidationError
 
-    from authz.core.asked import AgentSpec, Asked
+    from authz.core.asked import NO_CONTEXT, AgentSpec, Asked
+    from authz.core.facts import context_of
 
-    said: Any = None
-    if context:
-        try:
-            said = json.loads(context)
-        except ValueError as error:
-            fail([f"--context: not JSON: {error}"], BAD_INPUT)
-        if not isinstance(said, dict):
-            fail(["--context: must be a JSON object"], BAD_INPUT)
+    said = context_of(context) if context else None
+    if context and said is None:
+        fail([f"--context: {NO_CONTEXT}"], BAD_INPUT)
     try:
         spec = AgentSpec.model_validate({"id": agent, "tier": tier, "tags": tags or [], "org": org})
         return Asked.of(spec, action, resource=resource, method=method, path=path, context=said)

@@ -24,7 +24,7 @@ def suggest(
     says what agents did, not what they should do.
     """
     from authz.cli.policy.records import asked_of, recorded
-    from authz.core.explain import explain
+    from authz.core.explain import answer, outcome_of
     from authz.core.policy_file import parse_file
     from authz.core.snapshot import Snapshot
     from authz.core.suggest import Seen, is_sayable, suggest
@@ -45,6 +45,9 @@ def suggest(
         ),
         collapse=collapse,
     )
+    if len(found.left_out) == len(rows):
+        typer.echo(found.text)
+        fail([f"{database}: nothing that went through can be suggested"], 1)
     parsed = parse_file(found.text.encode(), "suggestion")
     if parsed.is_bad:
         fail([f"{parsed.problems[0]}; with --agent or --collapse it gets shorter"], 1)
@@ -52,6 +55,6 @@ def suggest(
     for call, _ in asked:
         if not is_sayable(call.identity.agent_id, call.call.action):
             continue
-        explanation = explain(snapshot, call.identity, call.call)
-        assert explanation.outcome == "allow", call
+        verdict = answer(snapshot, call.identity, call.call)
+        assert outcome_of(verdict) == "allow", call
     typer.echo(found.text, nl=False)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +12,7 @@ from authz.cli.shared import fail
 from authz.core.text import visible
 
 if TYPE_CHECKING:
+    from authz.core.policy_file import Problem
     from authz.core.policy_suite import Coverage, Result, SuiteRead
     from authz.stores.policies import Loaded
 
@@ -40,16 +41,23 @@ def run_tests(
         bool, typer.Option("--full-coverage", help="A rule that no test reaches fails.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    layout: Annotated[
+        shared.Format, typer.Option("--format", help="github: annotations of a pull request.")
+    ] = shared.Format.TEXT,
 ) -> None:
     """Ask what policies say to a call, or run suites and list the rules that no test reached.
 
     Exit code 0: allowed, or all passed. 1: denied, or a test failed. 2: a file or an argument
     cannot be used.
     """
+    layout = shared.Format.JSON if as_json else layout
+    as_json = layout is shared.Format.JSON
     if file:
         if agent or action or agent_id or wanted:
             fail(["give --file or a call, not both"], shared.BAD_INPUT)
-        _suites(file, policy, verbose=verbose, full=full, as_json=as_json)
+        _suites(file, policy, verbose=verbose, full=full, layout=layout)
+    if (agent_id and agent) or (wanted and action):
+        fail(["give an agent and an action once, as arguments or as options"], shared.BAD_INPUT)
     positional = bool(agent_id)
     agent, action = agent or agent_id, action or wanted
     if not agent or not action:
@@ -74,7 +82,9 @@ def run_tests(
         typer.echo(json.dumps(as_object(explanation, _sources(loaded)), indent=2))
     elif positional:
         said = explanation.outcome.upper()
-        typer.echo(f"{said} (rule: {verdict.rule or '-'}, policy: {verdict.policy or '-'})")
+        typer.echo(
+            visible(f"{said} (rule: {verdict.rule or '-'}, policy: {verdict.policy or '-'})")
+        )
     else:
         print_decision(explanation)
     if verbose and not as_json:
@@ -83,18 +93,26 @@ def run_tests(
 
 
 def _suites(
-    files: list[Path], paths: list[Path] | None, *, verbose: bool, full: bool, as_json: bool
+    files: list[Path],
+    paths: list[Path] | None,
+    *,
+    verbose: bool,
+    full: bool,
+    layout: shared.Format,
 ) -> None:
+    from dataclasses import replace
+
     from authz.core.policy_suite import coverage, run_suite
 
     passed = failed = 0
     results: list[tuple[Path, Result]] = []
-    missed: list[str] = []
+    missed: list[Problem] = []
+    github = layout is shared.Format.GITHUB
     reached = total = 0
     # Suites that name their own policies are covered against these; the others together.
     groups: dict[tuple[Path, ...], list[tuple[Path, SuiteRead]]] = {}
     for file in files:
-        read = _read(file)
+        read = _read(file, layout)
         assert read.suite is not None
         chosen = tuple(paths or ())
         if not chosen and read.suite.policies is not None:
@@ -104,37 +122,46 @@ def _suites(
         loaded = shared.load_valid(list(chosen))
         found: list[Result] = []
         for file, read in suites:
-            try:
-                ran = run_suite(read, loaded.snapshot)
-            except ValueError as error:
-                fail([f"{file}: {error}"], shared.BAD_INPUT)
+            ran = run_suite(read, loaded.snapshot)
             found += ran
             results += [(file, result) for result in ran]
         covered = coverage(loaded.snapshot, found)
         reached += covered.total - len(covered.missed)
         total += covered.total
-        missed += _missed(loaded, covered)
+        missed += _missed(loaded, covered, full=full)
     for file, result in results:
         passed += not result.failure
         failed += bool(result.failure)
-        if not as_json:
+        if github and result.failure:
+            typer.echo(shared.annotation(_as_problem(file, result), "policy test"))
+        elif layout is shared.Format.TEXT:
             _print(file, result, verbose=verbose)
-    if as_json:
+    if layout is shared.Format.JSON:
         body = {
             "summary": {"total": len(results), "passed": passed, "failed": failed},
             "results": [_object(file, result) for file, result in results],
-            "coverage": {"rules": total, "reached": reached, "missed": missed},
+            "coverage": {
+                "rules": total,
+                "reached": reached,
+                "missed": [f"{visible(p.file)}:{p.line}: {p.message}" for p in missed],
+            },
         }
         typer.echo(json.dumps(body, indent=2))
     else:
         typer.echo(f"Results: {passed} passed, {failed} failed")
         typer.echo(f"Coverage: {reached} of {total} rules decided in some test")
-        for line in missed:
-            typer.echo(f"  not reached: {line}")
+        for problem in missed:
+            if github:
+                told = replace(problem, message=f"no test reaches {problem.message}")
+                typer.echo(shared.annotation(told, "policy test"))
+            else:
+                typer.echo(
+                    f"  not reached: {visible(problem.file)}:{problem.line}: {problem.message}"
+                )
     raise typer.Exit(1 if failed or (full and missed) else 0)
 
 
-def _read(file: Path) -> "SuiteRead":
+def _read(file: Path, layout: shared.Format) -> "SuiteRead":
     from authz.core.policy_file import MAX_FILE
     from authz.core.policy_suite import read_suite
 
@@ -145,7 +172,10 @@ def _read(file: Path) -> "SuiteRead":
         fail([f"{file}: cannot be read: {error.strerror}"], shared.BAD_INPUT)
     if read.suite is None:
         for problem in read.problems:
-            typer.echo(str(problem), err=True)
+            if layout is shared.Format.GITHUB:
+                typer.echo(shared.annotation(problem, "policy test"))
+            else:
+                typer.echo(str(problem), err=True)
         raise typer.Exit(shared.BAD_INPUT)
     return read
 
@@ -154,16 +184,25 @@ def _sources(loaded: "Loaded") -> dict[str, str]:
     return {n: f"{f.file}:{placed.line}" for n, (f, placed) in loaded.policies.sources.items()}
 
 
-def _missed(loaded: "Loaded", covered: "Coverage") -> list[str]:
-    lines = []
+def _missed(loaded: "Loaded", covered: "Coverage", *, full: bool) -> "list[Problem]":
+    from authz.core.policy_file import Problem
+
+    found = []
     for name, place in covered.missed:
         file, placed = loaded.policies.sources[name]
         rule = next(rule for rule in placed.policy.rules if rule.place == place)
-        lines.append(
-            f"{file.file}:{placed.rule_lines[place]}: {name} rule {place + 1}:"
-            f" {rule.effect} {', '.join(rule.patterns)}"
-        )
-    return lines
+        said = f"{name} rule {place + 1}: {rule.effect} {', '.join(rule.patterns)}"
+        severity: Literal["error", "warning"] = "error" if full else "warning"
+        found.append(Problem(file.file, placed.rule_lines[place], 1, severity, said))
+    return found
+
+
+def _as_problem(file: Path, result: "Result") -> "Problem":
+    from authz.core.policy_file import Problem
+
+    verdict = result.explanation.verdict
+    said = f"{result.test.name}: {result.failure}: {verdict.reason or verdict.code}"
+    return Problem(str(file), result.line, 1, "error", said)
 
 
 def _print(file: Path, result: "Result", *, verbose: bool) -> None:
@@ -172,15 +211,15 @@ def _print(file: Path, result: "Result", *, verbose: bool) -> None:
     said = _SAID.get(outcome, outcome.replace("_", " "))
     detail = f"({said})" if not result.failure else f"({result.failure})"
     where = f" {file}:{result.line}" if result.failure else ""
-    typer.echo(f"{mark} {visible(result.test.name)} {word} {detail}{where}")
+    typer.echo(visible(f"{mark} {result.test.name} {word} {detail}{where}"))
     if result.failure or verbose:
         verdict = result.explanation.verdict
-        typer.echo(f"    {visible(verdict.reason or verdict.code)}")
+        typer.echo(visible(f"    {verdict.reason or verdict.code}"))
     if verbose:
         for trace in result.explanation.applicable:
-            typer.echo(f"    {trace.policy.name}: {trace.says}")
+            typer.echo(visible(f"    {trace.policy.name}: {trace.says}"))
             for rule in trace.rules:
-                typer.echo(f"      {rule}")
+                typer.echo(visible(f"      {rule}"))
 
 
 def _object(file: Path, result: "Result") -> dict[str, Any]:

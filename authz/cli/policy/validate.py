@@ -1,24 +1,12 @@
 """`authz policy validate` and `schema`: the server's own loader, for authors and CI."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from authz.cli.policy.shared import load
-
-if TYPE_CHECKING:
-    from authz.core.policy_file import Problem
-
-
-class Format(StrEnum):
-    """How problems are printed."""
-
-    TEXT = "text"
-    JSON = "json"
-    GITHUB = "github"
+from authz.cli.policy.shared import Format, annotation, load
 
 
 def validate(
@@ -55,7 +43,7 @@ def validate(
         typer.echo(json.dumps(body, indent=2))
     else:
         for problem in problems:
-            typer.echo(_annotation(problem) if layout is Format.GITHUB else str(problem))
+            typer.echo(annotation(problem) if layout is Format.GITHUB else str(problem))
         typer.echo(
             f"{loaded.snapshot.size} policies in {loaded.files} files,"
             f" {len(errors)} errors, {warnings} warnings"
@@ -70,18 +58,3 @@ def schema() -> None:
     from authz.core.policy_schema import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
-
-
-def _annotation(problem: "Problem") -> str:
-    """A problem as a workflow command of GitHub Actions."""
-    place = f"file={_property(problem.file)},line={problem.line},col={problem.column}"
-    title = _property(problem.lint or "policy")
-    message = problem.message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    return f"::{problem.severity} {place},title={title}::{message}"
-
-
-def _property(text: str) -> str:
-    escapes = (("%", "%25"), ("\r", "%0D"), ("\n", "%0A"), (":", "%3A"), (",", "%2C"))
-    for character, escape in escapes:
-        text = text.replace(character, escape)
-    return text

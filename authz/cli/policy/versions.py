@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from authz.cli.shared import ask_admin, fail, print_table
+from authz.cli.shared import UNREACHABLE, ask_admin, fail, print_table
 
 Gateway = Annotated[
     str,
@@ -43,11 +43,11 @@ def versions(
         fail([f"{path}: there is no audit database yet"], 1)
     except peewee.PeeweeException as error:
         fail([f"{path}: not an audit database: {error}"], 1)
+    if not found:
+        fail([f"no policies were in force {f'at {at}' if at else 'yet'}"], 1)
     if as_json:
         typer.echo(json.dumps({"versions": [entry_of(recorded) for recorded in found]}, indent=2))
         return
-    if not found:
-        fail([f"no policies were in force {f'at {at}' if at else 'yet'}"], 1)
     print_table(
         ("VERSION", "FROM", "UNTIL", "WHY", "POLICIES"),
         [
@@ -73,7 +73,8 @@ def rollback(
     Needs ADMIN_TOKEN. Exit code 3: it was refused; 5: the sidecar cannot be reached.
     """
     answer = ask_admin("POST", "/admin/policies/rollback", gateway, {"version": version})
-    _say(answer, f"version {version} is in force, until `authz policy release`", as_json=as_json)
+    said = f"version {_in_force(answer, gateway)} is in force, until `authz policy release`"
+    _say(answer, said, as_json=as_json)
 
 
 def release(
@@ -82,7 +83,15 @@ def release(
 ) -> None:
     """End a rollback: the policy files are in force again. Needs ADMIN_TOKEN."""
     answer = ask_admin("POST", "/admin/policies/release", gateway)
-    _say(answer, f"version {answer.get('version')} of the files is in force", as_json=as_json)
+    said = f"version {_in_force(answer, gateway)} of the files is in force"
+    _say(answer, said, as_json=as_json)
+
+
+def _in_force(answer: dict[str, Any], gateway: str) -> str:
+    version = answer.get("version")
+    if not isinstance(version, str) or "pinned" not in answer:
+        fail([f"{gateway or 'the socket'}: what answers there is no sidecar"], UNREACHABLE)
+    return version
 
 
 def _say(answer: dict[str, Any], sentence: str, *, as_json: bool) -> None:

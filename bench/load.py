@@ -1,0 +1,151 @@
+"""What 1,000 policy files cost to load: seconds, by part, and resident memory.
+
+Everything is measured in fresh processes, so that nothing that this one holds is counted:
+
+- `bench.reading` reads the directory: at first, unchanged, with one file changed, with all of them
+  changed; then it times the parts of reading by themselves, each over all files;
+- `authz serve`: its memory with a handful of policies, with all of them, and after reloads in which
+  every policy changes. It keeps POLICY_VERSION_LIMIT versions, so it may grow until then and has to
+  be level afterwards.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from authz.core.wire_pb2 import CheckResponse
+from authz.edges.ext_authz import SERVICE
+from authz.settings import EXT_AUTHZ_SOCKET
+from bench import policies, report
+from bench.policies import TAG, Volume, resource
+from bench.reload import reloads as reloads_of
+from tests.builders import check_request
+from tests.e2e import sidecar
+
+COUNT: Final = 1000
+#: Reloads after which memory is looked at: the versions that are kept, and as many again.
+VERSIONS: Final = 10
+#: Decisions after the start and after each reload.
+DECISIONS: Final = 200
+#: Seconds that a child may take in all.
+CHILD_S: Final = 120.0
+#: Resident memory of the service with 1,000 policies, MiB (DESIGN §10).
+TARGET_MB: Final = 80.0
+ROOT: Final = Path(__file__).parents[1]
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """Seconds and MiB; the memory of the service is to be reached."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
+        directory = Path(temporary)
+        files = policies.texts(policies.documents(COUNT))
+        policies.write(directory, files)
+        size = sum(map(len, files.values()))
+        runs = [_in_a_fresh_process(directory) for _ in range(1 if quick else 5)]
+    reading = {
+        name: report.median([one[name] for one in runs], 4)
+        for name in runs[0]
+        if name.endswith(("_s", "_mb"))
+    }
+    report.progress(f"{COUNT} files, {size} bytes: {reading}")
+    service = _service(3 if quick else VERSIONS)
+    report.progress(f"authz serve: {service}")
+    return {
+        "figures": [
+            report.figure(
+                f"resident memory of the service with {COUNT} policies, MiB",
+                service["started_mb"],
+                TARGET_MB,
+            ),
+            report.figure(
+                f"the same after {service['reloads']} reloads of them all, MiB",
+                service["after_as_many_again_mb"],
+                TARGET_MB,
+            ),
+        ],
+        "files": COUNT,
+        "bytes": size,
+        "reading": reading,
+        "service": service,
+    }
+
+
+def _in_a_fresh_process(directory: Path) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.reading", str(directory)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        timeout=CHILD_S,
+        check=True,
+    )
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+# ---------------------------------------------------------------- the service
+
+
+def _service(versions: int) -> dict[str, Any]:
+    """Resident memory of `authz serve` while its policies change."""
+    few_mb = _serving(3, 0)[0][0]
+    sizes, took = _serving(COUNT, 2 * versions)
+    return {
+        "reloads": 2 * versions,
+        "with_3_policies_mb": few_mb,
+        "started_mb": sizes[0],
+        f"after_{versions}_reloads_mb": sizes[versions],
+        "after_as_many_again_mb": sizes[-1],
+        "after_each_mb": sizes,
+        "reload_ms": report.spread(took, 0),
+    }
+
+
+def _serving(count: int, reloads: int) -> tuple[list[float], list[float]]:
+    """Memory at first and after each reload, and what each took by the service's own log."""
+    with sidecar.directory() as directory:
+        volume = Volume(directory / "policies")
+        volume.publish(policies.texts(policies.documents(count)))
+        env = sidecar.environment(
+            directory, 0, "http://127.0.0.1:9", PORT="", POLICIES_DIR=str(volume.path)
+        )
+        log = directory / "stderr"
+        with sidecar.start(directory, env, "serve") as process:
+            _wait(process, lambda: "serving in mode" in log.read_text())
+            sizes = [_after_a_few_decisions(process.pid, directory)]
+            for number in range(1, reloads + 1):
+                volume.publish(policies.texts(policies.documents(count, edition=f"{number}")))
+                _wait(process, lambda: len(reloads_of(log.read_text())) >= len(sizes))
+                sizes.append(_after_a_few_decisions(process.pid, directory))
+                report.progress(f"reload {number}: {sizes[-1]} MiB")
+            return sizes, [one.took_ms for one in reloads_of(log.read_text())]
+
+
+def _wait(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + CHILD_S
+    while not condition():
+        assert process.poll() is None, "the service ended"
+        assert time.monotonic() < deadline, "the service did not get there in time"
+        time.sleep(0.02)
+
+
+def _after_a_few_decisions(pid: int, directory: Path) -> float:
+    """Resident memory once the policies have been used."""
+    address = f"unix:{directory / 'run' / EXT_AUTHZ_SOCKET}"
+    headers = sidecar.bearer(agent_id=policies.AGENT, tags=(TAG,))
+    headers = {name.lower(): value for name, value in headers.items()}
+    with grpc.insecure_channel(address) as channel:
+        check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/Check")
+        for number in range(DECISIONS):
+            index = number % 2
+            method, code = ("GET", 0) if index else ("DELETE", 7)
+            path = f"/proxy/{resource(index)}/{number}"
+            answer = check(check_request(method, path, headers), timeout=5)
+            assert CheckResponse.FromString(answer).status.code == code
+    return report.resident_mb(pid)
