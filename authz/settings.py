@@ -217,7 +217,8 @@ def _duration(value: object) -> object:
 
 
 def _interval(value: object) -> object:
-    return 0 if value in (0, "0") else _duration(value)
+    text = value.strip() if isinstance(value, str) else value
+    return 0 if text in (0, "0", "0s", "0m", "0h", "0d") else _duration(text)
 
 
 def _secret(minimum: int, how: str) -> BeforeValidator:
@@ -227,6 +228,8 @@ def _secret(minimum: int, how: str) -> BeforeValidator:
             raise ValueError(f"shorter than {minimum} characters; make one with: {how}")
         if not (text.isascii() and text.isprintable()):
             raise ValueError("may only contain printable ASCII characters")
+        if text != text.strip():
+            raise ValueError("must not begin or end with a blank")
         return text
 
     return BeforeValidator(check)
@@ -476,7 +479,7 @@ def read_mode_file(path: Path) -> Mode:
     except OSError as error:
         raise ValueError(f"MODE_FILE: {path} cannot be read: {error.strerror}") from None
     word = text.decode("ascii", "replace").strip().lower()
-    if word not in set(Mode):
+    if len(text) > MAX_MODE_FILE or word not in set(Mode):
         raise ValueError(f"MODE_FILE: {path} must hold enforce, audit or bypass")
     return Mode(word)
 

@@ -125,7 +125,7 @@ def _measure(name: str, seconds: float) -> dict[str, Any]:
             lambda: [first, *(versions[r.version] for r in reloads(running.log()))][-1] == last,
             "the last reload",
         )
-        found = _judged(told, running.rows(), reloads(running.log()), versions)
+        found = _judged(told, running.rows(control=True), reloads(running.log()), versions)
         report.progress(f"{name}: {found}")
         return found
 

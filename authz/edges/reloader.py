@@ -106,9 +106,14 @@ class Reloader:
             try:
                 while True:
                     await self._wait()
-                    await self._reload()
+                    try:
+                        await self._reload()
+                    except Exception:
+                        # What was in force stays, and so does the watch.
+                        log.exception("reloading failed")
             finally:
                 flushing.cancel()
+                self._flush_now()
         finally:
             self._watcher.stop()
 
@@ -221,7 +226,13 @@ class Reloader:
     async def _flush(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_S)
+            self._flush_now()
+
+    def _flush_now(self) -> None:
+        try:
             self._versions.flush()
+        except Exception:
+            log.exception("recording which policies are in force failed")
 
 
 def report(problems: Iterable[Problem]) -> None:

@@ -86,13 +86,11 @@ class Watcher(FileSystemEventHandler):
             root = Path(os.path.realpath(tree))
             roots.append(root)
             self._want(wanted, names, root, recursive=True)
-            for step in (tree.absolute(), *_links(tree)):
-                self._want(wanted, names, step.parent, recursive=False)
-                names.add(os.fspath(step))
+            self._want_steps(wanted, names, (tree.absolute(), *tree.absolute().parents))
+            self._want_steps(wanted, names, _links(tree))
         for file in files:
-            for step in (file.absolute(), *_links(file)):
-                self._want(wanted, names, step.parent, recursive=False)
-                names.add(os.fspath(step))
+            self._want_steps(wanted, names, (file.absolute(), *file.absolute().parents))
+            self._want_steps(wanted, names, _links(file))
         outside: set[str] = set()
         for path in seen:
             real = Path(os.path.realpath(path))
@@ -105,6 +103,7 @@ class Watcher(FileSystemEventHandler):
                 self.works = False
                 break
             self._want(wanted, names, directory, recursive=False)
+            self._want_steps(wanted, names, _links(path))
         with self._lock:
             self._names, self._outside = names, outside
             self._roots = tuple(os.fspath(root) for root in roots)
@@ -148,6 +147,15 @@ class Watcher(FileSystemEventHandler):
             or os.path.dirname(path) in self._outside  # noqa: PTH120 - called for every event
             or any(path == root or path.startswith(f"{root}/") for root in self._roots)
         )
+
+    def _want_steps(
+        self, wanted: dict[tuple[Path, bool], int], names: set[str], steps: Iterable[Path]
+    ) -> None:
+        """Watch for another file or directory in the place of each of these."""
+        for step in steps:
+            if step != step.parent:
+                names.add(os.fspath(step))
+                self._want(wanted, names, step.parent, recursive=False)
 
     def _want(
         self,

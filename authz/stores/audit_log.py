@@ -77,6 +77,11 @@ class AuditEntry(peewee.Model):
         table_name = TABLE
 
 
+_FIELDS: Final = [getattr(AuditEntry, name) for name in AuditRow._fields]
+#: What peewee makes of the insertion of a row, once.
+_INSERT: Final = AuditEntry.insert_many([[None] * len(_FIELDS)], fields=_FIELDS).sql()[0]
+
+
 class AuditLog:
     """The one writer of an audit database."""
 
@@ -85,7 +90,6 @@ class AuditLog:
         self._monotonic = monotonic
         self._database: peewee.SqliteDatabase | None = None
         self._connection: sqlite3.Connection | None = None
-        self._insert = ""
         self._opened = (0, 0)
         self._retry_at = float("-inf")
         #: Why the last write or opening failed; empty while the store works.
@@ -137,7 +141,8 @@ class AuditLog:
                 work(self._database)
             except peewee.PeeweeException as error:
                 # peewee hides what SQLite said; what to do about it depends on that.
-                raise error.__cause__ or sqlite3.OperationalError(str(error)) from None
+                said = error.__cause__ or error.__context__
+                raise (said or sqlite3.OperationalError(str(error))) from None
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -161,7 +166,7 @@ class AuditLog:
             self._recovered()
 
     def _insert_rows(self, connection: sqlite3.Connection, rows: Sequence[AuditRow]) -> None:
-        taken = connection.executemany(self._insert, rows).rowcount
+        taken = connection.executemany(_INSERT, rows).rowcount
         if taken != len(rows):
             raise sqlite3.IntegrityError(f"it took {taken} of {len(rows)} rows")
 
@@ -224,16 +229,17 @@ class AuditLog:
         version = database.pragma("user_version")
         if version not in range(SCHEMA_VERSION + 1):
             raise _Unusable(f"its schema is version {version}, this program knows {SCHEMA_VERSION}")
-        with database.bind_ctx([AuditEntry, *version_log.TABLES]):
-            with database.atomic("IMMEDIATE"):
+        # Models are never bound: a binding is the whole process's, and there are readers.
+        with database.atomic("IMMEDIATE"):
+            for model in (AuditEntry, *version_log.TABLES):
                 # Version 2 added tables and changed none, so creating what is missing upgrades.
-                database.create_tables([AuditEntry, *version_log.TABLES])
-                database.pragma("user_version", SCHEMA_VERSION)
-            fields = [getattr(AuditEntry, name) for name in AuditRow._fields]
-            self._insert = AuditEntry.insert_many([[None] * len(fields)], fields=fields).sql()[0]
-        columns = {column.name for column in database.get_columns(TABLE)}
-        if not columns.issuperset(AuditRow._fields):
-            raise _Unusable("its table `audit` is not ours")
+                peewee.SchemaManager(model, database).create_all(safe=True)
+            database.pragma("user_version", SCHEMA_VERSION)
+        for model in (AuditEntry, *version_log.TABLES):
+            table = model._meta.table_name  # noqa: SLF001 - as peewee documents it
+            columns = {column.name for column in database.get_columns(table)}
+            if not columns.issuperset(model._meta.columns):  # noqa: SLF001
+                raise _Unusable(f"its table `{table}` is not ours")
         self._opened = self._identity()
         connection: sqlite3.Connection = database.connection()  # type: ignore[no-untyped-call]
         return connection
@@ -289,9 +295,9 @@ class AuditReader:
 
     def tail(self, count: int) -> Iterator[dict[str, Any]]:
         """The newest `count` entries, oldest of them first, as CONTRACT §9 names their fields."""
-        with self._database.connection_context(), self._database.bind_ctx([AuditEntry]):
-            query = AuditEntry.select().order_by(AuditEntry.seq.desc()).limit(count)
-            newest: list[dict[str, Any]] = list(query.dicts())  # type: ignore[arg-type]
+        with self._database.connection_context():
+            query = AuditEntry.select().order_by(AuditEntry.seq.desc()).limit(count).dicts()
+            newest: list[dict[str, Any]] = list(query.execute(self._database))
         return (entry_of(row) for row in reversed(newest))
 
     def asked(self) -> Iterator["Recorded"]:
@@ -315,7 +321,7 @@ class AuditReader:
             entry.enforced,
             entry.decision,
         )
-        with self._database.connection_context(), self._database.bind_ctx([AuditEntry]):
+        with self._database.connection_context():
             query = (
                 entry.select(*columns, peewee.fn.COUNT(entry.seq))
                 .where(
@@ -326,7 +332,7 @@ class AuditReader:
                 .group_by(*columns)
                 .tuples()
             )
-            for row in query.iterator():
+            for row in query.iterator(self._database):
                 values: dict[str, Any] = dict(zip(Recorded._fields, row, strict=True))
                 for name, value in values.items():
                     values[name] = "" if value is None else value

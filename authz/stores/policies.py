@@ -239,7 +239,6 @@ def _list(
             found.problems.append(
                 _problem(directory, f"the same directory as {listed_as[identity]}; not read twice")
             )
-            found.unlisted.append(directory)
             return
         if len(above) > MAX_LEVELS:
             found.problems.append(

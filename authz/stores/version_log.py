@@ -7,7 +7,6 @@
 
 import contextlib
 import json
-import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
@@ -110,20 +109,20 @@ def append(
     database: peewee.SqliteDatabase, activation: Activation, packed: Packed, keep: Iterable[str]
 ) -> None:
     """Record an activation inside the caller's transaction; documents only of versions to keep."""
-    with database.bind_ctx(TABLES):
-        PolicyVersion.insert(**packed._asdict()).on_conflict(
-            conflict_target=[PolicyVersion.version],
-            update={PolicyVersion.documents: packed.documents},
-        ).execute()
-        PolicyActivation.insert(
-            at=activation.at,
-            version=activation.version,
-            why=activation.why,
-            pinned=activation.pinned,
-        ).execute()
-        PolicyVersion.update(documents=None).where(
-            PolicyVersion.version.not_in(list(keep)), PolicyVersion.documents.is_null(False)
-        ).execute()
+    # The database is named each time: a binding of the models would be the whole process's.
+    PolicyVersion.insert(**packed._asdict()).on_conflict(
+        conflict_target=[PolicyVersion.version],
+        update={PolicyVersion.documents: packed.documents},
+    ).execute(database)
+    PolicyActivation.insert(
+        at=activation.at,
+        version=activation.version,
+        why=activation.why,
+        pinned=activation.pinned,
+    ).execute(database)
+    PolicyVersion.update(documents=None).where(
+        PolicyVersion.version.not_in(list(keep)), PolicyVersion.documents.is_null(False)
+    ).execute(database)
 
 
 class VersionReader:
@@ -145,7 +144,6 @@ class VersionReader:
             timeout=patience_s,
             pragmas={"query_only": 1},
         )
-        self._path = os.fspath(path)
 
     def activations(self, *, at: str | None = None, limit: int = 100) -> list[Recorded]:
         """What was in force, newest first; with `at` (RFC 3339, UTC) only what was so then.
@@ -161,7 +159,8 @@ class VersionReader:
                 PolicyActivation.select(
                     PolicyActivation,
                     PolicyVersion.sha256,
-                    PolicyVersion.policies,
+                    # As bytes: SQLite lets a text be none, and that must not hide the rest.
+                    PolicyVersion.policies.cast("BLOB").alias("names"),
                     PolicyVersion.documents.is_null(False).alias("kept"),
                     until.select(until.at)
                     .where(until.id > PolicyActivation.id)
@@ -176,7 +175,7 @@ class VersionReader:
                 query = query.where(PolicyActivation.at <= at).limit(1)
             else:
                 query = query.limit(limit)
-            rows: list[dict[str, object]] = list(query.dicts())  # type: ignore[arg-type]
+            rows: list[dict[str, object]] = list(query.dicts().execute(self._database))
             return [_recorded(row) for row in rows]
 
     def snapshot(self, version: str) -> Snapshot | None:
@@ -189,8 +188,11 @@ class VersionReader:
         with self._open():
             if not self._database.table_exists("policy_versions"):
                 return None
-            found = PolicyVersion.get_or_none(PolicyVersion.version == version)
-            packed = found.documents if found is not None else None
+            query = PolicyVersion.select(PolicyVersion.documents).where(
+                PolicyVersion.version == version
+            )
+            found = list(query.tuples().execute(self._database))
+            packed = found[0][0] if found else None
         if packed is None:
             return None
         if not isinstance(packed, (bytes, memoryview)):
@@ -200,9 +202,9 @@ class VersionReader:
     @contextlib.contextmanager
     def _open(self) -> Iterator[None]:
         try:
-            with self._database.connection_context(), self._database.bind_ctx(TABLES):
+            with self._database.connection_context():
                 yield
-        except sqlite3.Error as error:  # what peewee lets through, such as text that is no UTF-8
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # texts that are none, for one
             raise peewee.DatabaseError(str(error)) from error
 
 
@@ -229,13 +231,14 @@ def _recorded(row: dict[str, object]) -> Recorded:
         pinned=bool(row["pinned"]),
         until=str(row["until"] or ""),
     )
+    names = row["names"]
     try:
-        policies = json.loads(str(row["policies"]))
-    except (ValueError, RecursionError):
+        policies = json.loads(names if isinstance(names, (str, bytes)) else "")
+    except (ValueError, TypeError, RecursionError):
         policies = None
     if not isinstance(policies, list) or not all(isinstance(p, dict) for p in policies):
         # Somebody changed it; when which version was in force is still worth knowing.
-        return Recorded(activation, str(row["sha256"]), [], kept=False)
+        policies = []
     return Recorded(activation, str(row["sha256"]), policies, bool(row["kept"]))
 
 

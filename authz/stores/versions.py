@@ -12,7 +12,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import peewee
 
@@ -47,6 +47,15 @@ _DONE: Final[dict[str, str]] = {
 
 class UnknownVersion(Exception):
     """No kept version has this name."""
+
+
+class _Unwritten(NamedTuple):
+    """A change that is not recorded yet."""
+
+    #: None: it has been written already.
+    row: AuditRow | None
+    activation: Activation | None
+    packed: Packed
 
 
 class Versions:
@@ -85,7 +94,7 @@ class Versions:
         self._knows_past = False
         self._warned = False
         self._packed: Packed | None = None
-        self._unwritten: list[tuple[AuditRow, Activation | None, Packed]] = []
+        self._unwritten: list[_Unwritten] = []
         #: The opening of the audit database in which the version in force was recorded.
         self._recorded_in = 0
 
@@ -125,6 +134,8 @@ class Versions:
         """
         if version not in self._kept:
             raise UnknownVersion(version)
+        if version == self.latest.version:
+            self._kept[version] = self.latest
         if self._kept[version] is not None:
             return
         try:
@@ -172,25 +183,33 @@ class Versions:
             # Perhaps another file: it must know what is in force, and that it is pinned.
             self._record("resume")
             return
+        waiting: list[_Unwritten] = []
         while self._unwritten:
-            row, activation, packed = self._unwritten[0]
-            keep = list(self._kept)
-
-            def work(
-                database: peewee.SqliteDatabase,
-                activation: Activation | None = activation,
-                packed: Packed = packed,
-                keep: list[str] = keep,
-            ) -> None:
-                if activation is not None:
-                    version_log.append(database, activation, packed, keep)
-
+            first = self._unwritten[0]
             try:
-                self._audit.write_with([row], work)
+                left = self._record_one(first)
             except AuditUnavailable:
-                return
-            self._recorded_in = self._audit.openings
+                break
             del self._unwritten[0]
+            if left is not None:
+                waiting.append(left)
+        self._unwritten[:0] = waiting
+
+    def _record_one(self, first: "_Unwritten") -> "_Unwritten | None":
+        """Record a change, and return what of it has to wait until the past is known."""
+        activation, keep = first.activation, list(self._kept)
+
+        def work(database: peewee.SqliteDatabase) -> None:
+            if activation is not None and self._knows_past:
+                version_log.append(database, activation, first.packed, keep)
+
+        if first.row is not None or self._knows_past:
+            self._audit.write_with([first.row] if first.row is not None else [], work)
+        if activation is not None and not self._knows_past:
+            # It would be the last activation, and end a pin that we have not seen.
+            return first._replace(row=None)
+        self._recorded_in = self._audit.openings
+        return None
 
     def _take_up(self, why: Why) -> bool:
         """Read the past, and put a pinned version in force; true when there was one."""
@@ -276,8 +295,10 @@ class Versions:
     def _write(self, row: AuditRow, activation: Activation | None) -> None:
         if self._packed is None or self._packed.version != self.current.version:
             self._packed = version_log.pack(self.current)
-        self._unwritten.append((row, activation, self._packed))
+        self._unwritten.append(_Unwritten(row, activation, self._packed))
         if len(self._unwritten) > MAX_UNWRITTEN:
-            lost = self._unwritten.pop(0)[0]
-            log.error("the change `%s` of %s was never recorded", lost.action, lost.timestamp)
+            lost = self._unwritten.pop(0)
+            if lost.row is not None:
+                action, at = lost.row.action, lost.row.timestamp
+                log.error("the change `%s` of %s was never recorded", action, at)
         self.flush()

@@ -473,7 +473,6 @@ def test_a_reading_that_fails_leaves_what_was_in_force(
     assert "reading the policies failed; what was in force stays" in _messages(caplog)
 
 
-@pytest.mark.xfail(reason="whatever else fails ends the reloader, or its flushing, for good")
 @pytest.mark.parametrize("what", ["versions.reload", "set_mode", "versions.flush"])
 def test_a_bug_beside_the_reading_does_not_end_the_watch(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
@@ -590,7 +589,6 @@ def test_what_could_not_be_recorded_is_recorded_later(
     _run(scenario())
 
 
-@pytest.mark.xfail(reason="what waits for the store is not tried once more when stopping")
 def test_what_could_not_be_recorded_is_tried_once_more_at_the_end(
     root: Path, tmp_path: Path
 ) -> None:

@@ -260,8 +260,8 @@ def test_a_directory_that_is_replaced_at_once_is_watched_again(
     "levels_up",
     [
         0,
-        pytest.param(1, marks=pytest.mark.xfail(reason="nobody watches what holds the parent")),
-        pytest.param(2, marks=pytest.mark.xfail(reason="nobody watches what holds the parent")),
+        pytest.param(1),
+        pytest.param(2),
     ],
 )
 def test_another_directory_that_is_renamed_into_the_place_is_told(
@@ -317,7 +317,6 @@ def test_what_links_inside_lead_to_is_watched_where_it_is(
     assert str(single) not in watcher.told
 
 
-@pytest.mark.xfail(reason="only where such a link ends is watched, not the links on its way")
 @pytest.mark.parametrize("name", ["team", "c.yaml"])
 def test_a_swap_of_a_link_that_a_link_inside_leads_through_is_told(
     watcher: Recording,

@@ -152,13 +152,11 @@ def test_it_is_reopened_at_intervals_once_it_is_mended(path: Path, clock: Clock)
         ("CREATE TABLE audit (seq INTEGER PRIMARY KEY, other TEXT)",
          "its table `audit` is not ours"),
         pytest.param(
-            "CREATE TABLE policy_versions (other TEXT)", "its table `policy_versions` is not ours",
-            marks=pytest.mark.xfail(reason="each record of a version then breaks the store"),
+            "CREATE TABLE policy_versions (other TEXT)", "its table `policy_versions` is not ours"
         ),
         pytest.param(
             "CREATE TABLE policy_activations (other TEXT)",
-            "its table `policy_activations` is not ours",
-            marks=pytest.mark.xfail(reason="each record of a version then breaks the store"),
+            "its table `policy_activations` is not ours"
         ),
     ],
 )  # fmt: skip
@@ -357,7 +355,6 @@ def test_nothing_is_changed_while_somebody_else_holds_the_file(log: AuditLog, pa
     assert (_ids(path), log.failure) == (["d-2"], "")
 
 
-@pytest.mark.xfail(reason="peewee sets no __cause__, so that this counts as broken for a second")
 def test_a_disk_that_fills_up_with_other_changes_is_tried_again_at_once(
     log: AuditLog, path: Path
 ) -> None:

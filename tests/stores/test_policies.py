@@ -166,7 +166,6 @@ def test_a_directory_that_two_ways_lead_to_is_read_once(tmp_path: Path) -> None:
     assert (again.snapshot.version, again.problems) == (loaded.snapshot.version, ())
 
 
-@pytest.mark.xfail(reason="the other path counts as unlisted, and keeps the file for ever")
 def test_a_file_that_is_deleted_goes_by_whichever_path_it_was_known(tmp_path: Path) -> None:
     _write(tmp_path / "b" / "x.yaml", "x")
     _write(tmp_path / "b" / "y.yaml", "y")
