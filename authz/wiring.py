@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import secrets
 import signal
@@ -28,6 +29,7 @@ from authz.gate import Gate
 from authz.run_dir import StartError, run_directory
 from authz.settings import Settings, read_mode_file
 from authz.stores.audit_log import AuditLog
+from authz.stores.parsing import ParserProcess
 from authz.stores.policies import Loaded, PolicyDirectory
 from authz.stores.versions import Versions
 
@@ -57,7 +59,9 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(run_directory(settings.run_dir, "service"))
-        directory = PolicyDirectory(settings.policies_dir)
+        parser = ParserProcess()
+        stack.callback(parser.stop)
+        directory = PolicyDirectory(settings.policies_dir, parser.parse)
         loaded = directory.read()
         report(loaded.problems)
         audit = AuditLog(settings.audit_db_path, monotonic=time.monotonic)
@@ -117,6 +121,9 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         # A reload computes in a thread; by default it would keep the interpreter 5 ms at a time,
         # and every answer would wait for it as long.
         sys.setswitchinterval(SWITCH_S)
+        # Everything that is there now stays: no collection needs to look at it again.
+        gc.collect()
+        gc.freeze()
         ext_authz = ExtAuthzServer(gate.check, settings.ext_authz_socket)
         await ext_authz.start()
         stack.push_async_callback(ext_authz.stop, DRAIN_S)

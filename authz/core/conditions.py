@@ -37,6 +37,12 @@ class Condition(NamedTuple):
     holds: Callable[[Facts], Truth]
     #: The facts it looks at, in the order they are written, each with what is asked of it.
     tests: "tuple[Test, ...]"
+    #: What it was compiled from.
+    written: Mapping[str, Any]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Functions cannot go to another process; what they were made of can.
+        return compile_conditions, (self.written,)
 
     def unknown(self, facts: Facts) -> list[str]:
         """The facts for which it could not be told whether their test holds."""
@@ -72,7 +78,7 @@ def compile_conditions(written: Mapping[str, Any]) -> Condition:
     holds = reader.group(written, (), 0)
     if reader.problems:
         raise ValueError("; ".join(sentence for _, sentence in reader.problems))
-    return Condition(holds, tuple(reader.tests))
+    return Condition(holds, tuple(reader.tests), written)
 
 
 _GROUPS: Final = ("all", "any", "not")

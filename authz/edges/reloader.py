@@ -11,6 +11,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -131,6 +132,8 @@ class Reloader:
 
     def _on_change(self) -> None:
         self._last_change = time.monotonic()
+        if self._changed.is_set():
+            return  # a thousand files need not wake the event loop a thousand times
         with contextlib.suppress(RuntimeError):  # the loop is closed already
             self._loop.call_soon_threadsafe(self._changed.set)
 
@@ -197,6 +200,16 @@ class Reloader:
             log.error("POLICIES_DIR: no valid policy is left; every decision is a denial")
 
     def _read(self) -> "_Read":
+        # A collection in the middle of this would look at everything that was ever loaded, and
+        # stop all threads for it; what is loaded now stays, and need not be looked at again.
+        gc.disable()
+        try:
+            return self._look()
+        finally:
+            gc.freeze()
+            gc.enable()
+
+    def _look(self) -> "_Read":
         loaded = self._directory.read(self._watcher.being_written())
         current = self._versions.current
         loaded.snapshot.prepare(current.callers()[-PREPARED:])

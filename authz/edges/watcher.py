@@ -17,7 +17,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.events import (
+    DirAttribEvent,
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    FileAttribEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
@@ -27,8 +40,19 @@ log = logging.getLogger(__name__)
 MAX_OUTSIDE: Final = 32
 #: Links that are followed on the way to one path, as in Linux's path resolution.
 MAX_LINKS: Final = 40
-#: Reading is no change, and our own reading would never end otherwise.
-_QUIET: Final = frozenset({"opened", "closed_no_write"})
+#: What is told. Not opening and closing: our own reading would never end.
+_EVENTS: Final[list[type[FileSystemEvent]]] = [
+    DirAttribEvent,
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    FileAttribEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+]
 #: Seconds that a writer may hold a file before it counts as done: long enough for an archive that
 #: comes over a slow line, short enough for an editor that never closes what it shows.
 OPEN_S: Final = 60.0
@@ -92,7 +116,16 @@ class Watcher(FileSystemEventHandler):
             self._want_steps(wanted, names, (file.absolute(), *file.absolute().parents))
             self._want_steps(wanted, names, _links(file))
         outside: set[str] = set()
+        known: set[tuple[Path, str]] = set()
         for path in seen:
+            # A thousand links of one ConfigMap all lead to one directory.
+            target = _target(path)
+            if self._is_ours(os.fspath(path)):
+                target = os.path.dirname(target)  # noqa: PTH120 - a thousand times
+            shape = path.parent, target
+            if shape in known:
+                continue
+            known.add(shape)
             real = Path(os.path.realpath(path))
             directory = real if real.is_dir() else real.parent
             if any(directory.is_relative_to(root) for root in roots):
@@ -118,8 +151,6 @@ class Watcher(FileSystemEventHandler):
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Called by watchdog for everything that happens."""
-        if event.event_type in _QUIET:
-            return
         source, target = os.fsdecode(event.src_path), os.fsdecode(event.dest_path)
         with self._lock:
             if not (self._matters(source) or self._matters(target)):
@@ -190,7 +221,9 @@ class Watcher(FileSystemEventHandler):
                 continue
             path, recursive = key
             try:
-                watch = self._observer.schedule(self, os.fspath(path), recursive=recursive)
+                watch = self._observer.schedule(
+                    self, os.fspath(path), recursive=recursive, event_filter=_EVENTS
+                )
             except OSError as error:
                 if self.works:
                     log.warning("%s cannot be watched for changes: %s", path, error)
@@ -199,6 +232,14 @@ class Watcher(FileSystemEventHandler):
             self._watches[key] = watch, inode
             news = True
         return news
+
+
+def _target(path: Path) -> str:
+    """Where a link leads, and a path that is none to itself."""
+    try:
+        return os.readlink(path)  # noqa: PTH115 - half of Path.readlink's cost
+    except OSError:
+        return os.fspath(path)
 
 
 def _links(path: Path) -> list[Path]:

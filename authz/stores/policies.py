@@ -16,14 +16,15 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from authz.core.policy_file import MAX_FILE, Parsed, Placed, Problem, parse_file
+from authz.core.policy_file import MAX_FILE, Parsed, Placed, Problem
 from authz.core.policy_set import Policies, PolicyFile, build
 from authz.core.snapshot import Snapshot
+from authz.stores.parsing import Item, parse_here
 
 #: Files read from one directory; far above any real set, and a bound on a mistaken mount of `/`.
 MAX_FILES: Final = 100_000
@@ -95,9 +96,15 @@ class _Content(NamedTuple):
 class PolicyDirectory:
     """A directory of policies that is read again and again. One thread at a time may read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, parse: Callable[[Sequence[Item]], Iterator[Parsed]] = parse_here
+    ) -> None:
+        """`parse`: turns files, given as bytes and name, into what they hold, in order."""
         self.path = path
+        self._parse = parse
         self._known: dict[Path, _Known] = {}
+        #: What was parsed last of each file, with the digest of what it was parsed from.
+        self._parsed: dict[Path, tuple[bytes, Parsed]] = {}
 
     def read(self, being_written: Collection[Path] = ()) -> Loaded:
         """Read all policy files. Never raises for what is, or is not, there.
@@ -110,7 +117,7 @@ class PolicyDirectory:
                 time.sleep(REREAD_AFTER_S)
             before = list_files(self.path)
             marks = [_mark(path) for path in before.files]
-            contents = list(self.contents(before.files, being_written))
+            contents = self.contents(before.files, being_written)
             moved = {
                 path for path, mark in zip(before.files, marks, strict=True) if _mark(path) != mark
             }
@@ -160,29 +167,37 @@ class PolicyDirectory:
         )
 
     def contents(
-        self, paths: Iterable[Path], being_written: Collection[Path] = ()
-    ) -> Iterator[_Content]:
-        """Read and parse files, as many as `MAX_TOTAL` bytes are."""
+        self, paths: Sequence[Path], being_written: Collection[Path] = ()
+    ) -> list[_Content]:
+        """Read files, as many as `MAX_TOTAL` bytes are, and parse those that have changed."""
+        found: dict[Path, _Content] = {}
+        changed: dict[Path, tuple[bytes, bytes]] = {}
         total = 0
         for path in paths:
             if total > MAX_TOTAL:
-                yield _refused(path, f"over {MAX_TOTAL} bytes of policies; not read from here on")
+                said = f"over {MAX_TOTAL} bytes of policies; not read from here on"
+                found[path] = _refused(path, said)
                 continue
             try:
                 if being_written and Path(os.path.realpath(path)) in being_written:
-                    yield _refused(path, "is being written; not read yet")
+                    found[path] = _refused(path, "is being written; not read yet")
                     continue
                 data = _read(path)
             except OSError as error:
-                yield _Content(path, b"", Parsed((), (_unreadable(path, error),)))
+                found[path] = _Content(path, b"", Parsed((), (_unreadable(path, error),)))
                 continue
             total += len(data)
             digest = hashlib.sha256(data).digest()
-            before = self._known.get(path)
-            unchanged = before is not None and before.digest == digest
-            yield _Content(
-                path, digest, before.parsed if before and unchanged else parse_file(data, str(path))
-            )
+            before = self._parsed.get(path)
+            if before is None or before[0] != digest:
+                changed[path] = digest, data
+            else:
+                found[path] = _Content(path, digest, before[1])
+        items = [(data, str(path)) for path, (_, data) in changed.items()]
+        for (path, (digest, _)), parsed in zip(changed.items(), self._parse(items), strict=True):
+            found[path] = _Content(path, digest, parsed)
+        self._parsed = {p: (c.digest, c.parsed) for p, c in found.items() if c.digest}
+        return [found[path] for path in paths]
 
 
 def load(directory: Path) -> Loaded:

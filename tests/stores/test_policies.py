@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from authz.core.policy_file import MAX_FILE, Parsed, parse_file
-from authz.stores import policies
+from authz.stores import parsing, policies
 from authz.stores.policies import Loaded, PolicyDirectory
 
 POLICY = """\
@@ -452,7 +452,7 @@ def test_what_has_not_changed_is_not_parsed_again(
         parsed.append(Path(file).name)
         return parse_file(data, file)
 
-    monkeypatch.setattr(policies, "parse_file", counting)
+    monkeypatch.setattr(parsing, "parse_file", counting)
     for name in ("a", "b"):
         _write(tmp_path / f"{name}.yaml", name)
     reader = PolicyDirectory(tmp_path)
