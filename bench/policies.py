@@ -23,7 +23,6 @@ from authz.core.policy_doc import PolicyDoc
 #: The caller of every benchmark.
 AGENT: Final = "bench-agent"
 TAG: Final = "bench"
-ORG: Final = "bench-org"
 
 Document = dict[str, Any]
 Scope = Mapping[str, list[str]]

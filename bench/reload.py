@@ -45,6 +45,8 @@ RATE: Final = 200.0
 SECONDS: Final = 30.0
 QUIET_S: Final = 5.0
 SWAP_EVERY_S: Final = 6.0
+#: How finely the time after a swap is looked at.
+STEP_S: Final = 0.5
 #: p99 while policies are reloaded, milliseconds (DESIGN §10).
 TARGET_MS: Final = 20.0
 ROOT: Final = Path(__file__).parents[1]
@@ -211,9 +213,10 @@ def _judged(
     """The figures of a run, each answer held against the audit trail."""
     answers = told.quiet + told.answers
     wrong = _wrong(answers, rows, versions)
+    over = max(answer.done for answer in told.answers)
     windows = []
     for swap in told.swaps:
-        end = next((reload.at for reload in done if reload.at > swap.swapped), float("inf"))
+        end = next((reload.at for reload in done if reload.at > swap.swapped), over)
         windows.append((swap.began, end))
     during: list[float] = []
     between: list[float] = []
@@ -230,12 +233,27 @@ def _judged(
         "quiet_ms": report.spread([answer.latency_ms for answer in told.quiet]),
         "reloading_ms": report.spread(during),
         "between_ms": report.spread(between),
+        "since_the_publisher_began_ms": _course(told),
         "sender_late_ms": report.spread(told.late_ms),
         "reload_ms": report.spread([reload.took_ms for reload in done], 0),
         "from_first_file_to_in_force_ms": report.spread(
             [(end - start) * 1000 for start, end in windows], 0
         ),
     }
+
+
+def _course(told: Told) -> dict[str, dict[str, float]]:
+    """Latencies by how long ago the publisher had begun, over all swaps."""
+    found = {}
+    for step in range(round(SWAP_EVERY_S / STEP_S)):
+        latencies = [
+            answer.latency_ms
+            for swap in told.swaps
+            for answer in told.answers
+            if step * STEP_S <= answer.due - swap.began < (step + 1) * STEP_S
+        ]
+        found[f"{step * STEP_S:.1f} s"] = report.spread(latencies)
+    return found
 
 
 def _wrong(

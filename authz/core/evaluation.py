@@ -78,7 +78,9 @@ class _Matched(NamedTuple):
     entries: tuple[_Entry, ...]
     #: The first policy without a candidate for each default effect, with its place.
     default_deny: tuple[int, CompiledPolicy] | None
-    default_allows: tuple[tuple[int, CompiledPolicy], ...]
+    default_allow: tuple[int, CompiledPolicy] | None
+    #: The first of those that allow by default, and not to a tier as low as the callers'.
+    default_too_low: tuple[int, CompiledPolicy] | None
     #: The ruling, where no condition has a say in it.
     ruling: Ruling | None
 
@@ -107,6 +109,7 @@ class View:
         self._index = PatternIndex(numbers)
         self._deny_defaults = _places(policies, "deny")
         self._allow_defaults = _places(policies, "allow")
+        self._low_defaults = [(n, p) for n, p in self._allow_defaults if p.required_rank > rank]
         self._enforced = self._without_dry_runs()
 
     def ruling(self, facts: Facts) -> Ruling:
@@ -173,13 +176,14 @@ class View:
         matched = _Matched(
             entries,
             next(((n, p) for n, p in self._deny_defaults if n not in found), None),
-            tuple((n, p) for n, p in self._allow_defaults if n not in found),
+            next(((n, p) for n, p in self._allow_defaults if n not in found), None),
+            next(((n, p) for n, p in self._low_defaults if n not in found), None),
             None,
         )
         if any(c.rule.condition for entry in entries for c in entry.candidates):
             return matched
         # What it was made of is not needed again.
-        return _Matched((), None, (), self._combine(matched, None))
+        return _Matched((), None, None, None, self._combine(matched, None))
 
     def _entry(self, place: int, found: dict[int, int]) -> _Entry:
         policy = self.policies[place]
@@ -200,7 +204,8 @@ class View:
         allowed: Pass | None = None
         too_low: Deny | None = None
         denies = [matched.default_deny] if matched.default_deny else []
-        allows = list(matched.default_allows)
+        silent = (matched.default_allow, matched.default_too_low)
+        allows = [allow for allow in silent if allow is not None]
         for entry in matched.entries:
             policy = entry.policy
             hit, reason = _first_that_holds(entry, facts)
@@ -220,13 +225,13 @@ class View:
         if approval:
             return Ruling(approval, _NO_OBJECTION)
         if not allowed and denies:
-            return Ruling(_default_denied(min(denies)[1]), _NO_OBJECTION)
+            return Ruling(_default_denied(min(denies, key=lambda deny: deny[0])[1]), _NO_OBJECTION)
         human = next((entry for entry in matched.entries if entry.approval), None)
         if human:
             return Ruling(_human_in_the_loop(human), _NO_OBJECTION)
         if allowed:
             return Ruling(allowed, too_low or _NO_OBJECTION)
-        allows.sort()
+        allows.sort(key=lambda allow: allow[0])
         low = next((p for _, p in allows if p.required_rank > self._rank), None)
         return Ruling(
             Pass(Code.DEFAULT_ALLOWED, policy=allows[0][1].name, rule=DEFAULT_ALLOW),
