@@ -47,8 +47,6 @@ EXT_AUTHZ: Final = "envoy.filters.http.ext_authz"
 BOOTSTRAP_FILE: Final = "envoy.yaml"
 EXT_AUTHZ_FILE: Final = "ext_authz.yaml"
 
-#: The seed's hard circuit breaker: 100 ms without a decision is no decision.
-CHECK_TIMEOUT: Final = "0.1s"
 #: Concurrent ext_authz calls and upstream requests. One agent's sidecar serves a few dozen; the
 #: rest is refused at once instead of queueing.
 MAX_IN_FLIGHT: Final = 1024
@@ -97,6 +95,9 @@ class EnvoyOptions:
     run_dir: Path
     #: Certificates an https upstream is verified against; not read for http.
     ca_file: Path | None
+    #: The circuit breaker, milliseconds: without a decision until then there is none. The seed's
+    #: hard one is 100.
+    decision_timeout_ms: int
 
     @classmethod
     def of(cls, settings: Settings) -> "EnvoyOptions":
@@ -112,6 +113,7 @@ class EnvoyOptions:
             upstream=settings.upstream,
             run_dir=settings.run_dir.absolute(),
             ca_file=trusted_ca_file(settings).absolute() if secure else None,
+            decision_timeout_ms=settings.decision_timeout_ms,
         )
 
 
@@ -123,10 +125,8 @@ def bootstrap(options: EnvoyOptions, directory: Path) -> Config:
         "static_resources": {
             "listeners": [_listener(options, directory)],
             "clusters": [
-                _service_cluster("ext_authz", options.run_dir / EXT_AUTHZ_SOCKET, _HTTP2),
-                _service_cluster(
-                    _SERVICE, options.run_dir / HTTP_SOCKET, _HTTP1, SERVICE_MAX_IN_FLIGHT
-                ),
+                _service_cluster(options, "ext_authz", EXT_AUTHZ_SOCKET, _HTTP2, MAX_IN_FLIGHT),
+                _service_cluster(options, _SERVICE, HTTP_SOCKET, _HTTP1, SERVICE_MAX_IN_FLIGHT),
                 _upstream_cluster(options),
             ],
         },
@@ -149,7 +149,7 @@ def bootstrap(options: EnvoyOptions, directory: Path) -> Config:
     }
 
 
-def ext_authz_discovery(mode: Mode) -> Config:
+def ext_authz_discovery(mode: Mode, decision_timeout_ms: int) -> Config:
     """The file that the listener's ECDS subscription reads: a DiscoveryResponse with the filter."""
     return {
         "version_info": str(mode),
@@ -162,7 +162,7 @@ def ext_authz_discovery(mode: Mode) -> Config:
                     "transport_api_version": "V3",
                     "grpc_service": {
                         "envoy_grpc": {"cluster_name": "ext_authz"},
-                        "timeout": CHECK_TIMEOUT,
+                        "timeout": _milliseconds(decision_timeout_ms),
                     },
                     # Broken is not denied in enforce mode, and never blocks in the others.
                     "failure_mode_allow": mode is not Mode.ENFORCE,
@@ -183,19 +183,19 @@ def to_yaml(config: Config) -> str:
 def write(options: EnvoyOptions, directory: Path) -> Path:
     """Write both files, which belong together; returns the bootstrap's path."""
     directory = directory.absolute()
-    write_mode(options.mode, directory)
+    write_mode(options.mode, options.decision_timeout_ms, directory)
     path = directory / BOOTSTRAP_FILE
     path.write_text(to_yaml(bootstrap(options, directory)))
     return path
 
 
-def write_mode(mode: Mode, directory: Path) -> None:
+def write_mode(mode: Mode, decision_timeout_ms: int, directory: Path) -> None:
     """Write the filter for a mode. An Envoy that runs takes it over in place.
 
     Renamed over the old one: Envoy watches for that, and never reads half a file.
     """
     new = directory / f".{EXT_AUTHZ_FILE}.new"
-    new.write_text(to_yaml(ext_authz_discovery(mode)))
+    new.write_text(to_yaml(ext_authz_discovery(mode, decision_timeout_ms)))
     new.replace(directory / EXT_AUTHZ_FILE)
 
 
@@ -258,7 +258,7 @@ def _http_connection_manager(options: EnvoyOptions, directory: Path) -> Config:
         "use_remote_address": True,
         "skip_xff_append": True,
         "server_header_transformation": "PASS_THROUGH",
-        "local_reply_config": _local_replies(),
+        "local_reply_config": _local_replies(options.decision_timeout_ms),
         "route_config": {
             "name": "sidecar",
             "virtual_hosts": [
@@ -430,7 +430,7 @@ def _strip_failed_open() -> Config:
     }
 
 
-def _local_replies() -> Config:
+def _local_replies(decision_timeout_ms: int) -> Config:
     """JSON for what Envoy refuses itself: SDKs decode every body they get (CONTRACT §16.2)."""
 
     def when(expression: str, body: Config, **more: Any) -> Config:
@@ -451,8 +451,8 @@ def _local_replies() -> Config:
     # What the service answered carries its decision, and keeps the body it came with.
     not_ours = f'!("{DECISION_HEADER}" in response.headers)'
     no_decision = (
-        "the authorization service is not running or gave no decision within 100 ms; the request"
-        " was not forwarded"
+        "the authorization service is not running or gave no decision within"
+        f" {decision_timeout_ms} ms; the request was not forwarded"
     )
     return {
         "mappers": [
@@ -485,15 +485,15 @@ def _local_replies() -> Config:
 
 
 def _service_cluster(
-    name: str, socket: Path, protocol: Config, max_in_flight: int = MAX_IN_FLIGHT
+    options: EnvoyOptions, name: str, socket: str, protocol: Config, max_in_flight: int
 ) -> Config:
     return {
         "name": name,
         "type": "STATIC",
-        "connect_timeout": CHECK_TIMEOUT,
+        "connect_timeout": _milliseconds(options.decision_timeout_ms),
         "circuit_breakers": _circuit_breakers(max_in_flight),
         "typed_extension_protocol_options": _protocol(protocol, f"{SERVICE_POOL_IDLE_S}s"),
-        "load_assignment": _endpoint(name, _pipe(socket)),
+        "load_assignment": _endpoint(name, _pipe(options.run_dir / socket)),
     }
 
 
@@ -577,6 +577,11 @@ def _protocol(config: Config, idle_timeout: str) -> Config:
             **config,
         }
     }
+
+
+def _milliseconds(count: int) -> str:
+    """A google.protobuf.Duration."""
+    return f"{count / 1000:g}s"
 
 
 def _circuit_breakers(max_in_flight: int) -> Config:

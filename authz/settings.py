@@ -257,6 +257,12 @@ class Settings(BaseModel):
         description="file that the mode is read from, at start and whenever it changes; overrides"
         " MODE",
     )
+    decision_timeout_ms: Annotated[int, _whole_number(10, 10_000)] = Field(
+        100,
+        alias="DECISION_TIMEOUT_MS",
+        description="milliseconds without a decision after which Envoy gives up, 10 to 10000: 503"
+        " in enforce mode, forwarded in the others",
+    )
     port: Annotated[int, _whole_number(1, 65_535)] = Field(
         3100, alias="PORT", description="port that Envoy listens on"
     )

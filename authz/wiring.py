@@ -91,7 +91,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         )
         versions.start(loaded.snapshot)
         _tell(settings, loaded, versions)
-        _write_mode(settings.run_dir, gate.mode)
+        _write_mode(settings, gate.mode)
         reloader = Reloader(
             directory,
             versions,
@@ -100,7 +100,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             read_mode=lambda: (
                 read_mode_file(settings.mode_file) if settings.mode_file else settings.mode
             ),
-            set_mode=lambda mode: _set_mode(settings.run_dir, gate, versions, mode),
+            set_mode=lambda mode: _set_mode(settings, gate, versions, mode),
             poll_s=settings.policies_poll_s,
         )
         health = Health(
@@ -157,7 +157,7 @@ def _tell(settings: Settings, loaded: Loaded, versions: Versions) -> None:
         log.warning("OTEL_ENABLED: this version does not export traces yet")
 
 
-def _set_mode(run_dir: Path, gate: Gate, versions: Versions, mode: Mode) -> None:
+def _set_mode(settings: Settings, gate: Gate, versions: Versions, mode: Mode) -> None:
     """Change the mode of the gate and of Envoy, and record that it changed."""
     before = gate.mode
     if mode is before:
@@ -166,16 +166,16 @@ def _set_mode(run_dir: Path, gate: Gate, versions: Versions, mode: Mode) -> None
     log.warning("the mode is %s now; it was %s", mode, before)
     if mode is Mode.BYPASS:
         log.warning(BYPASS_WARNING)
-    _write_mode(run_dir, mode)
+    _write_mode(settings, mode)
     versions.note(f"mode:{mode}", before, f"the mode was changed from {before} to {mode}")
 
 
-def _write_mode(run_dir: Path, mode: Mode) -> None:
+def _write_mode(settings: Settings, mode: Mode) -> None:
     """Tell the Envoy that reads its filter from here, if there is one."""
-    if not (run_dir / envoy_config.EXT_AUTHZ_FILE).exists():
+    if not (settings.run_dir / envoy_config.EXT_AUTHZ_FILE).exists():
         return
     try:
-        envoy_config.write_mode(mode, run_dir)
+        envoy_config.write_mode(mode, settings.decision_timeout_ms, settings.run_dir)
     except OSError as error:
         log.error(
             "AUTHZ_RUN_DIR: Envoy cannot be told of mode %s: %s; what happens while the service is"

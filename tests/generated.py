@@ -26,6 +26,7 @@ _DEFAULTS: Final = EnvoyOptions(
     upstream=parse_upstream("https://httpbin.org"),
     run_dir=Path("/run/authz"),
     ca_file=Path("/etc/ssl/certs/ca-certificates.crt"),
+    decision_timeout_ms=100,
 )
 
 
@@ -35,9 +36,9 @@ def files() -> dict[Path, str]:
         ROOT / "envoy/envoy.yaml": _NOTE
         + envoy_config.to_yaml(envoy_config.bootstrap(_DEFAULTS, _DEFAULTS.run_dir)),
         ROOT / "envoy/ext_authz.yaml": _NOTE
-        + envoy_config.to_yaml(envoy_config.ext_authz_discovery(Mode.ENFORCE)),
+        + envoy_config.to_yaml(envoy_config.ext_authz_discovery(Mode.ENFORCE, 100)),
         ROOT / "envoy/ext_authz.audit.yaml": _NOTE
-        + envoy_config.to_yaml(envoy_config.ext_authz_discovery(Mode.AUDIT)),
+        + envoy_config.to_yaml(envoy_config.ext_authz_discovery(Mode.AUDIT, 100)),
         ROOT / "docs/configuration.md": _configuration(),
         ROOT / "docs/codes.md": _codes(),
         ROOT / "docs/policy.schema.json": json.dumps(json_schema(), indent=2) + "\n",
@@ -99,7 +100,8 @@ _MEANING: Final = {
     Code.UNFINISHED: "The chain ended without a decision. This is a bug; nothing was forwarded.",
     Code.INTERNAL: "Deciding failed inside the service; its log has the details.",
     Code.AUDIT_UNAVAILABLE: "The decision could not be recorded, so it does not count.",
-    Code.CIRCUIT_OPEN: "No decision within 100 ms, or nobody to make it; Envoy answers this.",
+    Code.CIRCUIT_OPEN: "No decision within `DECISION_TIMEOUT_MS`, or nobody to make it; Envoy"
+    " answers this.",
 }
 
 

@@ -30,7 +30,10 @@ def config(
     from authz import envoy_config
     from authz.settings import SettingsError, settings_of
 
-    names = ("MODE", "HOST", "PORT", "PROXY_TARGET", "AUTHZ_RUN_DIR", "SSL_CERT_FILE")
+    names = (
+        "MODE", "DECISION_TIMEOUT_MS", "HOST", "PORT", "PROXY_TARGET", "AUTHZ_RUN_DIR",
+        "SSL_CERT_FILE",
+    )  # fmt: skip
     try:
         options = envoy_config.EnvoyOptions.of(settings_of(os.environ, *names))
     except SettingsError as error:
@@ -44,7 +47,9 @@ def config(
         return
     files = {
         envoy_config.BOOTSTRAP_FILE: envoy_config.bootstrap(options, options.run_dir),
-        envoy_config.EXT_AUTHZ_FILE: envoy_config.ext_authz_discovery(options.mode),
+        envoy_config.EXT_AUTHZ_FILE: envoy_config.ext_authz_discovery(
+            options.mode, options.decision_timeout_ms
+        ),
     }
     if as_json:
         typer.echo(json.dumps(files, indent=2))

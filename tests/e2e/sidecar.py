@@ -148,6 +148,8 @@ def environment(directory: Path, port: int, target: str, **env: str) -> dict[str
         "POLICIES_DIR": str(SAMPLE_POLICIES),
         "AUDIT_DB_PATH": str(directory / "audit.db"),
         "AUTHZ_RUN_DIR": str(directory / "run"),
+        # Other tests have the processors too; how long a decision takes is a benchmark's to say.
+        "DECISION_TIMEOUT_MS": "10000",
     }
     return {name: value for name, value in (base | env).items() if value}
 

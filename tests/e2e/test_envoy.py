@@ -28,7 +28,7 @@ def _options(
     run_dir: Path, target: str, mode: Mode = Mode.ENFORCE, port: int = 3100
 ) -> EnvoyOptions:
     ca_file, _ = self_signed(run_dir)
-    return EnvoyOptions("127.0.0.1", port, mode, parse_upstream(target), run_dir, ca_file)
+    return EnvoyOptions("127.0.0.1", port, mode, parse_upstream(target), run_dir, ca_file, 10_000)
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -132,7 +132,7 @@ def test_a_change_of_mode_switches_failure_mode_in_place(upstream: Upstream) -> 
 
 def _swap(path: Path, options: EnvoyOptions) -> None:
     draft = path / "ext_authz.draft.yaml"
-    draft.write_text(envoy_config.to_yaml(envoy_config.ext_authz_discovery(options.mode)))
+    draft.write_text(envoy_config.to_yaml(envoy_config.ext_authz_discovery(options.mode, 10_000)))
     draft.rename(path / envoy_config.EXT_AUTHZ_FILE)
 
 

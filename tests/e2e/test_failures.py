@@ -31,13 +31,14 @@ def _is_circuit_open(answer: httpx.Response) -> bool:
 
 
 def test_no_decision_in_time_is_503_and_not_forwarded(upstream: Upstream) -> None:
-    with starter.running(upstream) as sidecar:
+    with starter.running(upstream, DECISION_TIMEOUT_MS="120") as sidecar:
         service = sidecar.child("service")
         os.kill(service, signal.SIGSTOP)
         try:
             before = upstream.hits
             answer = sidecar.get("/proxy/docs", headers=bearer())
             assert _is_circuit_open(answer)
+            assert "gave no decision within 120 ms" in answer.json()["message"]
             assert answer.elapsed.total_seconds() < 5  # not "until the service comes back"
             assert upstream.hits == before
             # Its own endpoints time out as well, and do not blame the upstream.

@@ -122,20 +122,21 @@ def test_a_switch_there_and_back_is_one_of_service_and_envoy_and_is_recorded(liv
     ]
 
 
-def test_envoy_follows_when_there_is_no_decision(live: Live) -> None:
-    service = live.sidecar.child("service")
+def test_envoy_follows_when_there_is_no_decision(upstream: Upstream) -> None:
+    with _running(upstream, "enforce", DECISION_TIMEOUT_MS="100") as live:
+        service = live.sidecar.child("service")
 
-    def asked_in_vain() -> int:
-        """With a service that does not answer within 100 ms."""
-        os.kill(service, signal.SIGSTOP)
-        try:
-            return live.sidecar.get("/proxy/docs").status_code
-        finally:
-            os.kill(service, signal.SIGCONT)
+        def asked_in_vain() -> int:
+            """With a service that does not answer in time."""
+            os.kill(service, signal.SIGSTOP)
+            try:
+                return live.sidecar.get("/proxy/docs").status_code
+            finally:
+                os.kill(service, signal.SIGCONT)
 
-    for mode, status in (("audit", 200), ("enforce", 503), ("audit", 200), ("enforce", 503)):
-        live.switch(mode)
-        wait_until(lambda status=status: asked_in_vain() == status, f"Envoy in mode {mode}")  # type: ignore[misc]
+        for mode, status in (("audit", 200), ("enforce", 503), ("audit", 200), ("enforce", 503)):
+            live.switch(mode)
+            wait_until(lambda status=status: asked_in_vain() == status, f"Envoy in mode {mode}")  # type: ignore[misc]
 
 
 def test_bypass_is_loud_and_only_the_switch_is_recorded(live: Live) -> None:

@@ -86,7 +86,7 @@ def test_bypass_forwards_everything_and_records_nothing(upstream: Upstream) -> N
 
 
 def test_the_service_being_dead_does_not_block_audit_mode(upstream: Upstream) -> None:
-    with starter.running(upstream, MODE="audit") as sidecar:
+    with starter.running(upstream, MODE="audit", DECISION_TIMEOUT_MS="100") as sidecar:
         _stop_the_service(sidecar)
         before = upstream.hits
         answer = sidecar.get(
