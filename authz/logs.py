@@ -32,8 +32,6 @@ def configure(level: str, layout: str, component: str) -> None:
     # Its access lines would name every path; its start and stop are ours to tell.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    # It complains of watches that we have taken away ourselves.
-    logging.getLogger("watchdog").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
 
 

@@ -1,65 +1,82 @@
 """Tells when something below some paths may have changed; looking at it is somebody else's.
 
-- Watchdog's inotify observer, one watch a tree. What links lead to is watched where it is: the
-  directory of every link on the way to a path (a ConfigMap swaps `..data`, a release swaps
-  `current`), and trees outside the root that links inside it lead to.
+- inotify, one watch a directory, on the directory itself wherever links lead: those of a tree, with
+  new ones as they come; those that hold a link on the way to a path (a ConfigMap swaps `..data`, a
+  release swaps `current`); and those that links inside a tree lead to.
+- Directories whose names start with a dot are not part of a tree: nobody reads them, and a
+  ConfigMap's next version is written into one while requests are answered.
 - A path that does not exist, or that vanishes, is waited for in the nearest directory above it.
 - A file that is written to is known until it is closed, so that nobody has to read half of it.
-- Where the system refuses a watch (inotify's limits) that is logged, and `works` says so.
+- A thousand files that are written cost milliseconds of this process: events are taken in bunches,
+  and each is looked up, not made into objects and queued. (Through watchdog's observer they cost
+  0.3 to 0.5 s of the interpreter, in steps that each delayed an answer.)
+- Where the system has no inotify or refuses a watch that is logged, and `works` says so.
 """
 
 import contextlib
+import enum
 import logging
 import os
+import select
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from watchdog.events import (
-    DirAttribEvent,
-    DirCreatedEvent,
-    DirDeletedEvent,
-    DirMovedEvent,
-    FileAttribEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileModifiedEvent,
-    FileMovedEvent,
-    FileSystemEvent,
-    FileSystemEventHandler,
-)
-from watchdog.observers import Observer
-from watchdog.observers.api import BaseObserver, ObservedWatch
+from inotify_simple import Event, INotify, flags
 
 log = logging.getLogger(__name__)
 
-#: Trees outside the watched ones that links lead to; each costs two threads.
-MAX_OUTSIDE: Final = 32
+#: Directories outside the watched trees that links lead to; a bound on a mistake.
+MAX_OUTSIDE: Final = 1_000
+#: Directories of one tree; inotify's own default limit is 8,192 for all of a user's.
+MAX_DIRECTORIES: Final = 10_000
 #: Links that are followed on the way to one path, as in Linux's path resolution.
 MAX_LINKS: Final = 40
-#: What is told. Not opening and closing: our own reading would never end.
-_EVENTS: Final[list[type[FileSystemEvent]]] = [
-    DirAttribEvent,
-    DirCreatedEvent,
-    DirDeletedEvent,
-    DirMovedEvent,
-    FileAttribEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileModifiedEvent,
-    FileMovedEvent,
-]
+#: Seconds for which events are left to gather after the first.
+GATHER_S: Final = 0.02
 #: Seconds that a writer may hold a file before it counts as done: long enough for an archive that
 #: comes over a slow line, short enough for an editor that never closes what it shows.
 OPEN_S: Final = 60.0
-_GOING: Final = frozenset({"deleted", "moved"})
+
+#: What is told of every directory. Not opening and closing: our own reading would never end.
+_ENTRIES: Final = (
+    flags.CREATE
+    | flags.DELETE
+    | flags.MOVED_FROM
+    | flags.MOVED_TO
+    | flags.ATTRIB
+    | flags.DELETE_SELF
+    | flags.MOVE_SELF
+    | flags.ONLYDIR
+    # A directory may be watched under two paths, and for more under one of them.
+    | flags.MASK_ADD
+)
+_CONTENTS: Final = flags.MODIFY | flags.CLOSE_WRITE
+#: After these nobody is writing the file of that name any more.
+_DONE: Final = flags.CLOSE_WRITE | flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO
 
 
-class Watcher(FileSystemEventHandler):
+class _Reach(enum.IntEnum):
+    """What matters in a watched directory."""
+
+    #: That certain names are there, and what they are. Other things may be in it, the audit
+    #: database perhaps, which changes with every request: its writes do not even wake us.
+    NAMES = 0
+    #: The same, and what is written to these.
+    FILES = 1
+    #: All that is in it.
+    ENTRIES = 2
+    #: And all that is below.
+    TREE = 3
+
+    @property
+    def mask(self) -> int:
+        return int(_ENTRIES if self is _Reach.NAMES else _ENTRIES | _CONTENTS)
+
+
+class Watcher:
     """Watches paths and calls `changed` from a thread of its own."""
 
     def __init__(self, changed: Callable[[], None], *, is_ours: Callable[[str], bool]) -> None:
@@ -70,30 +87,47 @@ class Watcher(FileSystemEventHandler):
         """
         self._changed = changed
         self._is_ours = is_ours
-        self._observer: BaseObserver = Observer()
-        #: Watch by (path, recursive), with the inode that it was put on.
-        self._watches: dict[tuple[Path, bool], tuple[ObservedWatch, int]] = {}
+        self._inotify: INotify | None = None
+        self._thread: threading.Thread | None = None
+        #: Written to when the thread is to end.
+        self._end: tuple[int, int] | None = None
         self._lock = threading.Lock()
+        #: By the kernel's number: the directory, as a path that can be put before a name, and what
+        #: matters in it. One directory may be mounted at several paths.
+        self._watched: dict[int, dict[str, _Reach]] = {}
+        #: The paths that matter in directories where not everything does.
+        self._names: set[str] = set()
         #: Files that were written to and not closed, and since when.
         self._open: dict[str, float] = {}
-        #: Paths whose change matters, directories of which everything does, and trees.
-        self._names: set[str] = set()
-        self._outside: set[str] = set()
-        self._roots: tuple[str, ...] = ()
-        #: Directories that were deleted or moved: a watch on such a path is on nothing, and the
-        #: next directory of that name may even get the same inode.
-        self._gone: set[Path] = set()
+        #: What was said about what cannot be watched.
+        self._complaint = ""
         #: False: some path cannot be watched and has to be looked at now and then.
         self.works = True
 
     def start(self) -> None:
         """Begin to watch; nothing is watched before `watch`."""
-        self._observer.start()
+        try:
+            self._inotify = INotify()
+        except (OSError, AttributeError) as error:
+            self._complain(f"this system cannot tell of changes: {error}")
+            return
+        self._end = os.pipe()
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
-        """Stop, and wait for the threads."""
-        self._observer.stop()
-        self._observer.join()
+        """Stop, and wait for the thread."""
+        if self._thread is None or self._end is None or self._inotify is None:
+            return
+        os.write(self._end[1], b".")
+        self._thread.join()
+        with self._lock:
+            self._inotify.close()
+            self._inotify = None
+            self._watched.clear()
+        for end in self._end:
+            os.close(end)
+        self._thread = self._end = None
 
     def watch(self, trees: Iterable[Path], files: Iterable[Path], seen: Iterable[Path]) -> bool:
         """Watch these trees and files from now on, and nothing else; True when that is news.
@@ -103,19 +137,12 @@ class Watcher(FileSystemEventHandler):
             files: single files.
             seen: directories and files that the trees were found to lead to, through links too.
         """
-        wanted: dict[tuple[Path, bool], int] = {}
-        names: set[str] = set()
-        roots = []
+        wanted = _Wanted()
         for tree in trees:
-            root = Path(os.path.realpath(tree))
-            roots.append(root)
-            self._want(wanted, names, root, recursive=True)
-            self._want_steps(wanted, names, (tree.absolute(), *tree.absolute().parents))
-            self._want_steps(wanted, names, _links(tree))
+            wanted.way(tree, _Reach.NAMES)
+            wanted.tree(os.path.realpath(tree))
         for file in files:
-            self._want_steps(wanted, names, (file.absolute(), *file.absolute().parents))
-            self._want_steps(wanted, names, _links(file))
-        outside: set[str] = set()
+            wanted.way(file, _Reach.FILES)
         known: set[tuple[Path, str]] = set()
         for path in seen:
             # A thousand links of one ConfigMap all lead to one directory.
@@ -123,115 +150,183 @@ class Watcher(FileSystemEventHandler):
             if self._is_ours(os.fspath(path)):
                 target = os.path.dirname(target)  # noqa: PTH120 - a thousand times
             shape = path.parent, target
-            if shape in known:
-                continue
-            known.add(shape)
-            real = Path(os.path.realpath(path))
-            directory = real if real.is_dir() else real.parent
-            if any(directory.is_relative_to(root) for root in roots):
-                continue
-            outside.add(os.fspath(directory))
-            if len(outside) > MAX_OUTSIDE:
-                log.warning("links lead to over %d other directories", MAX_OUTSIDE)
-                self.works = False
-                break
-            self._want(wanted, names, directory, recursive=False)
-            self._want_steps(wanted, names, _links(path))
-        with self._lock:
-            self._names, self._outside = names, outside
-            self._roots = tuple(os.fspath(root) for root in roots)
+            if shape not in known:
+                known.add(shape)
+                wanted.reached(path)
         return self._apply(wanted)
 
     def being_written(self) -> set[Path]:
-        """The files that somebody is writing now."""
+        """The files that somebody is writing now, by their real paths."""
         since = time.monotonic() - OPEN_S
         with self._lock:
             self._open = {path: start for path, start in self._open.items() if start > since}
             return {Path(path) for path in self._open}
 
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        """Called by watchdog for everything that happens."""
-        source, target = os.fsdecode(event.src_path), os.fsdecode(event.dest_path)
-        with self._lock:
-            if not (self._matters(source) or self._matters(target)):
-                return
-            if event.is_directory:
-                if event.event_type in _GOING:
-                    self._gone.add(Path(source))
-            # Not what was merely created: a link, or a file moved here, is never closed.
-            elif event.event_type == "modified" and self._is_ours(source):
-                self._open.setdefault(source, time.monotonic())
-            else:
-                self._open.pop(source, None)
-                self._open.pop(target, None)
-        self._changed()
-
-    def _matters(self, path: str) -> bool:
-        """Whether a change of this path can be one of what is read.
-
-        The directories of links and of the roots themselves hold other things too, the audit
-        database perhaps, which changes with every request.
-        """
-        return bool(path) and (
-            path in self._names
-            or path in self._outside
-            or os.path.dirname(path) in self._outside  # noqa: PTH120 - called for every event
-            or any(path == root or path.startswith(f"{root}/") for root in self._roots)
-        )
-
-    def _want_steps(
-        self, wanted: dict[tuple[Path, bool], int], names: set[str], steps: Iterable[Path]
-    ) -> None:
-        """Watch for another file or directory in the place of each of these."""
-        for step in steps:
-            if step != step.parent:
-                names.add(os.fspath(step))
-                self._want(wanted, names, step.parent, recursive=False)
-
-    def _want(
-        self,
-        wanted: dict[tuple[Path, bool], int],
-        names: set[str],
-        path: Path,
-        *,
-        recursive: bool,
-    ) -> None:
-        while True:
-            with contextlib.suppress(OSError):
-                status = path.stat()
-                if path.is_dir():
-                    wanted[path, recursive] = status.st_ino
-                    return
-            if path == path.parent:
-                return
-            names.add(os.fspath(path))
-            path, recursive = path.parent, False
-
-    def _apply(self, wanted: dict[tuple[Path, bool], int]) -> bool:
-        with self._lock:
-            gone, self._gone = self._gone, set()
-        for key, (watch, inode) in list(self._watches.items()):
-            if wanted.get(key) != inode or key[0] in gone:
-                del self._watches[key]
-                with contextlib.suppress(KeyError, OSError):
-                    self._observer.unschedule(watch)
-        news = False
-        for key, inode in wanted.items():
-            if key in self._watches:
-                continue
-            path, recursive = key
+    def _run(self) -> None:
+        assert self._inotify is not None
+        assert self._end is not None
+        poll = select.poll()
+        poll.register(self._inotify.fd, select.POLLIN)
+        poll.register(self._end[0], select.POLLIN)
+        while self._end[0] not in dict(poll.poll()):
+            time.sleep(GATHER_S)
             try:
-                watch = self._observer.schedule(
-                    self, os.fspath(path), recursive=recursive, event_filter=_EVENTS
-                )
-            except OSError as error:
-                if self.works:
-                    log.warning("%s cannot be watched for changes: %s", path, error)
-                self.works = False
+                self._take(self._inotify.read(timeout=0))
+            except Exception:
+                log.exception("a change of files could not be taken in")
+                self._changed()
+
+    def _take(self, events: Iterable[Event]) -> None:
+        with self._lock:
+            # All of them, not any: each may say who is writing.
+            told = sum([self._matters(event) for event in events])
+        if told:
+            self._changed()
+
+    def _matters(self, event: Event) -> bool:
+        """Take an event in; whether it can be a change of what is read."""
+        mask: int = event.mask
+        if mask & flags.Q_OVERFLOW:
+            # What was lost may have been anything; a writer shows again when it writes.
+            self._open.clear()
+            return True
+        if mask & flags.IGNORED:
+            # The directory is gone. If it was not we who gave it up, that has been told before.
+            self._watched.pop(event.wd, None)
+            return False
+        matters = False
+        new = []
+        for directory, reach in self._watched.get(event.wd, {}).items():
+            path = directory + event.name
+            is_directory = mask & flags.ISDIR
+            hidden = is_directory and event.name.startswith(".")
+            everything = reach >= _Reach.ENTRIES and not hidden
+            if event.name and not everything and path not in self._names:
                 continue
-            self._watches[key] = watch, inode
-            news = True
-        return news
+            matters = True
+            if is_directory:
+                if mask & flags.MOVED_FROM:
+                    self._open = {f: t for f, t in self._open.items() if not _is_below(f, path)}
+                if reach is _Reach.TREE and not hidden and mask & (flags.CREATE | flags.MOVED_TO):
+                    new.append(path)
+            elif mask & flags.MODIFY:
+                if self._is_ours(path):
+                    self._open.setdefault(path, time.monotonic())
+            elif mask & _DONE:
+                self._open.pop(path, None)
+        for path in new:
+            # What came into it before this is read when all is read.
+            wanted = _Wanted()
+            wanted.below(path)
+            self._add(wanted)
+        return matters
+
+    def _apply(self, wanted: "_Wanted") -> bool:
+        with self._lock:
+            before, self._watched = self._watched, {}
+            self._names = wanted.names
+            if self._inotify is None:
+                return False
+            self.works = True
+            if wanted.problem:
+                self._complain(wanted.problem)
+            self._add(wanted)
+            for number in before.keys() - self._watched.keys():
+                with contextlib.suppress(OSError):  # it is gone already
+                    self._inotify.rm_watch(number)
+            if self.works:
+                self._complaint = ""
+            now = {(number, path) for number, paths in self._watched.items() for path in paths}
+            # Of a directory that was moved away nobody tells when its writer is done.
+            places = {path for _, path in now}
+            self._open = {
+                f: t for f, t in self._open.items() if f.rpartition("/")[0] + "/" in places
+            }
+            return any(path not in before.get(number, ()) for number, path in now)
+
+    def _add(self, wanted: "_Wanted") -> None:
+        assert self._inotify is not None
+        for directory, reach in wanted.directories.items():
+            try:
+                number = self._inotify.add_watch(directory, reach.mask)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # gone since; the directory above tells
+            except OSError as error:
+                self._complain(f"{directory} cannot be watched for changes: {error}")
+                continue
+            self._watched.setdefault(number, {})[os.path.join(directory, "")] = reach  # noqa: PTH118
+
+    def _complain(self, complaint: str) -> None:
+        self.works = False
+        if not self._complaint:
+            log.warning("%s", complaint)
+        self._complaint = complaint
+
+
+class _Wanted:
+    """Directories to watch, by their real paths, and the names that matter in them."""
+
+    def __init__(self) -> None:
+        self.directories: dict[str, _Reach] = {}
+        self.names: set[str] = set()
+        #: Why this is not all.
+        self.problem = ""
+        self._outside = 0
+
+    def way(self, path: Path, reach: _Reach) -> None:
+        """Whatever stands on the way to a path, and the path where it leads to."""
+        for step in (path.absolute(), *path.absolute().parents, *_links(path)):
+            self._step(step, _Reach.NAMES)
+        self._step(Path(os.path.realpath(path)), reach)
+
+    def tree(self, root: str) -> None:
+        """All directories from this one down."""
+        if os.path.isdir(root):  # noqa: PTH112
+            self.below(root)
+
+    def below(self, root: str) -> None:
+        """The same of one that is there."""
+        for directory in _directories(root):
+            if len(self.directories) >= MAX_DIRECTORIES:
+                self.problem = f"{root} has over {MAX_DIRECTORIES} directories; not all are watched"
+                return
+            self.directories[directory] = _Reach.TREE
+
+    def reached(self, path: Path) -> None:
+        """A file or directory that a tree leads to; its directory, where that is not in one."""
+        real = Path(os.path.realpath(path))
+        directory = real if real.is_dir() else real.parent
+        covered = self.directories.get(os.fspath(directory), _Reach.NAMES) >= _Reach.ENTRIES
+        if covered and not path.is_symlink():
+            return  # what leads to it was reached before
+        self._outside += 1
+        if self._outside > MAX_OUTSIDE:
+            self.problem = f"links lead to over {MAX_OUTSIDE} other directories"
+            return
+        if not covered and directory.is_dir():
+            self.directories[os.fspath(directory)] = _Reach.ENTRIES
+        self.way(path, _Reach.NAMES)
+
+    def _step(self, step: Path, reach: _Reach) -> None:
+        """Whatever is, or comes, in the place of this; the nearest directory above it tells."""
+        while step != step.parent:
+            above = os.path.realpath(step.parent)
+            self.names.add(os.path.join(above, step.name))  # noqa: PTH118
+            if os.path.isdir(above):  # noqa: PTH112
+                self.directories[above] = max(reach, self.directories.get(above, reach))
+                return
+            step, reach = step.parent, _Reach.NAMES
+
+
+def _directories(root: str) -> Iterator[str]:
+    """A directory and those below it, without what is hidden or linked."""
+    for directory, below, _ in os.walk(root):
+        yield directory
+        below[:] = [name for name in below if not name.startswith(".")]
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path.startswith(f"{directory}/")
 
 
 def _target(path: Path) -> str:

@@ -220,7 +220,7 @@ def test_a_hangup_reads_mode_and_policies_again(upstream: Upstream, tmp_path: Pa
     # A service that hears nothing of the files it watches.
     (tmp_path / "sitecustomize.py").write_text(
         "from authz.edges.watcher import Watcher\n"
-        "Watcher.on_any_event = lambda *_: None\n"
+        "Watcher._take = lambda *_: None\n"
     )  # fmt: skip
     policies = tmp_path / "policies"
     shutil.copytree(starter.SAMPLE_POLICIES, policies)

@@ -395,6 +395,6 @@ def test_a_file_system_that_tells_nothing_is_looked_at(upstream: Upstream, deaf:
 def deaf(tmp_path: Path) -> Path:
     """A directory for PYTHONPATH that makes a service hear nothing of the files it watches."""
     (tmp_path / "sitecustomize.py").write_text(
-        "from authz.edges.watcher import Watcher\nWatcher.on_any_event = lambda *_: None\n"
+        "from authz.edges.watcher import Watcher\nWatcher._take = lambda *_: None\n"
     )
     return tmp_path

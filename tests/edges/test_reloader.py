@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 
 import pytest
-from watchdog.observers.api import BaseObserver
+from inotify_simple import INotify
 
 from authz.core.mode import Mode
 from authz.edges import reloader as module
@@ -31,9 +31,6 @@ from authz.stores.versions import Versions
 from tests.builders import MemoryRecorder, bearer, check_request, gate
 from tests.e2e.sidecar import PATIENCE_S
 
-#: Watchdog warns where it sees a directory twice; as an error that would end its only thread.
-pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
-
 POLICY = """\
 name: {name}
 version: "{version}"
@@ -44,8 +41,7 @@ defaultEffect: deny
 
 
 def _messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What we said ourselves; watchdog says when a watch is taken away that it was."""
-    return [r.getMessage() for r in caplog.records if r.name.startswith("authz.")]
+    return [record.getMessage() for record in caplog.records]
 
 
 def _write(path: Path, version: str = "1") -> None:
@@ -609,7 +605,7 @@ def test_what_could_not_be_recorded_is_tried_once_more_at_the_end(
 
 def _deaf(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a network file system: watches are put on it, and nothing is ever heard."""
-    monkeypatch.setattr(Watcher, "on_any_event", lambda *_: None)
+    monkeypatch.setattr(Watcher, "_take", lambda *_: None)
 
 
 def test_what_is_not_told_is_found_by_looking(
@@ -646,7 +642,7 @@ def test_a_system_that_refuses_watches_is_looked_at_all_the_same(
     def refuses(*args: object, **kwargs: object) -> object:
         raise OSError(errno.EMFILE, "inotify instance limit reached")
 
-    monkeypatch.setattr(BaseObserver, "schedule", refuses)
+    monkeypatch.setattr(INotify, "add_watch", refuses)
     monkeypatch.setattr(module, "FALLBACK_POLL_S", 0.02)
 
     async def scenario() -> None:
@@ -786,7 +782,9 @@ def test_a_mode_file_that_holds_none_changes_nothing(
 def test_it_leaves_no_thread_behind(root: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with _live(root, tmp_path) as live:
-            assert live.reloader._watcher._observer.is_alive()
-        assert not live.reloader._watcher._observer.is_alive()
+            thread = live.reloader._watcher._thread
+            assert thread is not None
+            assert thread.is_alive()
+        assert not thread.is_alive()
 
     _run(scenario())

@@ -12,15 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from watchdog.events import DirDeletedEvent, FileSystemEvent
-from watchdog.observers.api import BaseObserver
+from inotify_simple import Event, INotify, flags
 
 from authz.edges import watcher as module
 from authz.edges.watcher import Watcher
 from tests.e2e.sidecar import wait_until
-
-#: Watchdog warns where it sees a directory twice; as an error that would end its only thread.
-pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
 
 
 class Recording(Watcher):
@@ -28,14 +24,23 @@ class Recording(Watcher):
 
     def __init__(self) -> None:
         self.told: list[str] = []
-        self._at = ""
-        super().__init__(
-            lambda: self.told.append(self._at), is_ours=lambda path: path.endswith(".yaml")
-        )
+        #: The names in all that the system told, whether or not it mattered.
+        self.names: list[str] = []
+        self._heard: list[str] = []
+        super().__init__(self._tell, is_ours=lambda path: path.endswith(".yaml"))
 
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        self._at = os.fsdecode(event.src_path)
-        super().on_any_event(event)
+    def _tell(self) -> None:
+        self.told += self._heard
+        self._heard.clear()
+
+    def _matters(self, event: Event) -> bool:
+        self.names.append(event.name)
+        # Before: an event may end the watch that it came by.
+        paths = [f"{directory}{event.name}" for directory in self._watched.get(event.wd, ())]
+        matters = super()._matters(event)
+        if matters:
+            self._heard += [path if event.name else path.rstrip("/") for path in paths]
+        return matters
 
     def tells_of(self, act: Callable[[], object], path: Path | None = None) -> None:
         """Wait until a change is told, of this path if one is given."""
@@ -66,8 +71,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def _messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What we said ourselves; watchdog says when a watch is taken away that it was."""
-    return [r.getMessage() for r in caplog.records if r.name.startswith("authz.")]
+    return [record.getMessage() for record in caplog.records]
 
 
 def _each(*acts: Callable[[], object]) -> Callable[[], None]:
@@ -151,8 +155,55 @@ def test_what_lies_beside_it_is_not_told(watcher: Recording, root: Path, tmp_pat
     watcher.watch([root], [], [])
     beside = tmp_path / "audit.db-wal"
     beside.write_text("rows")
+    for _ in range(3):  # one commit after the other
+        with beside.open("a") as stream:
+            stream.write("rows")
+        watcher.tells_of((root / "z.txt").touch, root / "z.txt")
     watcher.tells_of(lambda: root.rename(tmp_path / "old"), root)
     assert str(beside) not in watcher.told
+    # Nor does it cost anything: that the file appeared is all that was heard of it.
+    assert watcher.names.count(beside.name) == 1
+
+
+def test_what_is_hidden_is_not_told(watcher: Recording, root: Path) -> None:
+    (root / ".git" / "objects").mkdir(parents=True)
+    watcher.watch([root], [], [])
+    # As the kubelet prepares the next version of a ConfigMap.
+    (root / "..next" / "deep").mkdir(parents=True)
+    watcher.tells_of((root / "z.txt").touch, root / "z.txt")
+    for hidden in (root / "..next" / "deep", root / "..next", root / ".git" / "objects"):
+        (hidden / "c.yaml").write_text("c")
+    watcher.tells_of((root / "z.txt").unlink, root / "z.txt")
+    assert "c.yaml" not in watcher.names
+    assert watcher.being_written() == set()
+
+
+def test_what_was_lost_may_have_been_anything(watcher: Recording, root: Path) -> None:
+    watcher.watch([root], [], [])
+    with _writing(watcher, root / "a.yaml"):
+        told: list[str] = []
+        watcher._changed = lambda: told.append("something")
+        watcher._take([Event(-1, flags.Q_OVERFLOW, 0, "")])
+        assert told == ["something"]
+        assert watcher.being_written() == set()
+
+
+def test_a_bug_does_not_end_the_watch(
+    watcher: Recording,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watcher.watch([root], [], [])
+
+    def fails(_: Event) -> bool:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(watcher, "_matters", fails)
+        (root / "a.yaml").write_text("new")
+        wait_until(lambda: _messages(caplog), "the bug to be told of")
+    watcher.tells_of(lambda: (root / "a.yaml").write_text("newer"), root / "a.yaml")
 
 
 def test_what_is_watched_already_is_no_news(watcher: Recording, root: Path) -> None:
@@ -162,8 +213,8 @@ def test_what_is_watched_already_is_no_news(watcher: Recording, root: Path) -> N
 
 def test_a_directory_that_came_later_is_watched_too(watcher: Recording, root: Path) -> None:
     watcher.watch([root], [], [])
-    _copy_tree_in(root)
-    (root / "made" / "later").mkdir(parents=True)
+    watcher.tells_of(lambda: _copy_tree_in(root), root / "new")
+    watcher.tells_of(lambda: (root / "made" / "later").mkdir(parents=True), root / "made")
     for name in ("new/deep/c.yaml", "made/later/d.yaml"):
         watcher.tells_of(
             lambda path=root / name: path.write_text("new"),  # type: ignore[misc]
@@ -277,17 +328,6 @@ def test_another_directory_that_is_renamed_into_the_place_is_told(
     watcher.tells_of(lambda: (place.rename(tmp_path / "old"), (tmp_path / "new").rename(place)))
     assert watcher.watch([tree], [], [])
     watcher.tells_of(lambda: (tree / "a.yaml").write_text("a"), tree / "a.yaml")
-
-
-def test_a_directory_with_the_inode_of_the_one_before_is_another(
-    watcher: Recording, root: Path
-) -> None:
-    watcher.watch([root], [], [])
-    # What a file system that reuses inodes leaves to be seen: the event, and the same number.
-    watcher.on_any_event(DirDeletedEvent(str(root)))
-    assert watcher.watch([root], [], [])
-    assert not watcher.watch([root], [], [])
-    watcher.tells_of(lambda: (root / "a.yaml").write_text("new"), root / "a.yaml")
 
 
 # What links inside lead to.
@@ -406,7 +446,9 @@ def test_a_file_is_being_written_until_it_is_closed(watcher: Recording, root: Pa
         wait_until(lambda: not watcher.being_written(), "the file to be closed")
 
 
-@pytest.mark.parametrize("how", ["deleted", "moved away", "replaced", "deleted with all"])
+@pytest.mark.parametrize(
+    "how", ["deleted", "moved away", "replaced", "deleted with all", "moved with all"]
+)
 def test_a_file_that_is_gone_is_not_being_written(watcher: Recording, root: Path, how: str) -> None:
     watcher.watch([root], [], [])
     path = root / "team" / "b.yaml"
@@ -418,9 +460,20 @@ def test_a_file_that_is_gone_is_not_being_written(watcher: Recording, root: Path
                 path.rename(root.parent / "b.yaml")
             case "replaced":
                 (root / "a.yaml").rename(path)
+            case "moved with all":
+                path.parent.rename(root.parent / "team")
             case _:
                 shutil.rmtree(root)
         wait_until(lambda: not watcher.being_written(), "the file to be gone")
+
+
+def test_what_is_written_where_nobody_looks_any_more_is_forgotten(
+    watcher: Recording, root: Path
+) -> None:
+    watcher.watch([root], [], [])
+    with _writing(watcher, root / "team" / "b.yaml"):
+        watcher.watch([root.parent / "other"], [], [])
+        assert watcher.being_written() == set()
 
 
 def test_a_writer_that_never_closes_is_forgotten_in_the_end(
@@ -463,21 +516,51 @@ def test_a_watch_that_the_system_refuses_is_said_once_and_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    real = BaseObserver.schedule
-
-    def refuses(*args: object, **kwargs: object) -> object:
+    def refuses(*args: object) -> object:
         raise OSError(errno.ENOSPC, "inotify watch limit reached")
 
     with monkeypatch.context() as patched:
-        patched.setattr(BaseObserver, "schedule", refuses)
+        patched.setattr(INotify, "add_watch", refuses)
         assert not watcher.watch([root], [], [])
         assert not watcher.watch([root], [], [])
-    assert not watcher.works
+    refused = not watcher.works
     [message] = _messages(caplog)
     assert message.endswith("cannot be watched for changes: [Errno 28] inotify watch limit reached")
-    assert BaseObserver.schedule is real
     assert watcher.watch([root], [], [])
+    assert (refused, watcher.works) == (True, True)
     watcher.tells_of(lambda: (root / "a.yaml").write_text("new"), root / "a.yaml")
+
+
+def test_a_system_without_inotify_is_said_to_be_one(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lacks() -> object:
+        raise AttributeError("undefined symbol: inotify_init1")
+
+    monkeypatch.setattr(module, "INotify", lacks)
+    watcher = Recording()
+    watcher.start()
+    for _ in range(2):
+        assert not watcher.watch([root], [root / "mode"], [root / "team"])
+    watcher.stop()
+    assert not watcher.works
+    assert _messages(caplog) == [
+        "this system cannot tell of changes: undefined symbol: inotify_init1"
+    ]
+
+
+def test_a_tree_of_too_many_directories_is_looked_at_now_and_then(
+    watcher: Recording, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_DIRECTORIES", 20)
+    for number in range(25):
+        (root / f"d{number}").mkdir()
+    watcher.watch([root], [], [])
+    refused = not watcher.works
+    shutil.rmtree(root)
+    root.mkdir()
+    watcher.watch([root], [], [])
+    assert (refused, watcher.works) == (True, True)
 
 
 def test_links_in_a_circle_on_the_way_come_to_an_end(watcher: Recording, tmp_path: Path) -> None:
@@ -493,4 +576,4 @@ def test_it_can_be_stopped_with_everything_gone(root: Path) -> None:
     watcher.watch([root], [], [])
     shutil.rmtree(root.parent)
     watcher.stop()
-    assert not watcher._observer.is_alive()
+    assert watcher._thread is None
