@@ -3,8 +3,9 @@
 - A burst of changes is one reload: nothing is read until it has been quiet for `QUIET_S` and no
   file is open for writing, and for no longer than `PATIENCE_S` since the first of them. A file that
   is being written even then is left as it was.
-- Reading, parsing and compiling happen in a thread; the event loop only swaps the reference.
-  Callers that the old snapshot knows are looked up in the new one before it is in force.
+- Reading and compiling happen in a thread, at a pace that leaves the interpreter to whoever answers
+  requests; the event loop only swaps the reference. Callers that the old snapshot knows are looked
+  up in the new one before it is in force.
 - Nothing that can be on a disk stops this: what cannot be read is reported and what was in force
   stays.
 """
@@ -22,6 +23,7 @@ from authz.core.mode import Mode
 from authz.core.policy_file import Problem
 from authz.edges.threads import in_thread
 from authz.edges.watcher import OPEN_S, Watcher
+from authz.stores.pace import Pace
 from authz.stores.policies import SUFFIXES, Loaded, PolicyDirectory
 from authz.stores.version_log import Packed, pack
 from authz.stores.versions import Versions
@@ -120,11 +122,11 @@ class Reloader:
 
     def _start_watching(self) -> None:
         self._watcher.start()
-        self._watch(self.loaded)
+        self._watch(self.loaded, Pace())
 
-    def _watch(self, loaded: Loaded) -> bool:
+    def _watch(self, loaded: Loaded, pace: Pace) -> bool:
         files = [self._mode_file] if self._mode_file is not None else []
-        seen = [*loaded.directories, *loaded.paths]
+        seen = pace.over([*loaded.directories, *loaded.paths])
         return self._watcher.watch([self._directory.path], files, seen)
 
     def _is_ours(self, path: str) -> bool:
@@ -161,11 +163,14 @@ class Reloader:
     async def _settled(self) -> None:
         """What `_wait` does where nothing is told: look until two looks see the same."""
         first = time.monotonic()
-        seen = await in_thread(self._directory.signature)
+        seen = await in_thread(self._look_from_afar)
         while seen != self._signature and time.monotonic() - first < PATIENCE_S:
             self._signature = seen
             await asyncio.sleep(QUIET_S)
-            seen = await in_thread(self._directory.signature)
+            seen = await in_thread(self._look_from_afar)
+
+    def _look_from_afar(self) -> object:
+        return self._directory.signature(Pace())
 
     async def _reload(self) -> None:
         self._changed.clear()
@@ -210,10 +215,11 @@ class Reloader:
             gc.enable()
 
     def _look(self) -> "_Read":
-        loaded = self._directory.read(self._watcher.being_written())
+        pace = Pace()
+        loaded = self._directory.read(self._watcher.being_written(), pace)
         current = self._versions.current
         loaded.snapshot.prepare(current.callers()[-PREPARED:])
-        if self._watch(loaded):
+        if self._watch(loaded, pace):
             # What is watched only now may have changed since it was read.
             self._on_change()
         before, now = {*self.loaded.problems}, {*self.loaded.stale}

@@ -7,7 +7,6 @@ lower priority, and ends with it; few files are not worth one.
 
 import logging
 import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,8 +21,6 @@ log = logging.getLogger(__name__)
 FEW: Final = 20
 #: Files in one answer of the process: taking it apart is done here, in about a millisecond.
 AT_ONCE: Final = 5
-#: Seconds between two answers: what waits for this thread to stop has answers to give.
-PAUSE_S: Final = 0.002
 #: How much the process stands back for others (nice(2)).
 NICENESS: Final = 10
 
@@ -51,8 +48,6 @@ class ParserProcess:
                 for parsed in self._pool.map(_parse, items, chunksize=AT_ONCE):
                     done += 1
                     yield parsed
-                    if not done % AT_ONCE:
-                        time.sleep(PAUSE_S)
             except (BrokenProcessPool, OSError) as error:
                 log.warning("policies are parsed in the service: no process for it: %s", error)
             finally:

@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 from authz.core.policy_file import MAX_FILE, Parsed, Placed, Problem
 from authz.core.policy_set import Policies, PolicyFile, build
 from authz.core.snapshot import Snapshot
+from authz.stores.pace import UNPACED, Pace
 from authz.stores.parsing import Item, parse_here
 
 #: Files read from one directory; far above any real set, and a bound on a mistaken mount of `/`.
@@ -37,6 +38,9 @@ MAX_READINGS: Final = 5
 #: Seconds between them.
 REREAD_AFTER_S: Final = 0.05
 SUFFIXES: Final = (".yaml", ".yml")
+
+#: A file's inode, size and time of change in nanoseconds.
+_Mark = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ class PolicyDirectory:
         #: What was parsed last of each file, with the digest of what it was parsed from.
         self._parsed: dict[Path, tuple[bytes, Parsed]] = {}
 
-    def read(self, being_written: Collection[Path] = ()) -> Loaded:
+    def read(self, being_written: Collection[Path] = (), pace: Pace = UNPACED) -> Loaded:
         """Read all policy files. Never raises for what is, or is not, there.
 
         Args:
@@ -115,20 +119,21 @@ class PolicyDirectory:
         for attempt in range(MAX_READINGS):
             if attempt:
                 time.sleep(REREAD_AFTER_S)
-            before = list_files(self.path)
-            marks = [_mark(path) for path in before.files]
-            contents = self.contents(before.files, being_written)
+            before, marks = self.signature(pace)
+            contents = self.contents(before.files, being_written, pace)
             moved = {
-                path for path, mark in zip(before.files, marks, strict=True) if _mark(path) != mark
+                path
+                for path, mark in pace.over(zip(before.files, marks, strict=True))
+                if _mark(path) != mark
             }
-            if not moved and list_files(self.path) == before:
+            if not moved and list_files(self.path, pace) == before:
                 return self.take(before, contents)
         return self.take(before, [_settled(content, moved) for content in contents])
 
-    def signature(self) -> object:
+    def signature(self, pace: Pace = UNPACED) -> tuple[_Listing, list[_Mark | None]]:
         """What is there now, without reading it: equal while nothing is written or replaced."""
-        listing = list_files(self.path)
-        return listing, [_mark(path) for path in listing.files]
+        listing = list_files(self.path, pace)
+        return listing, [_mark(path) for path in pace.over(listing.files)]
 
     def take(self, listing: _Listing, contents: Iterable[_Content]) -> Loaded:
         """Make of what was listed and read, and of what was known before, what is in force now."""
@@ -167,13 +172,16 @@ class PolicyDirectory:
         )
 
     def contents(
-        self, paths: Sequence[Path], being_written: Collection[Path] = ()
+        self,
+        paths: Sequence[Path],
+        being_written: Collection[Path] = (),
+        pace: Pace = UNPACED,
     ) -> list[_Content]:
         """Read files, as many as `MAX_TOTAL` bytes are, and parse those that have changed."""
         found: dict[Path, _Content] = {}
         changed: dict[Path, tuple[bytes, bytes]] = {}
         total = 0
-        for path in paths:
+        for path in pace.over(paths):
             if total > MAX_TOTAL:
                 said = f"over {MAX_TOTAL} bytes of policies; not read from here on"
                 found[path] = _refused(path, said)
@@ -194,7 +202,8 @@ class PolicyDirectory:
             else:
                 found[path] = _Content(path, digest, before[1])
         items = [(data, str(path)) for path, (_, data) in changed.items()]
-        for (path, (digest, _)), parsed in zip(changed.items(), self._parse(items), strict=True):
+        parsing = zip(changed.items(), self._parse(items), strict=True)
+        for (path, (digest, _)), parsed in pace.over(parsing):
             found[path] = _Content(path, digest, parsed)
         self._parsed = {p: (c.digest, c.parsed) for p, c in found.items() if c.digest}
         return [found[path] for path in paths]
@@ -220,10 +229,10 @@ def load_paths(paths: Iterable[Path]) -> Loaded:
     return reader.take(merged, reader.contents(merged.files))
 
 
-def list_files(directory: Path) -> _Listing:
+def list_files(directory: Path, pace: Pace = UNPACED) -> _Listing:
     """Every policy file below a directory, and what stands in the way of listing it."""
     found = _Listing([], [], [], [])
-    _list(directory, found, (), {})
+    _list(directory, found, (), {}, pace)
     found.files.sort()
     if len(found.files) > MAX_FILES:
         path = found.files[MAX_FILES]
@@ -239,6 +248,7 @@ def _list(
     found: _Listing,
     above: tuple[tuple[int, int], ...],
     listed_as: dict[tuple[int, int], Path],
+    pace: Pace,
 ) -> None:
     try:
         status = directory.stat()
@@ -269,7 +279,7 @@ def _list(
         return
     found.directories.append(directory)
     listed_as[identity] = directory
-    for entry in listed:
+    for entry in pace.over(listed):
         if entry.name.startswith("."):
             continue
         path = directory / entry.name
@@ -282,7 +292,7 @@ def _list(
         if len(found.files) > MAX_FILES:
             return
         if is_directory:
-            _list(path, found, (*above, identity), listed_as)
+            _list(path, found, (*above, identity), listed_as, pace)
         elif path.suffix in SUFFIXES:
             found.files.append(path)  # a link that leads nowhere is a problem when it is read
         elif entry.is_symlink() and not entry.is_file():
@@ -290,7 +300,7 @@ def _list(
             found.unlisted.append(path)
 
 
-def _mark(path: Path) -> tuple[int, int, int] | None:
+def _mark(path: Path) -> _Mark | None:
     try:
         status = path.stat()
     except OSError:
