@@ -68,6 +68,15 @@ def median(values: Sequence[float], digits: int = 2) -> float:
     return round(statistics.median(values), digits)
 
 
+def stolen_s() -> float:
+    """CPU seconds, over all processors, that the host has given to others so far (Linux, VM).
+
+    The machine was ready to run, and was not run; nothing that is measured here can help it.
+    """
+    words = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    return int(words[8]) / os.sysconf("SC_CLK_TCK")
+
+
 def resident_mb(pid: int | str = "self") -> float:
     """Resident memory of a process, in MiB (Linux)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
