@@ -97,7 +97,8 @@ def _service(versions: int) -> dict[str, Any]:
         "kept": versions,
         "with_3_policies_mb": few_mb,
         "started_mb": sizes[0],
-        "all_versions_mb": sizes[versions],
+        # One more than are kept: the next is there before the oldest is given up.
+        "all_versions_mb": sizes[versions + 1],
         "twice_as_many_mb": sizes[-1],
         "after_each_mb": sizes,
         "reload_ms": report.spread(took, 0),

@@ -105,6 +105,24 @@ def pack(snapshot: Snapshot) -> Packed:
     )
 
 
+def unpack(packed: bytes, version: str) -> Snapshot:
+    """The policies of a version, ready to be judged by.
+
+    Raises:
+        Corrupt: they are not what the version names.
+    """
+    try:
+        unpacker = zlib.decompressobj()
+        text = unpacker.decompress(packed, MAX_DOCUMENTS)
+        documents = [PolicyDoc.model_validate(said) for said in json.loads(text)]
+        snapshot = Snapshot([compile_policy(document) for document in documents])
+    except (zlib.error, ValueError, TypeError, RecursionError) as error:
+        raise Corrupt(f"the policies recorded as version {version} cannot be read") from error
+    if snapshot.version != version:
+        raise Corrupt(f"the policies recorded as version {version} are version {snapshot.version}")
+    return snapshot
+
+
 def append(
     database: peewee.SqliteDatabase, activation: Activation, packed: Packed, keep: Iterable[str]
 ) -> None:
@@ -185,6 +203,15 @@ class VersionReader:
             Corrupt: they are kept, and are not what the version names.
             peewee.PeeweeException: the file is not an audit database.
         """
+        packed = self.documents(version)
+        return None if packed is None else unpack(packed, version)
+
+    def documents(self, version: str) -> bytes | None:
+        """The same, packed.
+
+        Raises:
+            Corrupt, peewee.PeeweeException: as `snapshot`.
+        """
         with self._open():
             if not self._database.table_exists("policy_versions"):
                 return None
@@ -197,7 +224,7 @@ class VersionReader:
             return None
         if not isinstance(packed, (bytes, memoryview)):
             raise Corrupt(f"the policies recorded as version {version} cannot be read")
-        return _unpacked(bytes(packed), version)
+        return bytes(packed)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[None]:
@@ -240,16 +267,3 @@ def _recorded(row: dict[str, object]) -> Recorded:
         # Somebody changed it; when which version was in force is still worth knowing.
         policies = []
     return Recorded(activation, str(row["sha256"]), policies, bool(row["kept"]))
-
-
-def _unpacked(packed: bytes, version: str) -> Snapshot:
-    try:
-        unpacker = zlib.decompressobj()
-        text = unpacker.decompress(packed, MAX_DOCUMENTS)
-        documents = [PolicyDoc.model_validate(said) for said in json.loads(text)]
-        snapshot = Snapshot([compile_policy(document) for document in documents])
-    except (zlib.error, ValueError, TypeError, RecursionError) as error:
-        raise Corrupt(f"the policies recorded as version {version} cannot be read") from error
-    if snapshot.version != version:
-        raise Corrupt(f"the policies recorded as version {version} are version {snapshot.version}")
-    return snapshot

@@ -4,6 +4,8 @@
   assignment, on the event loop's thread.
 - A rollback pins: files that change are read and reported, and replace nothing until `release`. A
   pin outlives a restart, since the files that were rolled back from are still there.
+- Of a version that is not in force only what its documents say is kept, packed: a thousand policies
+  are 60 KB so, and 5 MB made ready. They are made ready again aside, by whoever calls `fetch`.
 - Each activation is recorded with an audit row in one transaction. A store that cannot be written
   does not hold up a change of policies, which may be a denial that is needed now; the record is
   made as soon as it can be (`flush`).
@@ -88,8 +90,8 @@ class Versions:
         self._now = now
         self._new_id = new_id
         #: Versions that can be rolled back to, the one that was activated last at the end. None:
-        #: not read yet; most are never asked for.
-        self._kept: dict[str, Snapshot | None] = {}
+        #: recorded, and not read yet; most are never asked for.
+        self._kept: dict[str, Snapshot | Packed | None] = {}
         #: The earlier versions are known, or there are none.
         self._knows_past = False
         self._warned = False
@@ -126,7 +128,7 @@ class Versions:
         return True
 
     def fetch(self, version: str) -> None:
-        """Read a kept version, so that `rollback` need not. May be called from any thread.
+        """Make a kept version ready, so that `rollback` need not. May be called from any thread.
 
         Raises:
             UnknownVersion: it is not kept.
@@ -136,14 +138,16 @@ class Versions:
             raise UnknownVersion(version)
         if version == self.latest.version:
             self._kept[version] = self.latest
-        if self._kept[version] is not None:
+        kept = self._kept[version]
+        if isinstance(kept, Snapshot):
             return
         try:
-            found = VersionReader(self._path).snapshot(version)
+            packed = kept.documents if kept else VersionReader(self._path).documents(version)
         except (FileNotFoundError, peewee.PeeweeException) as error:
             raise Corrupt(f"version {version} cannot be read: {error}") from error
-        if found is None:
+        if packed is None:
             raise UnknownVersion(version)
+        found = version_log.unpack(packed, version)
         if version in self._kept:
             self._kept[version] = found
 
@@ -154,10 +158,7 @@ class Versions:
             UnknownVersion, Corrupt: as `fetch`.
         """
         self.fetch(version)
-        snapshot = self._kept[version]
-        assert snapshot is not None
-        self.pinned = True
-        self._activate(snapshot, "rollback")
+        self._activate_kept(version, "rollback")
 
     def release(self) -> bool:
         """Put what the files say in force again; False when nothing is pinned."""
@@ -245,23 +246,29 @@ class Versions:
         except (UnknownVersion, Corrupt) as error:
             log.error("policies: the pinned version %s is lost (%s)", last.version, error)
             return False
-        pinned = self._kept[last.version]
-        assert pinned is not None
-        self.pinned = True
         log.warning(
             "policies: version %s is pinned by a rollback; the files' version %s waits until it is"
             " released",
-            pinned.version,
+            last.version,
             self.latest.version,
         )
-        self._activate(pinned, why)
+        self._activate_kept(last.version, why)
         return True
+
+    def _activate_kept(self, version: str, why: Why) -> None:
+        """Put a version that was fetched in force, and pin it."""
+        snapshot = self._kept[version]
+        assert isinstance(snapshot, Snapshot)
+        self.pinned = True
+        self._activate(snapshot, why)
 
     def _activate(self, snapshot: Snapshot, why: Why, packed: Packed | None = None) -> None:
         before, self.current = self.current, snapshot
         if before is not snapshot:
-            # Kept versions are for going back to; their memory is for the one in force.
+            # One that is pinned over may still be the files'; what it remembered is not needed.
             before.forget()
+            if before.version in self._kept:
+                self._kept[before.version] = self._packed_form(before)
         self._packed = packed
         self._keep(snapshot.version, snapshot)
         self._record(why)
@@ -271,7 +278,7 @@ class Versions:
         row = self._row(f"policies:{why}", version, _DONE[why])
         self._write(row, Activation(version, rfc3339(self._now()), why, self.pinned))
 
-    def _keep(self, version: str, snapshot: Snapshot | None) -> None:
+    def _keep(self, version: str, snapshot: Snapshot | Packed | None) -> None:
         self._kept.pop(version, None)
         self._kept[version] = snapshot
         while len(self._kept) > self._limit:
@@ -292,9 +299,13 @@ class Versions:
             policy_version=self.current.version,
         )
 
+    def _packed_form(self, snapshot: Snapshot) -> Packed:
+        if self._packed is not None and self._packed.version == snapshot.version:
+            return self._packed
+        return version_log.pack(snapshot)
+
     def _write(self, row: AuditRow, activation: Activation | None) -> None:
-        if self._packed is None or self._packed.version != self.current.version:
-            self._packed = version_log.pack(self.current)
+        self._packed = self._packed_form(self.current)
         self._unwritten.append(_Unwritten(row, activation, self._packed))
         if len(self._unwritten) > MAX_UNWRITTEN:
             lost = self._unwritten.pop(0)

@@ -5,10 +5,12 @@ say now.
 """
 
 import contextlib
+import gc
 import itertools
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,10 @@ def world(tmp_path: Path) -> Iterator[World]:
     world.audit.close()
 
 
+def _in_force(started: Versions) -> str:
+    return started.current.version
+
+
 def test_the_start_is_an_activation_and_a_row(world: World) -> None:
     started = world.start(A)
     assert (started.current, started.latest, started.pinned) == (A, A, False)
@@ -188,15 +194,29 @@ def test_a_version_that_comes_back_counts_as_new(world: World) -> None:
     assert started.kept() == [C.version, A.version]
 
 
+def test_only_what_is_in_force_is_held_ready(world: World) -> None:
+    started = world.start(snapshot(policy("first", [("allow", "read:*")])))
+    held, version = weakref.ref(started.current), started.current.version
+    started.reload(B)
+    gc.collect()
+    assert held() is None
+    # And it comes back whatever has become of the database.
+    world.change("UPDATE policy_versions SET documents = x'00'")
+    started.rollback(version)
+    assert (_in_force(started), started.current.size) == (version, 1)
+    assert started.release()
+    assert started.current is B
+
+
 def test_a_rollback_pins_until_it_is_released(world: World) -> None:
     started = world.start(A)
     started.reload(B)
     started.rollback(A.version)
-    assert (started.current, started.latest, started.pinned) == (A, B, True)
+    assert (_in_force(started), started.latest, started.pinned) == (A.version, B, True)
     # Files that change are known, and take no effect.
     assert not started.reload(C)
     assert not started.reload(D)
-    assert (started.current, started.latest) == (A, D)
+    assert (_in_force(started), started.latest) == (A.version, D)
     # Not even when they say what is pinned.
     assert not started.reload(A)
     assert not started.reload(D)
@@ -247,7 +267,7 @@ def test_a_rollback_from_a_rollback_stays_pinned(world: World) -> None:
     started.reload(C)
     for policies in (A, B):
         started.rollback(policies.version)
-        assert (started.current, started.pinned) == (policies, True)
+        assert (_in_force(started), started.pinned) == (policies.version, True)
     assert started.release()
     assert started.current is C
 
