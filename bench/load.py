@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ import grpc
 
 from authz.core.wire_pb2 import CheckResponse
 from authz.edges.ext_authz import SERVICE
+from authz.edges.watcher import GATHER_S, Watcher
 from authz.settings import EXT_AUTHZ_SOCKET
 from bench import policies, report
 from bench.policies import TAG, Volume, resource
@@ -50,6 +52,8 @@ def run(quick: bool) -> dict[str, Any]:
     runs = [_in_a_fresh_process(files) for _ in range(1 if quick else 5)]
     reading = {name: report.median([one[name] for one in runs], 4) for name in runs[0]}
     report.progress(f"{COUNT} files, {size} bytes: {reading}")
+    watching = _watching(files)
+    report.progress(f"watching them: {watching}")
     service = _service(3 if quick else VERSIONS)
     report.progress(f"authz serve: {service}")
     return {
@@ -68,6 +72,7 @@ def run(quick: bool) -> dict[str, Any]:
         "files": COUNT,
         "bytes": size,
         "reading": reading,
+        "watching": watching,
         "service": service,
     }
 
@@ -84,6 +89,37 @@ def _in_a_fresh_process(files: Mapping[str, bytes]) -> dict[str, float]:
         )
     found: dict[str, float] = json.loads(done.stdout)
     return found
+
+
+def _watching(files: Mapping[str, bytes]) -> dict[str, float]:
+    """CPU seconds of the watch while all files are written: there, and aside and swapped in."""
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        plain, mounted = Path(directory) / "plain", Volume(Path(directory) / "mounted")
+        plain.mkdir()
+        policies.write(plain, files)
+        mounted.publish(files)
+        for name, path, write in (
+            ("written_in_place_cpu_s", plain, lambda: policies.write(plain, files)),
+            ("swapped_in_cpu_s", mounted.path, lambda: mounted.publish(files)),
+        ):
+            told = threading.Event()
+            watcher = Watcher(told.set, is_ours=lambda file: file.endswith(".yaml"))
+            watcher.start()
+            watcher.watch([path], [], sorted(path.glob("*.yaml")))
+            spent = _elsewhere(write)
+            assert told.wait(CHILD_S), "the watcher told of nothing"
+            time.sleep(10 * GATHER_S)  # the last of them
+            watcher.stop()
+            found[name] = spent()
+    return found
+
+
+def _elsewhere(work: Callable[[], object]) -> Callable[[], float]:
+    """Do something in this thread; the CPU time of all others since then."""
+    whole, mine = time.process_time(), time.thread_time()
+    work()
+    return lambda: round((time.process_time() - whole) - (time.thread_time() - mine), 4)
 
 
 # ---------------------------------------------------------------- the service

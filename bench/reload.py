@@ -53,9 +53,7 @@ STRETCH_S: Final = 6.0
 #: Undisturbed stretches that are wanted, without a swap and with one, and how many are tried.
 QUIET: Final = 1
 SWAPS: Final = 5
-AT_MOST: Final = 20
-#: The share of its processors' time up to which a machine counts as undisturbed.
-CALM: Final = 0.02
+AT_MOST: Final = 12
 #: p99 while policies are reloaded, milliseconds (DESIGN §10).
 TARGET_MS: Final = 20.0
 ROOT: Final = Path(__file__).parents[1]
@@ -104,7 +102,7 @@ class Stretch(NamedTuple):
 
     @property
     def is_calm(self) -> bool:
-        return self.stolen <= CALM
+        return self.stolen <= report.CALM
 
     def reloading(self) -> list[Answer]:
         """The answers on the way between the first file that was written and the last reload."""
@@ -179,6 +177,7 @@ class Load:
         for wanted, swaps in ((QUIET, False), (1 if quick else SWAPS, True)):
             tried: list[Stretch] = []
             while sum(one.is_calm for one in tried) < wanted and len(tried) < at_most:
+                await asyncio.to_thread(report.until_calm)
                 one = await self._stretch(next(editions) if swaps else None)
                 report.progress(f"{self._name}: {_shown(one)}")
                 tried.append(one)

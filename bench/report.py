@@ -1,19 +1,28 @@
 """How every benchmark says what it found, and under which circumstances."""
 
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import statistics
 import sys
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 from authz import __version__
 
 RESULTS: Final = Path(__file__).parent / "results"
+#: The share of its processors' time up to which a machine counts as undisturbed by its host.
+CALM: Final = 0.02
+#: Seconds of a look at that, between two, and after which it is measured all the same.
+PROBE_S: Final = 0.5
+PROBE_EVERY_S: Final = 3.0
+PATIENCE_S: Final = 90.0
 
 
 def progress(text: str) -> None:
@@ -75,6 +84,31 @@ def stolen_s() -> float:
     """
     words = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     return int(words[8]) / os.sysconf("SC_CLK_TCK")
+
+
+def disturbance() -> float:
+    """The share of its processors' time that the machine is not run when it has work for all."""
+    block = bytes(1 << 20)
+    count = os.cpu_count() or 1
+    stolen, started = stolen_s(), time.monotonic()
+
+    def work(_: int) -> None:
+        while time.monotonic() - started < PROBE_S:
+            hashlib.sha256(block)  # without the interpreter, so that all processors are busy
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(work, range(count)))
+    return (stolen_s() - stolen) / ((time.monotonic() - started) * count)
+
+
+def until_calm() -> bool:
+    """Wait for a machine that is run when it has work; False when that has not come about."""
+    deadline = time.monotonic() + PATIENCE_S
+    while disturbance() > CALM:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(PROBE_EVERY_S)
+    return True
 
 
 def resident_mb(pid: int | str = "self") -> float:

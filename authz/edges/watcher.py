@@ -34,8 +34,11 @@ MAX_OUTSIDE: Final = 1_000
 MAX_DIRECTORIES: Final = 10_000
 #: Links that are followed on the way to one path, as in Linux's path resolution.
 MAX_LINKS: Final = 40
-#: Seconds for which events are left to gather after the first.
+#: Seconds for which events are left to gather after the first; and, where they are so many that
+#: taking them in takes time, how many times as long as that took: somebody may fill a directory
+#: above ours, and requests are to be answered all the same.
 GATHER_S: Final = 0.02
+REST: Final = 9
 #: Seconds that a writer may hold a file before it counts as done: long enough for an archive that
 #: comes over a slow line, short enough for an editor that never closes what it shows.
 OPEN_S: Final = 60.0
@@ -168,13 +171,16 @@ class Watcher:
         poll = select.poll()
         poll.register(self._inotify.fd, select.POLLIN)
         poll.register(self._end[0], select.POLLIN)
+        took = 0.0
         while self._end[0] not in dict(poll.poll()):
-            time.sleep(GATHER_S)
+            time.sleep(max(GATHER_S, REST * took))
+            before = time.thread_time()
             try:
                 self._take(self._inotify.read(timeout=0))
             except Exception:
                 log.exception("a change of files could not be taken in")
                 self._changed()
+            took = time.thread_time() - before
 
     def _take(self, events: Iterable[Event]) -> None:
         with self._lock:
@@ -228,8 +234,6 @@ class Watcher:
             if self._inotify is None:
                 return False
             self.works = True
-            if wanted.problem:
-                self._complain(wanted.problem)
             self._add(wanted)
             for number in before.keys() - self._watched.keys():
                 with contextlib.suppress(OSError):  # it is gone already
@@ -246,6 +250,8 @@ class Watcher:
 
     def _add(self, wanted: "_Wanted") -> None:
         assert self._inotify is not None
+        if wanted.problem:
+            self._complain(wanted.problem)
         for directory, reach in wanted.directories.items():
             try:
                 number = self._inotify.add_watch(directory, reach.mask)

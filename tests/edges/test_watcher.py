@@ -252,7 +252,7 @@ def test_a_swap_of_any_link_on_the_way_is_told(
     assert str(old) not in watcher.told
 
 
-@pytest.mark.parametrize("missing", ["policies", "x/policies", "x/y/z/policies"])
+@pytest.mark.parametrize("missing", ["policies", "x/policies", ".x/y/.z/policies"])
 def test_a_path_that_does_not_exist_is_waited_for(
     watcher: Recording, tmp_path: Path, missing: str
 ) -> None:
