@@ -2,13 +2,11 @@
 
 Python runs one thread of a process at a time, so a thread that parses a thousand files makes every
 answer wait, again and again. A process of its own does not. It is started for the purpose, at a
-lower priority, and ends with it; few files are not worth one. Where requests are answered meanwhile
-it leaves them half of the processor that it has, too.
+lower priority, and ends with it; few files are not worth one.
 """
 
 import logging
 import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +14,6 @@ from multiprocessing import get_context
 from typing import Final
 
 from authz.core.policy_file import Parsed, parse_file
-from authz.stores.pace import UNPACED, Pace
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +27,8 @@ NICENESS: Final = 10
 Item = tuple[bytes, str]
 
 
-def parse_here(items: Iterable[Item], _: Pace = UNPACED) -> Iterator[Parsed]:
-    """Parse files, given as bytes and name, in order. Whoever takes them keeps the pace."""
+def parse_here(items: Iterable[Item]) -> Iterator[Parsed]:
+    """Parse files, given as bytes and name, in order."""
     return (parse_file(data, file) for data, file in items)
 
 
@@ -41,15 +38,14 @@ class ParserProcess:
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
 
-    def parse(self, items: Sequence[Item], pace: Pace = UNPACED) -> Iterator[Parsed]:
+    def parse(self, items: Sequence[Item]) -> Iterator[Parsed]:
         """Parse files, given as bytes and name, in order."""
-        parse = _parse if pace is UNPACED else _parse_and_rest
         done = 0
         if len(items) > FEW:
             # Not a fork: the service has threads, and connections that are its own.
             self._pool = ProcessPoolExecutor(1, get_context("spawn"), os.nice, (NICENESS,))
             try:
-                for parsed in self._pool.map(parse, items, chunksize=AT_ONCE):
+                for parsed in self._pool.map(_parse, items, chunksize=AT_ONCE):
                     done += 1
                     yield parsed
             except (BrokenProcessPool, OSError) as error:
@@ -67,10 +63,3 @@ class ParserProcess:
 
 def _parse(item: Item) -> Parsed:
     return parse_file(*item)
-
-
-def _parse_and_rest(item: Item) -> Parsed:
-    before = time.process_time()
-    parsed = _parse(item)
-    time.sleep(time.process_time() - before)
-    return parsed

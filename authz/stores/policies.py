@@ -101,7 +101,7 @@ class PolicyDirectory:
     """A directory of policies that is read again and again. One thread at a time may read."""
 
     def __init__(
-        self, path: Path, parse: Callable[[Sequence[Item], Pace], Iterator[Parsed]] = parse_here
+        self, path: Path, parse: Callable[[Sequence[Item]], Iterator[Parsed]] = parse_here
     ) -> None:
         """`parse`: turns files, given as bytes and name, into what they hold, in order."""
         self.path = path
@@ -202,7 +202,7 @@ class PolicyDirectory:
             else:
                 found[path] = _Content(path, digest, before[1])
         items = [(data, str(path)) for path, (_, data) in changed.items()]
-        parsing = zip(changed.items(), self._parse(items, pace), strict=True)
+        parsing = zip(changed.items(), self._parse(items), strict=True)
         for (path, (digest, _)), parsed in pace.over(parsing):
             found[path] = _Content(path, digest, parsed)
         self._parsed = {p: (c.digest, c.parsed) for p, c in found.items() if c.digest}

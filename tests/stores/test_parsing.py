@@ -39,10 +39,9 @@ def _processes() -> set[int]:
     return {pid for pid, argv in children(os.getpid()) if any("spawn_main" in arg for arg in argv)}
 
 
-@pytest.mark.parametrize("pace", [UNPACED, Pace()], ids=["unpaced", "paced"])
-def test_another_process_finds_what_this_one_finds(pace: Pace) -> None:
+def test_another_process_finds_what_this_one_finds() -> None:
     before = _processes()
-    found = ParserProcess().parse(ITEMS, pace)
+    found = ParserProcess().parse(ITEMS)
     first = next(found)
     assert len(_processes() - before) == 1
     assert _said(iter([first, *found])) == _said(parse_here(ITEMS))
@@ -59,8 +58,7 @@ def test_few_files_are_not_worth_a_process() -> None:
 
 def test_a_process_that_is_killed_leaves_nothing_unparsed(caplog: pytest.LogCaptureFixture) -> None:
     before = _processes()
-    # Paced, so that it is not done when it is killed.
-    found = ParserProcess().parse(ITEMS, Pace())
+    found = ParserProcess().parse(ITEMS)
     first = next(found)
     [process] = _processes() - before
     os.kill(process, signal.SIGKILL)
