@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -91,6 +92,8 @@ class Reloader:
         self._asked = False
         self._mode_problem = ""
         self._signature: object = None
+        #: Where MODE_FILE leads to; the watcher speaks of real paths.
+        self._mode_path = ""
         self._watcher = Watcher(self._on_change, is_ours=self._is_ours)
 
     def ask(self) -> None:
@@ -126,11 +129,12 @@ class Reloader:
 
     def _watch(self, loaded: Loaded, pace: Pace) -> bool:
         files = [self._mode_file] if self._mode_file is not None else []
+        self._mode_path = os.path.realpath(self._mode_file) if self._mode_file else ""
         seen = pace.over([*loaded.directories, *loaded.paths])
         return self._watcher.watch([self._directory.path], files, seen)
 
     def _is_ours(self, path: str) -> bool:
-        return path.endswith(SUFFIXES) or path == str(self._mode_file)
+        return path.endswith(SUFFIXES) or path == self._mode_path
 
     def _on_change(self) -> None:
         self._last_change = time.monotonic()

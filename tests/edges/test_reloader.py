@@ -386,6 +386,28 @@ def test_a_file_is_not_read_before_its_writer_has_closed_it(root: Path, tmp_path
     _run(scenario())
 
 
+def test_a_mode_file_behind_a_link_is_not_read_before_its_writer_has_closed_it(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "config").symlink_to("real")
+    mode_file = tmp_path / "config" / "mode"
+    mode_file.write_text("enforce")
+
+    async def scenario() -> None:
+        async with _live(root, tmp_path, mode_file=mode_file) as live:
+            with mode_file.open("w") as stream:
+                stream.write("au")
+                stream.flush()
+                await live.until(live.reloader._watcher.being_written, "the writing to be known")
+                await asyncio.sleep(0.3)  # time to read it in, for one who would
+                stream.write("dit")
+            await live.until(lambda: live.mode is Mode.AUDIT, "the mode")
+
+    _run(scenario())
+    assert not [message for message in _messages(caplog) if message.startswith("MODE_FILE")]
+
+
 def test_a_writer_that_takes_its_time_does_not_hold_up_the_others(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
