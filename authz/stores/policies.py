@@ -95,6 +95,8 @@ class _Content(NamedTuple):
     #: Of its bytes; empty when they could not be read.
     digest: bytes
     parsed: Parsed
+    #: Of what was read, whatever is at the path by now.
+    mark: _Mark | None = None
 
 
 class PolicyDirectory:
@@ -122,9 +124,10 @@ class PolicyDirectory:
             before, marks = self.signature(pace)
             contents = self.contents(before.files, being_written, pace)
             moved = {
-                path
-                for path, mark in pace.over(zip(before.files, marks, strict=True))
-                if _mark(path) != mark
+                content.path
+                for content, mark in pace.over(zip(contents, marks, strict=True))
+                # The one alone misses a change during the reading, the other a swap to and fro.
+                if _mark(content.path) != mark or (content.digest and content.mark != mark)
             }
             if not moved and list_files(self.path, pace) == before:
                 return self.take(before, contents)
@@ -179,7 +182,7 @@ class PolicyDirectory:
     ) -> list[_Content]:
         """Read files, as many as `MAX_TOTAL` bytes are, and parse those that have changed."""
         found: dict[Path, _Content] = {}
-        changed: dict[Path, tuple[bytes, bytes]] = {}
+        changed: dict[Path, tuple[bytes, bytes, _Mark]] = {}
         total = 0
         for path in pace.over(paths):
             if total > MAX_TOTAL:
@@ -190,7 +193,7 @@ class PolicyDirectory:
                 if being_written and Path(os.path.realpath(path)) in being_written:
                     found[path] = _refused(path, "is being written; not read yet")
                     continue
-                data = _read(path)
+                data, mark = _read(path)
             except OSError as error:
                 found[path] = _Content(path, b"", Parsed((), (_unreadable(path, error),)))
                 continue
@@ -198,13 +201,13 @@ class PolicyDirectory:
             digest = hashlib.sha256(data).digest()
             before = self._parsed.get(path)
             if before is None or before[0] != digest:
-                changed[path] = digest, data
+                changed[path] = digest, data, mark
             else:
-                found[path] = _Content(path, digest, before[1])
-        items = [(data, str(path)) for path, (_, data) in changed.items()]
+                found[path] = _Content(path, digest, before[1], mark)
+        items = [(data, str(path)) for path, (_, data, _) in changed.items()]
         parsing = zip(changed.items(), self._parse(items), strict=True)
-        for (path, (digest, _)), parsed in pace.over(parsing):
-            found[path] = _Content(path, digest, parsed)
+        for (path, (digest, _, mark)), parsed in pace.over(parsing):
+            found[path] = _Content(path, digest, parsed, mark)
         self._parsed = {p: (c.digest, c.parsed) for p, c in found.items() if c.digest}
         return [found[path] for path in paths]
 
@@ -302,9 +305,12 @@ def _list(
 
 def _mark(path: Path) -> _Mark | None:
     try:
-        status = path.stat()
+        return _mark_of(path.stat())
     except OSError:
         return None
+
+
+def _mark_of(status: os.stat_result) -> _Mark:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -319,12 +325,13 @@ def _settled(content: _Content, moved: set[Path]) -> _Content:
     return _refused(content.path, "keeps changing while it is read; not taken")
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> tuple[bytes, _Mark]:
     # Without O_NONBLOCK, opening a FIFO that a link leads to would wait for its writer.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:  # noqa: PTH123
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
-        return stream.read(MAX_FILE + 1)
+        return stream.read(MAX_FILE + 1), _mark_of(status)
 
 
 def _unreadable(path: Path, error: OSError) -> Problem:
