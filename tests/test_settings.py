@@ -294,7 +294,7 @@ def test_a_mode_file_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     ("value", "seconds"),
     [
         ("0", 0),
-        ("", 0),
+        ("", 30),
         ("1s", 1),
         ("90", 90),
         ("5m", 300),
@@ -304,6 +304,23 @@ def test_a_mode_file_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 )
 def test_how_often_to_look_for_policies(value: str, seconds: int) -> None:
     assert _settings(POLICIES_POLL_INTERVAL=value).policies_poll_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "ms"), [("", 100), ("10", 10), (" 250 ", 250), ("10000", 10_000)]
+)
+def test_how_long_envoy_waits_for_a_decision(value: str, ms: int) -> None:
+    assert _settings(DECISION_TIMEOUT_MS=value).decision_timeout_ms == ms
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["0", "9", "10001", "-5", "1e3", "100ms", "0x64", "1_000", "100.0", "\u0661\u0660\u0660"],
+)
+def test_how_long_envoy_waits_may_not_be_anything(value: str) -> None:
+    [problem] = _problems(DECISION_TIMEOUT_MS=value)
+    assert problem.startswith("DECISION_TIMEOUT_MS: ")
+    assert "from 10 to 10000" in problem
 
 
 @pytest.mark.parametrize("value", ["never", "-1s", "1.5s", "10ms", "400d"])

@@ -4,11 +4,14 @@
 - What we do not know is a warning with the nearest known name, and an error where ignoring it
   would allow more than was written: in the parts that restrict (`policy_doc.RESTRICTS`), for keys
   of other dialects that take something away, and for slips of the pen that come near to either.
+- A value in conditions that YAML 1.1 reads as something its author cannot have seen (`NO` is false,
+  `010` is 8) is an error too: a denial of Norway would deny nobody.
 - Problems read `file:line:column: error: sentence` and carry no values longer than a word.
 """
 
 import difflib
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
@@ -50,7 +53,9 @@ _NOT_EVALUATED: Final = frozenset(
         "default_rules",
         "deny",
         "disabled",
+        "dryRun",
         "enabled",
+        "enforce",
         "except",
         "exceptions",
         "exclude",
@@ -59,15 +64,25 @@ _NOT_EVALUATED: Final = frozenset(
         "expiresAt",
         "extends",
         "if",
+        "methods",
+        "minimumTrustTier",
+        "minTier",
+        "minTrustTier",
+        "mode",
         "notActions",
         "principals",
         "requireActionToken",
+        "requireApproval",
+        "requiredTier",
+        "requireTier",
+        "requiresApproval",
         "resource",
         "resources",
         "rollout",
         "spec",
         "subjects",
         "tier",
+        "trustTier",
         "unless",
         "validFrom",
         "validUntil",
@@ -79,19 +94,29 @@ _NOT_EVALUATED: Final = frozenset(
 #: themselves one level too high or too low.
 _TAKES_AWAY: Final = frozenset(
     {
+        "agentIds",
         "approval",
         "conditions",
         "delegation",
         "enforcement",
         "humanInTheLoop",
+        "orgIds",
         "rateLimit",
         "rateLimits",
         "requiredTrustTier",
         "ruleOrder",
+        "trustTiers",
     }
 )
 #: Two keys at least this much alike are one and a slip of the pen (difflib's ratio).
 _SLIP: Final = 0.85
+
+#: How numbers are written by whoever means a number, whole ones and others. YAML 1.1 has more:
+#: `010` is octal, `1:30` is base 60, `1_0` is ten.
+_WHOLE: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_DECIMAL: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]*)?\.[0-9]*(?:[eE][-+][0-9]+)?")
+#: Operators that compare numbers only: `gte: 1.50` is no version.
+_NUMERIC: Final = ("lt", "lte", "gt", "gte")
 
 #: Read, checked and not acted on, and what that means.
 _NO_EFFECT: Final = {
@@ -207,6 +232,10 @@ class _Reader:
         data: Any = self._node.plain()
         self._raw_version(data)
         self._readable_default(data)
+        for index, rule in enumerate(_items(self._node.at(("rules",)))):
+            conditions = rule.value.get("conditions") if isinstance(rule.value, dict) else None
+            if conditions is not None:
+                self._ambiguous(conditions, ("rules", index, "conditions"))
         document = None
         while document is None:
             try:
@@ -308,6 +337,32 @@ class _Reader:
                 self._say((key,), "warning", f"unknown {key} `{written}`; `deny` is used")
                 data[key] = "deny"
 
+    def _ambiguous(self, node: Node, path: Path) -> None:
+        """Tell of values that are not what they look like (YAML 1.1 §10.3.2)."""
+        if isinstance(node.value, dict):
+            for key, inner in node.value.items():
+                self._ambiguous(inner, (*path, key))
+        for index, inner in enumerate(_items(node)):
+            self._ambiguous(inner, (*path, index))
+        value, written = node.value, word(node.text)
+        if isinstance(value, bool):
+            if node.text.lower() not in ("true", "false"):
+                read = str(value).lower()
+                said = f'YAML reads `{written}` as {read}; write "{written}", or {read}'
+                self._say(path, "error", said)
+        elif isinstance(value, (int, float)):
+            plain = _WHOLE if isinstance(value, int) else _DECIMAL
+            if not plain.fullmatch(node.text) and not node.text.startswith("."):
+                said = f'YAML reads `{written}` as {value}; write "{written}", or {value}'
+                self._say(path, "error", said)
+            elif (
+                isinstance(value, float)
+                and node.text != repr(value)
+                and not set(path).intersection(_NUMERIC)
+            ):
+                said = f'`{written}` is the number {value}; if a text is meant, write "{written}"'
+                self._say(path, "warning", said)
+
     def _explain(self, error: ValidationError, data: Any) -> bool:
         """Turn pydantic's errors into problems; true when what is left is worth another try."""
         retry = True
@@ -354,16 +409,17 @@ class _Reader:
             self._say(path, "error", said, of_key=True)
             return False
         hint = f", did you mean `{meant}`?" if meant else ""
-        if known in _NOT_EVALUATED:
+        here = f" in {path[-2]}" if model in RESTRICTS else ""
+        if known and _plain(known) == _plain(meant):
+            said = f"unknown key `{shown}`{here}{hint}"
+        elif known in _NOT_EVALUATED:
             said = (
                 f"`{shown}` is not evaluated, and the policy would mean something else without it"
             )
-        elif known and _plain(known) != _plain(meant):
-            said = f"`{shown}` does not belong here, and nothing would come of it"
         elif known:
-            said = f"unknown key `{shown}`{hint}"
-        elif model in RESTRICTS:
-            said = f"unknown key `{shown}` in {path[-2]}{hint}"
+            said = f"`{shown}` does not belong here, and nothing would come of it"
+        elif here:
+            said = f"unknown key `{shown}`{here}{hint}"
         else:
             holder = data
             for step in path[:-1]:
@@ -434,6 +490,11 @@ class _Reader:
         path = self._written(path)
         line, column = self._node.place_of_key(path) if of_key else self._node.place(path)
         self.problems.append(Problem(self._file, line, column, severity, message, lint))
+
+
+def _items(node: Node) -> list[Node]:
+    """The items of a list; of anything else none."""
+    return node.value if isinstance(node.value, list) else []
 
 
 def _model_at(path: Path) -> type[BaseModel]:

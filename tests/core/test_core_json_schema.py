@@ -120,6 +120,7 @@ NOT_TOLD: Final = {
     "blank-name": "what is printable",
     "empty-pattern": "what is printable",
     "condition-scalar-with-star": "a star in a text",
+    "condition-values-misread": "how YAML spells a value",
     "condition-tags": "tests that one fact has not",
     "condition-too-deep": "a count over all levels",
     "condition-too-many-tests": "a count over all levels",

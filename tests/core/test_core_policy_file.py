@@ -273,7 +273,8 @@ def test_the_full_document_is_good() -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_what_is_not_evaluated_but_would_decide_something_is_an_error_anywhere(part: str) -> None:
-    for key in policy_file._NOT_EVALUATED - ({"enabled"} if part == "audit" else set()):
+    belongs = {"audit": {"enabled"}, "humanInTheLoop": {"requireApproval"}}.get(part, set())
+    for key in policy_file._NOT_EVALUATED - belongs:
         assert errors(changed(part, **{key: {"x": "y"}})) == [
             f"`{key}` is not evaluated, and the policy would mean something else without it"
         ]
@@ -286,6 +287,7 @@ OF_POLICIES_AND_RULES = {
 BELONGS: Final[dict[str, set[str]]] = {
     "policy": OF_POLICIES_AND_RULES | {"delegation", "humanInTheLoop", "ruleOrder"},
     "rule": OF_POLICIES_AND_RULES | {"approval", "conditions"},
+    "appliesTo": {"agentIds", "orgIds", "trustTiers"},
 }
 
 

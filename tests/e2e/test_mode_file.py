@@ -193,9 +193,12 @@ def test_a_file_that_holds_no_mode_leaves_the_mode_as_it_is(
         lambda: live.sidecar.log().count("the mode stays as it is") > complaints, "the complaint"
     )
     assert (live.mode(), live.asked()) == (mode, 200 if mode == "audit" else 403)
+    checks = live.sidecar.get("/health").json()["checks"]
+    assert checks["mode"].startswith(f"MODE_FILE: {live.file} ")
     live.file.parent.mkdir(exist_ok=True)
     other = "enforce" if mode == "audit" else "audit"
     live.switch(other)
+    assert "mode" not in live.sidecar.get("/health").json()["checks"]
     assert len(live.changes()) == before + 1
     said = live.sidecar.log()
     assert said.count("the mode stays as it is") == complaints + 1

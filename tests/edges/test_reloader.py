@@ -367,6 +367,179 @@ def test_a_directory_that_comes_later_is_found(tmp_path: Path) -> None:
 # Half-written files.
 
 
+# Whatever stands between a policy and its directory.
+
+
+def _link(link: Path, target: str | Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(target)
+
+
+def _another_takes_the_place(place: Path) -> None:
+    place.rename(place.with_name("old"))
+    place.with_name("next").rename(place)
+
+
+def _directory_far_above_the_root(at: Path) -> tuple[Path, Callable[[], None]]:
+    for name, version in (("x", "1"), ("next", "2")):
+        _write(at / name / "y" / "policies" / "a.yaml", version)
+    _link(at / "policies", at / "x" / "y" / "policies")
+    return at / "policies", lambda: _another_takes_the_place(at / "x")
+
+
+def _directory_far_above_a_link_on_the_way(at: Path) -> tuple[Path, Callable[[], None]]:
+    for name, version in (("x", "1"), ("next", "2")):
+        _write(at / version / "a.yaml", version)
+        _link(at / name / "y" / "current", at / version)
+    _link(at / "policies", at / "x" / "y" / "current")
+    return at / "policies", lambda: _another_takes_the_place(at / "x")
+
+
+def _directory_far_above_a_linked_file(at: Path) -> tuple[Path, Callable[[], None]]:
+    for name, version in (("x", "1"), ("next", "2")):
+        _write(at / name / "y" / "a.yaml", version)
+    _link(at / "policies" / "a.yaml", "../x/y/a.yaml")
+    return at / "policies", lambda: _another_takes_the_place(at / "x")
+
+
+def _directory_that_a_link_passes_and_leaves(at: Path) -> tuple[Path, Callable[[], None]]:
+    (at / "s" / "x").mkdir(parents=True)
+    (at / "o" / "x").mkdir(parents=True)
+    _write(at / "s" / "y" / "a.yaml", "1")
+    _write(at / "o" / "y" / "a.yaml", "2")
+    _link(at / "policies" / "team", "../s/x/../y")
+
+    def act() -> None:
+        (at / "s" / "x").rmdir()
+        _link(at / "s" / "x", "../o/x")
+
+    return at / "policies", act
+
+
+def _second_link_leads_further(at: Path) -> tuple[Path, Callable[[], None]]:
+    _write(at / "shared" / "b.yaml")
+    _write(at / "other" / "a.yaml", "1")
+    _link(at / "shared" / "a.yaml", "../other/a.yaml")
+    for name in ("b.yaml", "a.yaml"):
+        _link(at / "policies" / name, f"../shared/{name}")
+    return at / "policies", lambda: _write(at / "other" / "a.yaml", "2")
+
+
+def _directory_comes_behind_a_link(at: Path) -> tuple[Path, Callable[[], None]]:
+    (at / "shared").mkdir()
+    _link(at / "policies" / "team", "../shared/team")
+    return at / "policies", lambda: _write(at / "shared" / "team" / "a.yaml", "2")
+
+
+def _file_becomes_a_directory_behind_a_link(at: Path) -> tuple[Path, Callable[[], None]]:
+    (at / "shared").mkdir()
+    (at / "shared" / "team").touch()
+    _link(at / "policies" / "team", "../shared/team")
+
+    def act() -> None:
+        (at / "shared" / "team").unlink()
+        _write(at / "shared" / "team" / "a.yaml", "2")
+
+    return at / "policies", act
+
+
+def _second_link_to_a_directory_is_swapped(at: Path) -> tuple[Path, Callable[[], None]]:
+    _write(at / "one" / "b.yaml")
+    _write(at / "two" / "a.yaml", "2")
+    _link(at / "switch" / "current", "../one")
+    _link(at / "policies" / "t1", "../one")
+    _link(at / "policies" / "t2", "../switch/current")
+    return at / "policies", lambda: _swap(at / "switch" / "current", "../two")
+
+
+def _link_back_is_swapped(at: Path) -> tuple[Path, Callable[[], None]]:
+    _write(at / "policies" / "b.yaml")
+    _write(at / "two" / "a.yaml", "2")
+    _link(at / "switch" / "current", "../policies")
+    _link(at / "policies" / "team", "../switch/current")
+    return at / "policies", lambda: _swap(at / "switch" / "current", "../two")
+
+
+def _loop_of_links_ends(at: Path) -> tuple[Path, Callable[[], None]]:
+    _write(at / "policies" / "b.yaml")
+    _link(at / "s" / "x", "y")
+    _link(at / "s" / "y", "x")
+    _link(at / "policies" / "team", "../s/x")
+
+    def act() -> None:
+        (at / "s" / "y").unlink()
+        _write(at / "s" / "y" / "a.yaml", "2")
+
+    return at / "policies", act
+
+
+def _another_file_turns_into_a_link_that_cannot_be(at: Path) -> tuple[Path, Callable[[], None]]:
+    _write(at / "policies" / "b.yaml")
+
+    def act() -> None:
+        _swap(at / "policies" / "b.yaml", f"{'n' * 300}.yaml")
+        _write(at / "policies" / "a.yaml", "2")
+
+    return at / "policies", act
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _directory_far_above_the_root,
+        _directory_far_above_a_link_on_the_way,
+        _directory_far_above_a_linked_file,
+        _directory_that_a_link_passes_and_leaves,
+        _second_link_leads_further,
+        _directory_comes_behind_a_link,
+        _file_becomes_a_directory_behind_a_link,
+        _second_link_to_a_directory_is_swapped,
+        _link_back_is_swapped,
+        _loop_of_links_ends,
+        _another_file_turns_into_a_link_that_cannot_be,
+    ],
+    ids=lambda make: make.__name__.strip("_"),
+)
+def test_a_change_is_noticed_whatever_leads_to_it(
+    tmp_path: Path, make: Callable[[Path], tuple[Path, Callable[[], None]]]
+) -> None:
+    at = tmp_path / "at"
+    at.mkdir()
+    path, act = make(at)
+
+    async def scenario() -> None:
+        async with _live(path, tmp_path) as live:
+            assert live.now().get("a") != "2"
+            await live.until(lambda: not live.reloader._changed.is_set(), "nothing to be left")
+            act()
+            await live.until(lambda: live.now().get("a") == "2", "the change to be in force")
+
+    _run(scenario())
+
+
+def test_whoever_goes_on_writing_to_what_was_swapped_out_holds_up_nothing(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "policies"
+    _write(path / "team" / "a.yaml", "1")
+    _write(path / "..next" / "a.yaml", "2")
+
+    async def scenario() -> None:
+        async with _live(path, tmp_path) as live:
+            with (path / "team" / "a.yaml").open("a") as stream:
+                stream.write("# more\n")
+                stream.flush()
+                await live.until(live.reloader._watcher.being_written, "the writing to be known")
+                (path / "team").rename(tmp_path / "old")
+                (path / "..next").rename(path / "team")
+                stream.write("# and more\n")
+                stream.flush()
+                await live.until_now(a="2")
+            assert live.reloader.loaded.errors == ()
+
+    _run(scenario())
+
+
 def test_a_file_is_not_read_before_its_writer_has_closed_it(root: Path, tmp_path: Path) -> None:
     whole = POLICY.format(name="a", version="2") + "description: the end\n"
 
