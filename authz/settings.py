@@ -181,7 +181,7 @@ def _choice(*words: str) -> BeforeValidator:
 def _whole_number(low: int, high: int) -> BeforeValidator:
     def check(value: object) -> object:
         if isinstance(value, str):
-            if not re.fullmatch(r"\d{1,9}", value.strip()):
+            if not re.fullmatch(r"[0-9]{1,9}", value.strip()):
                 raise ValueError(f"not a whole number from {low} to {high}")
             value = int(value)
         if not isinstance(value, int) or not low <= value <= high:
@@ -311,10 +311,10 @@ class Settings(BaseModel):
         10, alias="POLICY_VERSION_LIMIT", description="policy versions to retain"
     )
     policies_poll_s: Annotated[int, BeforeValidator(_interval)] = Field(
-        0,
+        30,
         alias="POLICIES_POLL_INTERVAL",
-        description="how often to look for changed policies besides being told of them, such as"
-        " 10s, for network file systems; 0 is never",
+        description="how often to look for changed policies besides being told of them, for file"
+        " systems that do not tell; 0 is never",
     )
     audit_db_path: Path = Field(
         Path("data/audit.db"),
@@ -422,6 +422,7 @@ def described() -> list[Variable]:
 _WRITTEN: Final = {
     "PROXY_TARGET": "https://httpbin.org",
     "JWT_EXPIRES_IN": "24h",
+    "POLICIES_POLL_INTERVAL": "30s",
     "OTEL_ENABLED": "false",
 }
 

@@ -107,6 +107,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             mode=lambda: gate.mode,
             loaded=lambda: reloader.loaded,
             versions=versions,
+            mode_problem=lambda: reloader.mode_problem,
             audit=audit,
             allow_unrecorded=settings.audit_on_failure == "allow",
             started_at=time.time(),

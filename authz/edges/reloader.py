@@ -90,8 +90,11 @@ class Reloader:
         self._changed = asyncio.Event()
         self._last_change = 0.0
         self._asked = False
-        self._mode_problem = ""
+        #: Why the mode is not what its file says.
+        self.mode_problem = ""
         self._signature: object = None
+        #: Files were being written at the last reading, and were left out of it.
+        self._left_out = False
         #: Where MODE_FILE leads to; the watcher speaks of real paths.
         self._mode_path = ""
         self._watcher = Watcher(self._on_change, is_ours=self._is_ours)
@@ -131,7 +134,14 @@ class Reloader:
         files = [self._mode_file] if self._mode_file is not None else []
         self._mode_path = os.path.realpath(self._mode_file) if self._mode_file else ""
         seen = pace.over([*loaded.directories, *loaded.paths])
-        return self._watcher.watch([self._directory.path], files, seen)
+        links = pace.over(loaded.links)
+        try:
+            return self._watcher.watch([self._directory.path], files, seen, links)
+        except Exception:
+            # What was read counts all the same, and is looked at now and then.
+            log.exception("changes of the policies cannot be watched")
+            self._watcher.works = False
+            return False
 
     def _is_ours(self, path: str) -> bool:
         return path.endswith(SUFFIXES) or path == self._mode_path
@@ -145,10 +155,12 @@ class Reloader:
 
     async def _wait(self) -> None:
         """Return when there may be something to read, and nobody is in the middle of writing it."""
-        poll_s = self._poll_s or (0 if self._watcher.works else FALLBACK_POLL_S)
-        if not poll_s and self._watcher.being_written():
-            # It was not read; its writer may never say that it is done.
-            poll_s = OPEN_S
+        poll_s = self._poll_s
+        if not self._watcher.works:
+            poll_s = min(poll_s or FALLBACK_POLL_S, FALLBACK_POLL_S)
+        if self._left_out:
+            # Their writer may never say that it is done.
+            poll_s = min(poll_s or OPEN_S, OPEN_S)
         try:
             await asyncio.wait_for(self._changed.wait(), poll_s or None)
         except TimeoutError:
@@ -189,7 +201,8 @@ class Reloader:
         loaded, self.loaded = read.loaded, read.loaded
         report(read.news)
         for file in read.newly_stale:
-            log.warning("%s: its last good version stays in force", file)
+            stays = "is what will be released" if self._versions.pinned else "stays in force"
+            log.warning("%s: its last good version %s", file, stays)
         for file in read.no_longer_stale:
             log.info("%s: no longer stale", file)
         swapped = self._versions.reload(loaded.snapshot, read.packed)
@@ -198,7 +211,7 @@ class Reloader:
             log.info(
                 "policies: %s version %s, %d policies from %d files, %d errors, %d stale (%.0f ms)",
                 "reloaded," if swapped else "read again, still",
-                self._versions.current.version,
+                self._versions.current.version + " (pinned)" * self._versions.pinned,
                 self._versions.current.size,
                 loaded.files,
                 len(loaded.errors),
@@ -220,7 +233,9 @@ class Reloader:
 
     def _look(self) -> "_Read":
         pace = Pace()
-        loaded = self._directory.read(self._watcher.being_written(), pace)
+        being_written = self._watcher.being_written()
+        self._left_out = bool(being_written)
+        loaded = self._directory.read(being_written, pace)
         current = self._versions.current
         loaded.snapshot.prepare(current.callers()[-PREPARED:])
         if self._watch(loaded, pace):
@@ -239,11 +254,11 @@ class Reloader:
         try:
             mode = await in_thread(self._read_mode)
         except ValueError as error:
-            if str(error) != self._mode_problem:
+            if str(error) != self.mode_problem:
                 log.error("%s; the mode stays as it is", error)
-            self._mode_problem = str(error)
+            self.mode_problem = str(error)
             return
-        self._mode_problem = ""
+        self.mode_problem = ""
         self._set_mode(mode)
 
     async def _flush(self) -> None:

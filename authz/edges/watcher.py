@@ -1,8 +1,8 @@
 """Tells when something below some paths may have changed; looking at it is somebody else's.
 
 - inotify, one watch a directory, on the directory itself wherever links lead: those of a tree, with
-  new ones as they come; those that hold a link on the way to a path (a ConfigMap swaps `..data`, a
-  release swaps `current`); and those that links inside a tree lead to.
+  new ones as they come; those that hold a link or a directory on the way to a path (a ConfigMap
+  swaps `..data`, a release swaps `current`); and those that links inside a tree lead to.
 - Directories whose names start with a dot are not part of a tree: nobody reads them, and a
   ConfigMap's next version is written into one while requests are answered.
 - A path that does not exist, or that vanishes, is waited for in the nearest directory above it.
@@ -35,10 +35,11 @@ MAX_DIRECTORIES: Final = 10_000
 #: Links that are followed on the way to one path, as in Linux's path resolution.
 MAX_LINKS: Final = 40
 #: Seconds for which events are left to gather after the first; and, where they are so many that
-#: taking them in takes time, how many times as long as that took: somebody may fill a directory
-#: above ours, and requests are to be answered all the same.
+#: taking them in takes time, how many times as long as that took, up to `MAX_REST_S`: somebody may
+#: fill a directory above ours, and requests are to be answered all the same.
 GATHER_S: Final = 0.02
 REST: Final = 9
+MAX_REST_S: Final = 1.0
 #: Seconds that a writer may hold a file before it counts as done: long enough for an archive that
 #: comes over a slow line, short enough for an editor that never closes what it shows.
 OPEN_S: Final = 60.0
@@ -53,6 +54,8 @@ _ENTRIES: Final = (
     | flags.DELETE_SELF
     | flags.MOVE_SELF
     | flags.ONLYDIR
+    # Whoever goes on writing to what was replaced is not writing what is there now.
+    | flags.EXCL_UNLINK
     # A directory may be watched under two paths, and for more under one of them.
     | flags.MASK_ADD
 )
@@ -132,13 +135,20 @@ class Watcher:
             os.close(end)
         self._thread = self._end = None
 
-    def watch(self, trees: Iterable[Path], files: Iterable[Path], seen: Iterable[Path]) -> bool:
+    def watch(
+        self,
+        trees: Iterable[Path],
+        files: Iterable[Path],
+        seen: Iterable[Path],
+        links: Iterable[Path] = (),
+    ) -> bool:
         """Watch these trees and files from now on, and nothing else; True when that is news.
 
         Args:
             trees: directories, with everything below them.
             files: single files.
             seen: directories and files that the trees were found to lead to, through links too.
+            links: those in the trees that lead to nothing that is read, yet.
         """
         wanted = _Wanted()
         for tree in trees:
@@ -149,21 +159,28 @@ class Watcher:
         known: set[tuple[Path, str]] = set()
         for path in seen:
             # A thousand links of one ConfigMap all lead to one directory.
-            target = _target(path)
-            if self._is_ours(os.fspath(path)):
-                target = os.path.dirname(target)  # noqa: PTH120 - a thousand times
-            shape = path.parent, target
+            shape = self._shape(path)
             if shape not in known:
                 known.add(shape)
                 wanted.reached(path)
+        for link in links:
+            wanted.awaited(link)
         return self._apply(wanted)
+
+    def _shape(self, path: Path) -> tuple[Path, str]:
+        """The same for files that are reached in the same way, but for their names."""
+        target = _target(path)
+        whole = os.path.join(path.parent, target)  # noqa: PTH118 - all this a thousand times
+        if self._is_ours(target) and os.path.isfile(whole) and not os.path.islink(whole):  # noqa: PTH113, PTH114
+            return path.parent, os.path.dirname(target)  # noqa: PTH120
+        # What it is called matters, or it leads on.
+        return path, target
 
     def being_written(self) -> set[Path]:
         """The files that somebody is writing now, by their real paths."""
         since = time.monotonic() - OPEN_S
-        with self._lock:
-            self._open = {path: start for path, start in self._open.items() if start > since}
-            return {Path(path) for path in self._open}
+        # Without the lock: the event loop asks, and the watch may be busy. A copy is one step.
+        return {Path(path) for path, start in list(self._open.items()) if start > since}
 
     def _run(self) -> None:
         assert self._inotify is not None
@@ -173,7 +190,7 @@ class Watcher:
         poll.register(self._end[0], select.POLLIN)
         took = 0.0
         while self._end[0] not in dict(poll.poll()):
-            time.sleep(max(GATHER_S, REST * took))
+            time.sleep(max(GATHER_S, min(REST * took, MAX_REST_S)))
             before = time.thread_time()
             try:
                 self._take(self._inotify.read(timeout=0))
@@ -201,7 +218,7 @@ class Watcher:
             self._watched.pop(event.wd, None)
             return False
         matters = False
-        new = []
+        new, moved = [], []
         for directory, reach in self._watched.get(event.wd, {}).items():
             path = directory + event.name
             is_directory = mask & flags.ISDIR
@@ -212,20 +229,38 @@ class Watcher:
             matters = True
             if is_directory:
                 if mask & flags.MOVED_FROM:
-                    self._open = {f: t for f, t in self._open.items() if not _is_below(f, path)}
+                    moved.append(path)
                 if reach is _Reach.TREE and not hidden and mask & (flags.CREATE | flags.MOVED_TO):
                     new.append(path)
             elif mask & flags.MODIFY:
-                if self._is_ours(path):
+                if self._is_ours(path) or path in self._names:
+                    # Since when stays, also when it has been too long: it is not written anew.
                     self._open.setdefault(path, time.monotonic())
             elif mask & _DONE:
                 self._open.pop(path, None)
+        for path in moved:
+            self._forget(f"{path}/")
         for path in new:
             # What came into it before this is read when all is read.
             wanted = _Wanted()
             wanted.below(path)
             self._add(wanted)
         return matters
+
+    def _forget(self, below: str) -> None:
+        """Nothing is at this path any more, whatever goes on where it was moved to."""
+        assert self._inotify is not None
+        self._keep_open(lambda file: not file.startswith(below))
+        for number, places in list(self._watched.items()):
+            for place in [place for place in places if place.startswith(below)]:
+                del places[place]
+            if not places:
+                del self._watched[number]
+                with contextlib.suppress(OSError):
+                    self._inotify.rm_watch(number)
+
+    def _keep_open(self, is_kept: Callable[[str], bool]) -> None:
+        self._open = {file: since for file, since in self._open.items() if is_kept(file)}
 
     def _apply(self, wanted: "_Wanted") -> bool:
         with self._lock:
@@ -240,13 +275,13 @@ class Watcher:
                     self._inotify.rm_watch(number)
             if self.works:
                 self._complaint = ""
-            now = {(number, path) for number, paths in self._watched.items() for path in paths}
-            # Of a directory that was moved away nobody tells when its writer is done.
-            places = {path for _, path in now}
-            self._open = {
-                f: t for f, t in self._open.items() if f.rpartition("/")[0] + "/" in places
-            }
-            return any(path not in before.get(number, ()) for number, path in now)
+            now = {(number, place) for number, places in self._watched.items() for place in places}
+            news = {(number, place) for number, place in now if place not in before.get(number, ())}
+            # Of a directory that is not watched, or is another one, nobody tells when a writer of
+            # before is done.
+            same = {place for _, place in now - news}
+            self._keep_open(lambda file: file[: file.rindex("/") + 1] in same)
+            return bool(news)
 
     def _add(self, wanted: "_Wanted") -> None:
         assert self._inotify is not None
@@ -278,12 +313,19 @@ class _Wanted:
         #: Why this is not all.
         self.problem = ""
         self._outside = 0
+        #: Steps that were looked at.
+        self._known: set[tuple[Path, _Reach]] = set()
 
     def way(self, path: Path, reach: _Reach) -> None:
         """Whatever stands on the way to a path, and the path where it leads to."""
-        for step in (path.absolute(), *path.absolute().parents, *_links(path)):
+        for step in _steps(path):
             self._step(step, _Reach.NAMES)
         self._step(Path(os.path.realpath(path)), reach)
+
+    def awaited(self, link: Path) -> None:
+        """A link that may lead to something one day."""
+        if self._is_another():
+            self.way(link, _Reach.NAMES)
 
     def tree(self, root: str) -> None:
         """All directories from this one down."""
@@ -300,22 +342,29 @@ class _Wanted:
 
     def reached(self, path: Path) -> None:
         """A file or directory that a tree leads to; its directory, where that is not in one."""
-        real = Path(os.path.realpath(path))
-        directory = real if real.is_dir() else real.parent
-        covered = self.directories.get(os.fspath(directory), _Reach.NAMES) >= _Reach.ENTRIES
-        if covered and not path.is_symlink():
+        real = os.path.realpath(path)
+        # Not Path's, which raises where a directory may not be searched.
+        directory = real if os.path.isdir(real) else os.path.dirname(real)  # noqa: PTH112, PTH120
+        covered = self.directories.get(directory, _Reach.NAMES) >= _Reach.ENTRIES
+        if covered and not os.path.islink(path):  # noqa: PTH114
             return  # what leads to it was reached before
+        if not self._is_another():
+            return
+        if not covered and os.path.isdir(directory):  # noqa: PTH112
+            self.directories[directory] = _Reach.ENTRIES
+        self.way(path, _Reach.NAMES)
+
+    def _is_another(self) -> bool:
         self._outside += 1
         if self._outside > MAX_OUTSIDE:
-            self.problem = f"links lead to over {MAX_OUTSIDE} other directories"
-            return
-        if not covered and directory.is_dir():
-            self.directories[os.fspath(directory)] = _Reach.ENTRIES
-        self.way(path, _Reach.NAMES)
+            self.problem = f"links lead to over {MAX_OUTSIDE} other places"
+            return False
+        return True
 
     def _step(self, step: Path, reach: _Reach) -> None:
         """Whatever is, or comes, in the place of this; the nearest directory above it tells."""
-        while step != step.parent:
+        while step != step.parent and (step, reach) not in self._known:
+            self._known.add((step, reach))
             above = os.path.realpath(step.parent)
             self.names.add(os.path.join(above, step.name))  # noqa: PTH118
             if os.path.isdir(above):  # noqa: PTH112
@@ -331,10 +380,6 @@ def _directories(root: str) -> Iterator[str]:
         below[:] = [name for name in below if not name.startswith(".")]
 
 
-def _is_below(path: str, directory: str) -> bool:
-    return path.startswith(f"{directory}/")
-
-
 def _target(path: Path) -> str:
     """Where a link leads, and a path that is none to itself."""
     try:
@@ -343,25 +388,30 @@ def _target(path: Path) -> str:
         return os.fspath(path)
 
 
-def _links(path: Path) -> list[Path]:
-    """The links on the way to a path."""
+def _steps(path: Path) -> list[Path]:
+    """Every directory and link that is passed on the way to a path, and what it is itself.
+
+    Each by the real path of the directory that it is in.
+    """
     found: list[Path] = []
     left = list(path.absolute().parts[::-1])
     at = Path(left.pop())
     followed = 0
-    while left and followed < MAX_LINKS:
+    while left:
         part = left.pop()
         if part == "..":
             at = at.parent
             continue
         step = at / part
+        found.append(step)
         try:
             target = step.readlink()
         except OSError:
             at = step
             continue
         followed += 1
-        found.append(step)
+        if followed > MAX_LINKS:
+            break
         if target.is_absolute():
             at = Path(target.anchor)
             left += target.parts[:0:-1]

@@ -55,6 +55,8 @@ class Loaded:
     stale: tuple[str, ...] = ()
     #: Every directory that was listed, by the path under which it was found.
     directories: tuple[Path, ...] = ()
+    #: Links that lead to nothing that was read, yet.
+    links: tuple[Path, ...] = ()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -86,6 +88,8 @@ class _Listing(NamedTuple):
     problems: list[Problem]
     #: Directories that could not be listed; what was known below them may still be there.
     unlisted: list[Path]
+    #: Links that lead to nothing that is read.
+    links: list[Path]
 
 
 class _Content(NamedTuple):
@@ -152,9 +156,11 @@ class PolicyDirectory:
                 kept = before.good
             known[content.path] = _Known(content.digest, content.parsed, kept)
         replaced = self._known.keys() & set(listing.directories)
+        unlisted = set(listing.unlisted)
         for path, before in self._known.items():
-            unlisted = any(path.is_relative_to(directory) for directory in listing.unlisted)
-            if path not in known and (unlisted or path in replaced) and before.good:
+            if path in known or not before.good:
+                continue
+            if path in replaced or not unlisted.isdisjoint((path, *path.parents)):
                 said = "is a directory now" if path in replaced else "cannot be found any more"
                 gone = _problem(path, f"{said}; its last good version stays")
                 known[path] = _Known(b"", Parsed((), (gone,)), before.good)
@@ -171,7 +177,12 @@ class PolicyDirectory:
         policies = build(files)
         told = tuple(sorted({*problems, *policies.problems}))
         return Loaded(
-            policies, told, tuple(sorted(known)), tuple(stale), tuple(listing.directories)
+            policies,
+            told,
+            tuple(sorted(known)),
+            tuple(stale),
+            tuple(listing.directories),
+            tuple(listing.links),
         )
 
     def contents(
@@ -220,12 +231,14 @@ def load(directory: Path) -> Loaded:
 def load_paths(paths: Iterable[Path]) -> Loaded:
     """Read files and directories once, as one set of policies."""
     listings = [
-        _Listing([path], [], [], []) if not path.is_dir() else list_files(path) for path in paths
+        _Listing([path], [], [], [], []) if not path.is_dir() else list_files(path)
+        for path in paths
     ]
     merged = _Listing(
         sorted({file for listing in listings for file in listing.files}),
         [],
         [problem for listing in listings for problem in listing.problems],
+        [],
         [],
     )
     reader = PolicyDirectory(Path())
@@ -234,7 +247,7 @@ def load_paths(paths: Iterable[Path]) -> Loaded:
 
 def list_files(directory: Path, pace: Pace = UNPACED) -> _Listing:
     """Every policy file below a directory, and what stands in the way of listing it."""
-    found = _Listing([], [], [], [])
+    found = _Listing([], [], [], [], [])
     _list(directory, found, (), {}, pace)
     found.files.sort()
     if len(found.files) > MAX_FILES:
@@ -261,12 +274,14 @@ def _list(
                 _problem(directory, "a link back to a directory that it is in; not followed")
             )
             found.unlisted.append(directory)
+            found.links.append(directory)
             return
         if identity in listed_as:
             # Else links between directories would be walked in every order there is.
             found.problems.append(
                 _problem(directory, f"the same directory as {listed_as[identity]}; not read twice")
             )
+            found.links.append(directory)
             return
         if len(above) > MAX_LEVELS:
             found.problems.append(
@@ -291,6 +306,7 @@ def _list(
         except OSError as error:
             found.problems.append(_unreadable(path, error))
             found.unlisted.append(path)
+            found.links.append(path)
             continue
         if len(found.files) > MAX_FILES:
             return
@@ -298,9 +314,11 @@ def _list(
             _list(path, found, (*above, identity), listed_as, pace)
         elif path.suffix in SUFFIXES:
             found.files.append(path)  # a link that leads nowhere is a problem when it is read
-        elif entry.is_symlink() and not entry.is_file():
+        elif entry.is_symlink():
             # It may have led to a directory of policies, and may again.
-            found.unlisted.append(path)
+            found.links.append(path)
+            if not entry.is_file():
+                found.unlisted.append(path)
 
 
 def _mark(path: Path) -> _Mark | None:

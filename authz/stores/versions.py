@@ -158,6 +158,7 @@ class Versions:
             UnknownVersion, Corrupt: as `fetch`.
         """
         self.fetch(version)
+        log.warning("policies: rolled back to version %s, pinned until it is released", version)
         self._activate_kept(version, "rollback")
 
     def release(self) -> bool:
@@ -165,6 +166,9 @@ class Versions:
         if not self.pinned:
             return False
         self.pinned = False
+        log.warning(
+            "policies: version %s is released; the files are in force again", self.current.version
+        )
         self._activate(self.latest, "release")
         return True
 
