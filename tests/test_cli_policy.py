@@ -763,6 +763,8 @@ def test_every_mistake_in_a_suite_has_its_place(text: str, places: list[str], wo
     ("text", "problem"),
     [
         ("tests: []\n", "1:8: error: `tests` must not be empty"),
+        ("name: n\nrules: []\n", "1:1: error: this is a policy, not a suite of tests; check it with"
+         " `authz policy validate`"),
         ("tests: x\n", "1:8: error: `tests` must be a list"),
         ("- a\n", "1:1: error: `suite` must be a mapping"),
         (_test('name: "", agent: a, action: x, expect: deny'),
@@ -1132,8 +1134,8 @@ def test_a_replay_says_whose_answers_change() -> None:
         " allow → deny: 3\n"
         " allow → require_approval: 1\n"
         "\n"
-        "COUNT AGENT ACTION CHANGE OLD NEW \n"
-        "3 agent-1 read:docs/é allow → deny reader: rules[1] reader: default-deny \n"
+        "COUNT AGENT ACTION CHANGE OLD NEW\n"
+        "3 agent-1 read:docs/é allow → deny reader: rules[1] reader: default-deny\n"
         "1 agent-1 list allow → require_approval reader: rules[1] reader: humanInTheLoop\n"
     )
     assert authz(*asked, "--json").body["replay"] == {

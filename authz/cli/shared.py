@@ -63,7 +63,14 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(*(Text(visible(cell)) for cell in row))
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    console = Console(width=1000)
+    with console.capture() as printed:
+        console.print(table)
+    # Cells are padded to their column's width, the last one too.
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in printed.get().splitlines())
 
 
 def ask_admin(

@@ -249,8 +249,27 @@ def _rank(tier: object) -> object:
     return tiers.rank(tier) if isinstance(tier, str) else tier
 
 
+#: What operators are called elsewhere.
+_ELSEWHERE: Final = {
+    **dict.fromkeys(("eq", "is", "==", "="), "equals"),
+    **dict.fromkeys(("ne", "neq", "!=", "not"), "notEquals"),
+    **dict.fromkeys(("greaterthan", "min", ">"), "gt"),
+    **dict.fromkeys(("lessthan", "max", "<"), "lt"),
+    **dict.fromkeys(("ge", "greaterthanorequal", ">="), "gte"),
+    **dict.fromkeys(("le", "lessthanorequal", "<="), "lte"),
+    **dict.fromkeys(("glob", "like"), "matches"),
+    **dict.fromkeys(("oneof", "anyof"), "in"),
+    **dict.fromkeys(("includes", "has"), "contains"),
+    "prefix": "startsWith",
+    "suffix": "endsWith",
+}
+
+
 def _unknown_operator(fact: str, written: str) -> str:
     said = f"unknown operator `{word(written)}`"
+    known = _ELSEWHERE.get(written.replace("_", "").lower())
+    if known is not None:
+        return f"{said}, did you mean `{known}`?"
     if fact.startswith(f"{CONTEXT}.") and not difflib.get_close_matches(written, OPERATORS, n=1):
         return f"{said}; a key inside it is written `{word(fact)}.{word(written)}`"
     return said + _nearest(written, tuple(OPERATORS))

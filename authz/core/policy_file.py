@@ -227,6 +227,10 @@ class _Reader:
         if not isinstance(self._node.value, dict):
             self._say((), "error", "a policy is a mapping that starts with `name:`")
             return None
+        if "tests" in self._node.value and "rules" not in self._node.value:
+            said = "this is a suite of tests, not a policy; run it with `authz policy test --file`"
+            self._say((), "error", said)
+            return None
         if not self._unwrap():
             return None
         data: Any = self._node.plain()

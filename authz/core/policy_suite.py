@@ -110,6 +110,9 @@ def read_suite(data: bytes, file: str) -> SuiteRead:
     if len(nodes) != 1:
         return bad(1, 1, "a suite is one document with `tests:`")
     [node] = nodes
+    if {"rules", "appliesTo"} & node.plain_keys() and "tests" not in node.plain_keys():
+        said = "this is a policy, not a suite of tests; check it with `authz policy validate`"
+        return bad(node.line, node.column, said)
     problems: set[Problem] = set()
 
     def say(path: tuple[int | str, ...], sentence: str, *, of_key: bool = False) -> None:

@@ -132,10 +132,17 @@ def parse(data: bytes) -> list[Node]:
         return _Builder(yaml.parse(text, Loader=yaml.CSafeLoader)).documents()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         said = ", ".join(part for part in (error.context, error.problem) if part)
         if error.context == "while scanning an alias":
             said += "; put a pattern that starts with * in quotes"
+        elif error.context == "while scanning a quoted scalar" and error.context_mark:
+            mark, said = error.context_mark, "the quote that begins here does not end"
+        elif error.problem and error.problem.startswith("mapping values are not allowed"):
+            said += "; put a text that has a colon and a blank in it in quotes"
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        lines = text.splitlines()
+        if line <= len(lines) and lines[line - 1][column - 1 :].startswith("\t"):
+            said = "a tab cannot indent; use blanks"
         raise YamlError(line, column, f"not YAML: {said}") from None
     except yaml.reader.ReaderError as error:
         # libyaml counts the bytes of the text that it is given.

@@ -150,8 +150,9 @@ def test_an_error_names_its_line_and_column_and_nothing_of_the_file_counts(
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("name: n\n\trules: []\n", "f.yaml:2:1: error: not YAML: "),
-        ('name: "a\n', "f.yaml:2:1: error: not YAML: "),
+        ("name: n\n\trules: []\n", "f.yaml:2:1: error: not YAML: a tab cannot indent"),
+        ("name: n: m\n", "f.yaml:1:8: error: not YAML: mapping values are not allowed"),
+        ('name: n\nrules: "a\nx: y\n', "f.yaml:2:8: error: not YAML: the quote that begins here"),
         ("name: {a\n", "f.yaml:2:1: error: not YAML: "),
         ("name: a\x07\n", "f.yaml:1:8: error: not YAML: "),
         ("name: n\nrules: @x\n", "f.yaml:2:8: error: not YAML: "),

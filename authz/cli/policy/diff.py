@@ -62,20 +62,21 @@ def _print(changes: "list[PolicyChange]", found: "Replay | None") -> None:
     for kind, count in sorted(found.kinds.items()):
         typer.echo(f"    {kind}: {count}")
     if found.changed:
+        # Calls that differ in what is not shown are one line.
+        rows: dict[tuple[str, ...], int] = {}
+        for answer in found.changed:
+            row = (
+                answer.asked.identity.agent_id,
+                answer.asked.call.action,
+                f"{outcome_of(answer.old)} → {outcome_of(answer.new)}",
+                _decider(answer, old=True),
+                _decider(answer, old=False),
+            )
+            rows[row] = rows.get(row, 0) + answer.times
         typer.echo("")
         print_table(
             ("COUNT", "AGENT", "ACTION", "CHANGE", "OLD", "NEW"),
-            [
-                (
-                    str(change.times),
-                    change.asked.identity.agent_id,
-                    change.asked.call.action,
-                    f"{outcome_of(change.old)} → {outcome_of(change.new)}",
-                    _decider(change, old=True),
-                    _decider(change, old=False),
-                )
-                for change in found.changed
-            ],
+            [(str(times), *row) for row, times in sorted(rows.items(), key=lambda item: -item[1])],
         )
 
 
