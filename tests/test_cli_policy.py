@@ -825,10 +825,6 @@ def test_a_suite_of_policies_that_are_bad_or_missing_is_not_run() -> None:
     assert done.err.startswith("tests/../p.yaml:1:1: error: ")
 
 
-@pytest.mark.xfail(
-    "--format" not in (ROOT / "authz/cli/policy/testing.py").read_text(),
-    reason="`authz policy test` has no --format yet",
-)
 def test_results_as_annotations() -> None:
     write("p.yaml", READER.replace('"list"]}', '"list"]}\n  - {effect: allow, actions: ["x"]}'))
     write("tests/s.yaml", SUITE.replace("name: writes", 'name: "wri\\n100%tes"'))

@@ -11,6 +11,7 @@
 
 import difflib
 import functools
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -354,9 +355,9 @@ class _Reader:
                 read = str(value).lower()
                 said = f'YAML reads `{written}` as {read}; write "{written}", or {read}'
                 self._say(path, "error", said)
-        elif isinstance(value, (int, float)):
+        elif isinstance(value, (int, float)) and math.isfinite(value):  # else it is refused anyway
             plain = _WHOLE if isinstance(value, int) else _DECIMAL
-            if not plain.fullmatch(node.text) and not node.text.startswith("."):
+            if not plain.fullmatch(node.text):
                 said = f'YAML reads `{written}` as {value}; write "{written}", or {value}'
                 self._say(path, "error", said)
             elif (

@@ -28,7 +28,7 @@ from inotify_simple import Event, INotify, flags
 
 log = logging.getLogger(__name__)
 
-#: Directories outside the watched trees that links lead to; a bound on a mistake.
+#: Links, and directories outside the watched trees that they lead to; a bound on a mistake.
 MAX_OUTSIDE: Final = 1_000
 #: Directories of one tree; inotify's own default limit is 8,192 for all of a user's.
 MAX_DIRECTORIES: Final = 10_000
@@ -153,7 +153,7 @@ class Watcher:
         wanted = _Wanted()
         for tree in trees:
             wanted.way(tree, _Reach.NAMES)
-            wanted.tree(os.path.realpath(tree))
+            wanted.below(os.path.realpath(tree))
         for file in files:
             wanted.way(file, _Reach.FILES)
         known: set[tuple[Path, str]] = set()
@@ -327,13 +327,8 @@ class _Wanted:
         if self._is_another():
             self.way(link, _Reach.NAMES)
 
-    def tree(self, root: str) -> None:
-        """All directories from this one down."""
-        if os.path.isdir(root):  # noqa: PTH112
-            self.below(root)
-
     def below(self, root: str) -> None:
-        """The same of one that is there."""
+        """All directories from this one down; none where there is no such directory."""
         for directory in _directories(root):
             if len(self.directories) >= MAX_DIRECTORIES:
                 self.problem = f"{root} has over {MAX_DIRECTORIES} directories; not all are watched"

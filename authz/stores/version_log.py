@@ -196,21 +196,12 @@ class VersionReader:
             rows: list[dict[str, object]] = list(query.dicts().execute(self._database))
             return [_recorded(row) for row in rows]
 
-    def snapshot(self, version: str) -> Snapshot | None:
-        """A version's policies; None when they are not kept.
-
-        Raises:
-            Corrupt: they are kept, and are not what the version names.
-            peewee.PeeweeException: the file is not an audit database.
-        """
-        packed = self.documents(version)
-        return None if packed is None else unpack(packed, version)
-
     def documents(self, version: str) -> bytes | None:
-        """The same, packed.
+        """A version's policies, for `unpack`; None when they are not kept.
 
         Raises:
-            Corrupt, peewee.PeeweeException: as `snapshot`.
+            Corrupt: what is kept cannot be them.
+            peewee.PeeweeException: the file is not an audit database.
         """
         with self._open():
             if not self._database.table_exists("policy_versions"):

@@ -436,6 +436,23 @@ def test_a_key_inside_another_is_written_with_a_dot_and_not_as_it_nests() -> Non
         assert sentence == "unknown operator `b`; a key inside it is written `context.a.b`"
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("greaterThan", "gt"),
+        ("less_than", "lt"),
+        ("eq", "equals"),
+        ("!=", "notEquals"),
+        ("max", "lt"),
+    ],
+)
+def test_what_an_operator_is_called_elsewhere_is_told_as_it_is_called_here(
+    written: str, meant: str
+) -> None:
+    [(_, sentence)] = check({"context.amount": {written: 5}})
+    assert sentence == f"unknown operator `{written}`, did you mean `{meant}`?"
+
+
 # ---------------------------------------------------------------- resource, path, method, host
 
 ETC_PASSWD: Final = (

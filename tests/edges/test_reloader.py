@@ -686,7 +686,6 @@ def test_a_bug_beside_the_reading_does_not_end_the_watch(
             monkeypatch.setattr(target, name, fails_once)
             _write(root / "a.yaml", "2")
             await live.until(lambda: failed, "the failure")
-            monkeypatch.setitem(globals(), "PATIENCE_S", 0.7)  # goes with the mark above
             _write(root / "a.yaml", "3")
             await live.until_now(a="3")
             with contextlib.closing(sqlite3.connect(live.database)) as database:

@@ -278,13 +278,18 @@ def test_a_link_that_leads_nowhere_is_waited_for(
     watcher.tells_of(lambda: (tree / "a.yaml").write_text("a"), tree / "a.yaml")
 
 
+def _deep_tree(tmp_path: Path, what: str) -> tuple[Path, Path]:
+    """A tree, and it or one of the directories that it is in."""
+    tree = tmp_path / "x" / "y" / "policies"
+    tree.mkdir(parents=True)
+    return tree, {"root": tree, "parent": tree.parent, "grandparent": tree.parent.parent}[what]
+
+
 @pytest.mark.parametrize("what", ["root", "parent", "grandparent"])
 def test_a_directory_that_vanishes_and_comes_back_is_watched_again(
     watcher: Recording, tmp_path: Path, what: str
 ) -> None:
-    tree = tmp_path / "x" / "y" / "policies"
-    gone = {"root": tree, "parent": tree.parent, "grandparent": tree.parent.parent}[what]
-    tree.mkdir(parents=True)
+    tree, gone = _deep_tree(tmp_path, what)
     watcher.watch([tree], [], [])
     for _ in range(3):  # where the file system gives the same inode out again, and where not
         watcher.tells_of(lambda: shutil.rmtree(gone), tree)
@@ -298,33 +303,22 @@ def test_a_directory_that_vanishes_and_comes_back_is_watched_again(
 def test_a_directory_that_is_replaced_at_once_is_watched_again(
     watcher: Recording, tmp_path: Path, what: str
 ) -> None:
-    tree = tmp_path / "x" / "y" / "policies"
-    gone = {"root": tree, "parent": tree.parent, "grandparent": tree.parent.parent}[what]
-    tree.mkdir(parents=True)
+    tree, gone = _deep_tree(tmp_path, what)
     watcher.watch([tree], [], [])
     watcher.tells_of(_each(lambda: shutil.rmtree(gone), lambda: tree.mkdir(parents=True)), tree)
     assert watcher.watch([tree], [], [])
     watcher.tells_of(lambda: (tree / "a.yaml").write_text("a"), tree / "a.yaml")
 
 
-@pytest.mark.parametrize(
-    "levels_up",
-    [
-        0,
-        pytest.param(1),
-        pytest.param(2),
-    ],
-)
+@pytest.mark.parametrize("levels_up", [0, 1, 2])
 def test_another_directory_that_is_renamed_into_the_place_is_told(
-    watcher: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels_up: int
+    watcher: Recording, tmp_path: Path, levels_up: int
 ) -> None:
     tree = tmp_path / "x" / "y" / "policies"
     place = [tree, *tree.parents][levels_up]
     tree.mkdir(parents=True)
     shutil.copytree(place, tmp_path / "new")
     watcher.watch([tree], [], [])
-    if levels_up:
-        monkeypatch.setattr("tests.e2e.sidecar.PATIENCE_S", 0.5)  # goes with the marks above
     watcher.tells_of(lambda: (place.rename(tmp_path / "old"), (tmp_path / "new").rename(place)))
     assert watcher.watch([tree], [], [])
     watcher.tells_of(lambda: (tree / "a.yaml").write_text("a"), tree / "a.yaml")
@@ -359,11 +353,7 @@ def test_what_links_inside_lead_to_is_watched_where_it_is(
 
 @pytest.mark.parametrize("name", ["team", "c.yaml"])
 def test_a_swap_of_a_link_that_a_link_inside_leads_through_is_told(
-    watcher: Recording,
-    root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
+    watcher: Recording, root: Path, tmp_path: Path, name: str
 ) -> None:
     for release in ("r1", "r2"):
         (tmp_path / "shared" / release / "crew").mkdir(parents=True)
@@ -372,7 +362,6 @@ def test_a_swap_of_a_link_that_a_link_inside_leads_through_is_told(
     target = tmp_path / "shared" / "current" / {"team": "crew"}.get(name, name)
     (root / "linked").symlink_to(target)
     watcher.watch([root], [], [root / "linked"])
-    monkeypatch.setattr("tests.e2e.sidecar.PATIENCE_S", 0.5)  # goes with the mark above
     watcher.tells_of(lambda: _swap(tmp_path / "shared" / "current", "r2"))
 
 

@@ -15,7 +15,7 @@ from authz.core.policy_file import parse_file
 from authz.core.snapshot import Snapshot
 from authz.stores import version_log
 from authz.stores.audit_log import AuditLog
-from authz.stores.version_log import Activation, Corrupt, Recorded, VersionReader, Why
+from authz.stores.version_log import Activation, Corrupt, Recorded, VersionReader, Why, unpack
 from tests.builders import policy, snapshot
 
 A, B, C = (snapshot(policy(name, [("allow", f"read:{name}")])) for name in "abc")
@@ -33,6 +33,11 @@ def log(path: Path) -> Iterator[AuditLog]:
     assert audit.open()
     yield audit
     audit.close()
+
+
+def _policies(reader: VersionReader, version: str) -> Snapshot | None:
+    packed = reader.documents(version)
+    return None if packed is None else unpack(packed, version)
 
 
 def _at(hour: int, minute: int = 0) -> str:
@@ -129,13 +134,13 @@ def test_documents_are_kept_only_of_the_versions_to_keep(log: AuditLog, path: Pa
     _record(log, C, _at(11), keep=[B, C])
     reader = VersionReader(path)
     assert [r.kept for r in reader.activations()] == [True, True, False]
-    assert reader.snapshot(A.version) is None
+    assert _policies(reader, A.version) is None
     # That it was in force, and what it was called, is not forgotten.
     oldest = reader.activations()[-1]
     assert (oldest.sha256, oldest.policies) == (A.sha256, [{"name": "a", "version": "1"}])
     _record(log, A, _at(12), keep=[C, A])
-    assert reader.snapshot(B.version) is None
-    again = reader.snapshot(A.version)
+    assert _policies(reader, B.version) is None
+    again = _policies(reader, A.version)
     assert again is not None
     assert again.sha256 == A.sha256
 
@@ -162,7 +167,7 @@ def test_a_version_comes_back_as_it_was(log: AuditLog, path: Path) -> None:
     assert not parsed.is_bad, parsed.problems
     before = Snapshot([placed.policy for placed in parsed.policies] + list(A.policies))
     _record(log, before, _at(9))
-    after = VersionReader(path).snapshot(before.version)
+    after = _policies(VersionReader(path), before.version)
     assert after is not None
     assert after.sha256 == before.sha256
     assert {p.said for p in after.policies} == {p.said for p in before.policies}
@@ -171,7 +176,7 @@ def test_a_version_comes_back_as_it_was(log: AuditLog, path: Path) -> None:
 
 def test_no_policies_at_all_are_a_version_too(log: AuditLog, path: Path) -> None:
     _record(log, NOTHING, _at(9))
-    found = VersionReader(path).snapshot(NOTHING.version)
+    found = _policies(VersionReader(path), NOTHING.version)
     assert found is not None
     assert found.size == 0
     [recorded] = VersionReader(path).activations()
@@ -188,15 +193,15 @@ def test_policies_are_named_in_order_and_a_version_only_where_there_is_one() -> 
 
 def test_what_was_never_recorded_is_none(log: AuditLog, path: Path) -> None:
     assert VersionReader(path).activations() == []
-    assert VersionReader(path).snapshot(A.version) is None
-    assert VersionReader(path).snapshot("' OR 1=1 --") is None
+    assert _policies(VersionReader(path), A.version) is None
+    assert _policies(VersionReader(path), "' OR 1=1 --") is None
 
 
 def test_an_audit_database_of_before_versions_is_an_empty_history(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TABLE audit (seq INTEGER PRIMARY KEY)")
     assert VersionReader(path).activations() == []
-    assert VersionReader(path).snapshot(A.version) is None
+    assert _policies(VersionReader(path), A.version) is None
 
 
 def test_reading_needs_a_file_and_makes_none(tmp_path: Path) -> None:
@@ -212,7 +217,7 @@ def test_another_file_is_a_database_error(path: Path) -> None:
     with pytest.raises(peewee.PeeweeException):
         VersionReader(path).activations()
     with pytest.raises(peewee.PeeweeException):
-        VersionReader(path).snapshot(A.version)
+        _policies(VersionReader(path), A.version)
 
 
 def test_a_path_may_have_any_characters(tmp_path: Path) -> None:
@@ -279,8 +284,8 @@ def test_documents_that_are_not_what_the_version_names_are_refused(
     _record(log, B, _at(10))
     _tamper(path, "documents", documents)
     with pytest.raises(Corrupt, match=f"the policies recorded as version {A.version} "):
-        VersionReader(path).snapshot(A.version)
-    assert VersionReader(path).snapshot(B.version) is not None
+        _policies(VersionReader(path), A.version)
+    assert _policies(VersionReader(path), B.version) is not None
     assert len(VersionReader(path).activations()) == 2
 
 
@@ -289,15 +294,12 @@ def test_one_policy_changed_in_one_character_is_refused(log: AuditLog, path: Pat
     said = zlib.decompress(version_log.pack(A).documents)
     _tamper(path, "documents", zlib.compress(said.replace(b'"allow"', b'"deny"')))
     with pytest.raises(Corrupt, match=f"recorded as version {A.version} are version "):
-        VersionReader(path).snapshot(A.version)
+        _policies(VersionReader(path), A.version)
 
 
 @pytest.mark.parametrize(
     "policies",
-    [
-        *("not JSON", "7", "null", "[7]", "{}", "[" * 100_000, "", 7, 7.5, b"x"),
-        pytest.param(b"\xff"),
-    ],
+    ["not JSON", "7", "null", "[7]", "{}", "[" * 100_000, "", 7, 7.5, b"x", b"\xff"],
 )
 def test_a_history_without_names_still_knows_when(
     log: AuditLog, path: Path, policies: object

@@ -208,7 +208,9 @@ def test_only_what_is_in_force_is_held_ready(world: World) -> None:
     assert started.current is B
 
 
-def test_a_rollback_pins_until_it_is_released(world: World) -> None:
+def test_a_rollback_pins_until_it_is_released(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     started = world.start(A)
     started.reload(B)
     started.rollback(A.version)
@@ -221,6 +223,10 @@ def test_a_rollback_pins_until_it_is_released(world: World) -> None:
     assert not started.reload(A)
     assert not started.reload(D)
     assert started.release()
+    assert [message for message in caplog.messages if "release" in message] == [
+        f"policies: rolled back to version {A.version}, pinned until it is released",
+        f"policies: version {A.version} is released; the files are in force again",
+    ]
     assert (started.current, started.pinned) == (D, False)
     assert world.told() == [
         ("start", A.version, False),
@@ -454,7 +460,7 @@ def test_a_version_is_the_files_own_even_where_its_record_was_tampered_with(worl
     started = world.again(A)
     assert (started.current, started.pinned) == (A, True)
     # And it is whole again.
-    assert VersionReader(world.path).snapshot(A.version) is not None
+    assert VersionReader(world.path).documents(A.version) is not None
 
 
 @pytest.mark.parametrize(
