@@ -18,7 +18,7 @@ run: $(VENV)/.runtime ## Run the sidecar on PORT (3100) with an echo upstream, u
 test: $(VENV)/.dev ## Run the whole suite, real Envoy included
 	@$(BIN)/python -m pytest
 
-bench: $(VENV)/.dev ## Run the benchmarks and keep their figures in bench/results/
+bench: $(VENV)/.bench ## Run the benchmarks and keep their figures in bench/results/
 	@$(BIN)/python -m bench
 
 lint: $(VENV)/.dev ## Check style and types
@@ -38,12 +38,13 @@ generated: $(VENV)/.dev ## Write envoy/ and the tables of the docs, which are ma
 	@$(BIN)/python -m tests.generated
 
 lock: $(VENV)/.dev ## Compile requirements/ from pyproject.toml, with hashes and without addresses
-	@for name in runtime dev build; do \
+	@for name in runtime dev bench fuzz build; do \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--no-header --no-emit-index-url --no-emit-find-links --upgrade \
 			$$(case $$name in \
 				runtime) echo pyproject.toml;; \
 				dev) echo "pyproject.toml --extra dev --constraint requirements/runtime.txt";; \
+				bench|fuzz) echo "pyproject.toml --extra $$name --constraint requirements/dev.txt";; \
 				build) echo "requirements/build.in";; esac) \
 			--output-file requirements/$$name.txt || exit 1; done
 
@@ -66,4 +67,9 @@ $(VENV)/.runtime: $(VENV)/.python requirements/runtime.txt requirements/build.tx
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	@echo "make: installing the development tools into $(VENV)" >&2
 	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
+	@echo "make: installing what the benchmarks draw with into $(VENV)" >&2
+	@$(PIP) install --require-hashes -r requirements/bench.txt
 	@touch $@

@@ -5,7 +5,8 @@
 - No answer leaves before its row is durable. Where the row cannot be written, the answer says so
   (`audit_unavailable`), unless AUDIT_ON_FAILURE=allow or the mode never blocks.
 - One call or one batch takes the snapshot reference once.
-- `check` never raises: an edge has nothing better to say than we do.
+- What one call breaks, it breaks for itself: the others of its batch are decided and recorded.
+- `check` and `check_all` never raise: an edge has nothing better to say than we do.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from typing import Final, Protocol
 
 from authz.core import call as calls
 from authz.core import reply, verdict
-from authz.core.audit import AuditRow, row_of
+from authz.core.audit import AuditRow, overload_row, row_of
 from authz.core.call import Call
 from authz.core.case import Case
 from authz.core.errors import AuditUnavailable, Code
@@ -76,15 +77,40 @@ class Gate:
         self._proxy_authorization = proxy_authorization
         self._allow_unrecorded = allow_unrecorded
         self._chain = chain
+        #: Calls turned away since the last batch, and what they are told under each mode.
+        self._turned_away = 0
+        self._away: dict[Mode, bytes] = {}
 
     def check(self, raw: bytes) -> bytes:
         """Answer one ext_authz call: CheckRequest bytes in, CheckResponse bytes out."""
+        return self.check_all((raw,))[0]
+
+    def check_all(self, raws: Sequence[bytes]) -> list[bytes]:
+        """Answer calls that came together: one snapshot, one commit, and their answers in order."""
         try:
-            outcome = self.batch([calls.from_check_request(raw)])[0]
-            return reply.check_response(outcome, self._proxy_authorization)
+            outcomes = self.batch([calls.from_check_request(raw) for raw in raws])
         except Exception:
+            # Nothing is recorded yet, so each can be tried by itself.
             log.exception("a CheckRequest could not be answered")
-            return reply.check_response(self._last_resort(), self._proxy_authorization)
+            if len(raws) > 1:
+                return [self.check(raw) for raw in raws]
+            outcomes = [self._last_resort()]
+        return [self._reply(outcome) for outcome in outcomes]
+
+    def turn_away(self) -> bytes:
+        """The answer to a call that is not judged, because too many wait already.
+
+        It costs next to nothing, and so has no row of its own: how many there were is recorded with
+        the next batch.
+        """
+        mode = self.mode
+        if mode is not Mode.BYPASS:
+            self._turned_away += 1
+        if mode not in self._away:
+            self._away[mode] = self._reply(
+                self._undecided(mode, Code.OVERLOADED, "too many calls wait for a decision")
+            )
+        return self._away[mode]
 
     def refuses(self, call: Call) -> bool:
         """Whether this caller is turned away whatever it asks, so that its body is not read."""
@@ -97,14 +123,32 @@ class Gate:
         outcomes = [self._decide(call, snapshot, mode) for call in asked]
         if mode is Mode.BYPASS:
             return outcomes
+        also = [self._turned_away_row(snapshot, mode)] if self._turned_away else []
+        return self._record(outcomes, also)
+
+    def _record(self, outcomes: list[Outcome], also: list[AuditRow]) -> list[Outcome]:
         try:
-            self._recorder.write([row_of(outcome) for outcome in outcomes])
+            self._recorder.write([*map(row_of, outcomes), *also])
         except AuditUnavailable as error:
             return self._unrecorded(outcomes, Code.AUDIT_UNAVAILABLE, str(error))
         except Exception:
             log.exception("recording a decision failed")
+            if len(outcomes) > 1:
+                # None of them is written, and perhaps only one of them cannot be.
+                return [recorded for one in outcomes for recorded in self._record([one], [])]
             return self._unrecorded(outcomes, Code.INTERNAL, "recording the decision failed")
         return outcomes
+
+    def _turned_away_row(self, snapshot: Snapshot, mode: Mode) -> AuditRow:
+        count, self._turned_away = self._turned_away, 0
+        self._recorder.missed(count)
+        return overload_row(
+            row_id=self._new_id(),
+            at=self._now(),
+            count=count,
+            mode=mode,
+            policy_version=snapshot.version,
+        )
 
     def _decide(self, call: Call, snapshot: Snapshot, mode: Mode) -> Outcome:
         started = self._monotonic_ns()
@@ -141,17 +185,26 @@ class Gate:
             for outcome in outcomes
         ]
 
+    def _reply(self, outcome: Outcome) -> bytes:
+        try:
+            return reply.check_response(outcome, self._proxy_authorization)
+        except Exception:
+            log.exception("an answer could not be written")
+            return reply.check_response(self._last_resort(), self._proxy_authorization)
+
     def _last_resort(self) -> Outcome:
         """An answer that needs nothing which may just have failed, for a call without a row."""
-        failure = verdict.failed(Code.INTERNAL, "the service could not answer")
-        call = calls.unreadable("proxy", failure.reason)
         with contextlib.suppress(Exception):
             self._recorder.missed(1)
+        return self._undecided(self.mode, Code.INTERNAL, "the service could not answer")
+
+    def _undecided(self, mode: Mode, code: Code, reason: str) -> Outcome:
+        failure = verdict.failed(code, reason)
         return Outcome(
-            case=Case(call, NOT_LOOKED_AT, _NO_POLICIES),
+            case=Case(calls.unreadable("proxy", reason), NOT_LOOKED_AT, _NO_POLICIES),
             verdict=failure,
-            mode=self.mode,
-            enforced=verdict.enforced(failure, self.mode),
+            mode=mode,
+            enforced=verdict.enforced(failure, mode),
             decision_id="none",
             trace_id="none",
             decided_at=0.0,

@@ -32,6 +32,8 @@ def configure(level: str, layout: str, component: str) -> None:
     # Its access lines would name every path; its start and stop are ours to tell.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    # It would tell every byte of every header block.
+    logging.getLogger("hpack").setLevel(logging.WARNING)
     logging.captureWarnings(True)
 
 

@@ -208,6 +208,13 @@ def _address(value: object) -> object:
         raise ValueError("not an IP address; write 0.0.0.0, 127.0.0.1 or ::") from None
 
 
+def _listener(value: object) -> object:
+    host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65_536):
+        raise ValueError("not an address and port; write 127.0.0.1:9191 or [::1]:9191")
+    return _address(host), int(port)
+
+
 def _upstream(value: object) -> object:
     return parse_upstream(value) if isinstance(value, str) else value
 
@@ -330,6 +337,31 @@ class Settings(BaseModel):
         Path("data/run"),
         alias="AUTHZ_RUN_DIR",
         description="directory of the unix sockets and of Envoy's configuration",
+    )
+    ext_authz_transport: Annotated[Literal["h2c", "grpc"], _choice("h2c", "grpc")] = Field(
+        "h2c",
+        alias="EXT_AUTHZ_TRANSPORT",
+        description="who answers Envoy: h2c, our own and fast, for this host alone; grpc, grpcio,"
+        " which also speaks TLS",
+    )
+    ext_authz_address: Annotated[tuple[str, int] | None, BeforeValidator(_listener)] = Field(
+        None,
+        alias="EXT_AUTHZ_ADDRESS",
+        description="address and port that `authz serve` answers Envoy on; a unix socket in"
+        " AUTHZ_RUN_DIR when unset",
+    )
+    ext_authz_cert_file: Path | None = Field(
+        None,
+        alias="EXT_AUTHZ_TLS_CERT_FILE",
+        description="PEM certificate chain of the grpc transport; cleartext when unset",
+    )
+    ext_authz_key_file: Path | None = Field(
+        None, alias="EXT_AUTHZ_TLS_KEY_FILE", description="PEM private key of that certificate"
+    )
+    ext_authz_client_ca_file: Path | None = Field(
+        None,
+        alias="EXT_AUTHZ_TLS_CLIENT_CA_FILE",
+        description="PEM certificates that a peer's own must come from; peers need none when unset",
     )
     envoy_bin: Path | None = Field(
         None,
@@ -515,10 +547,34 @@ def _joint_problems(settings: Settings) -> list[str]:
         )
     if settings.admin_token and settings.admin_token == settings.jwt_secret:
         problems.append("ADMIN_TOKEN: must differ from JWT_SECRET")
+    problems += _listener_problems(settings)
     if settings.proxy_authorization and "upstream" not in settings.model_fields_set:
         problems.append(
             "PROXY_AUTHORIZATION: given without PROXY_TARGET, so the default upstream would get it"
         )
+    return problems
+
+
+def _listener_problems(settings: Settings) -> list[str]:
+    problems = []
+    certificate, key = settings.ext_authz_cert_file, settings.ext_authz_key_file
+    encrypted = certificate is not None and key is not None
+    if (certificate is None) is not (key is None):
+        problems.append(
+            "EXT_AUTHZ_TLS_CERT_FILE: a certificate and EXT_AUTHZ_TLS_KEY_FILE go together"
+        )
+    if settings.ext_authz_client_ca_file and not encrypted:
+        problems.append("EXT_AUTHZ_TLS_CLIENT_CA_FILE: has no effect without a certificate")
+    if encrypted and settings.ext_authz_transport == "h2c":
+        problems.append("EXT_AUTHZ_TRANSPORT: h2c is cleartext; use grpc with a certificate")
+    if settings.ext_authz_address and not encrypted:
+        host, _ = settings.ext_authz_address
+        if not ipaddress.ip_address(host).is_loopback:
+            problems.append(
+                f"EXT_AUTHZ_ADDRESS: {host} can be reached from other hosts, and cleartext is for"
+                " this one alone; set EXT_AUTHZ_TRANSPORT=grpc, EXT_AUTHZ_TLS_CERT_FILE and"
+                " EXT_AUTHZ_TLS_KEY_FILE, or use 127.0.0.1"
+            )
     return problems
 
 

@@ -91,6 +91,11 @@ async def run(
     Raises:
         StartError: it cannot start; the message says why and what to do.
     """
+    if settings.ext_authz_address is not None:
+        raise StartError(
+            "EXT_AUTHZ_ADDRESS: is for `authz serve` with an Envoy of your own; `authz run` connects"
+            " its two processes by a unix socket"
+        )
     # First of all: until then a Ctrl-C is asyncio's, which cancels what it finds.
     stop = _Signals()
     async with AsyncExitStack() as stack:

@@ -22,7 +22,7 @@ from typing import Any, Final
 import grpc
 
 from authz.core.wire_pb2 import CheckResponse
-from authz.edges.ext_authz import SERVICE
+from authz.edges.h2c.server import SERVICE
 from authz.edges.watcher import GATHER_S, Watcher
 from authz.settings import EXT_AUTHZ_SOCKET
 from bench import policies, report

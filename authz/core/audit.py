@@ -4,6 +4,7 @@ Absent texts are None, so that the column is NULL and a reader can leave the fie
 query strings, bodies and credentials have no column to end up in.
 """
 
+import functools
 import json
 from typing import Final, NamedTuple
 
@@ -62,27 +63,17 @@ def row_of(outcome: Outcome) -> AuditRow:
     call, snapshot = outcome.case.call, outcome.case.snapshot
     identity, verdict = outcome.case.identity, outcome.verdict
     known = bool(identity.agent_id)
-    extra: dict[str, object] = {
-        "host": call.host,
-        "claimedAgentId": call.claimed_agent,
-        "alert": verdict.alert,
-        "dryRun": verdict.dry_run,
-    }
-    if known:
-        # With these a recorded call can be judged again by other policies.
-        extra["tags"] = sorted(identity.tags)
-        context = context_of(call.meta) if call.meta else {}
-        extra["meta"] = context
-        # Conditions tell one that tells nothing from one that was not there.
-        extra["unclearMeta"] = context is None
-    else:
+    tags = identity.tags if known else None
+    if not known:
         # A caller that proved nothing does not get to fill the disk.
         call = call._replace(
             action=_shortened(call.action),
             resource=_shortened(call.resource),
             path=_shortened(call.path),
         )
-    extra = {key: value for key, value in extra.items() if value}
+    metadata = _metadata(
+        call.host, call.claimed_agent, verdict.alert, verdict.dry_run, tags, call.meta
+    )
     return AuditRow(
         id=outcome.decision_id,
         timestamp=rfc3339(outcome.decided_at),
@@ -107,8 +98,30 @@ def row_of(outcome: Outcome) -> AuditRow:
         policy_version=snapshot.version,
         trace_id=outcome.trace_id,
         latency_us=outcome.latency_us,
-        metadata=json.dumps(extra, separators=(",", ":")) if extra else None,
+        metadata=metadata,
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _metadata(
+    host: str, claimed_agent: str, alert: str, dry_run: bool, tags: frozenset[str] | None, meta: str
+) -> str | None:
+    """The row's JSON object; `tags` and `meta` are those of a caller that is known."""
+    extra: dict[str, object] = {
+        "host": host,
+        "claimedAgentId": claimed_agent,
+        "alert": alert,
+        "dryRun": dry_run,
+    }
+    if tags is not None:
+        # With these a recorded call can be judged again by other policies.
+        extra["tags"] = sorted(tags)
+        context = context_of(meta) if meta else {}
+        extra["meta"] = context
+        # Conditions tell one that tells nothing from one that was not there.
+        extra["unclearMeta"] = context is None
+    extra = {key: value for key, value in extra.items() if value}
+    return json.dumps(extra, separators=(",", ":")) if extra else None
 
 
 def change_row(
@@ -148,6 +161,22 @@ def change_row(
         latency_us=0,
         metadata=None,
     )
+
+
+def overload_row(
+    *, row_id: str, at: float, count: int, mode: Mode, policy_version: str
+) -> AuditRow:
+    """The row of `count` calls that were answered without being judged; `at` as `change_row`."""
+    decision = Decision.ERROR if mode is Mode.ENFORCE else Decision.ALLOW
+    return change_row(
+        row_id=row_id,
+        at=at,
+        action="overload",
+        resource=f"{count} calls",
+        reason=f"{count} calls were not judged: too many waited",
+        mode=mode,
+        policy_version=policy_version,
+    )._replace(decision=str(Decision.ERROR), enforced=str(decision), code=str(Code.OVERLOADED))
 
 
 def _shortened(text: str) -> str:

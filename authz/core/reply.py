@@ -5,14 +5,19 @@
 - Absent values are left out, never null (CONTRACT §9).
 - A forwarded request loses what is ours: the agent's token, and every header that governs us.
 - Values that reach a header are made header-safe here; Envoy would answer 500 for a bad one.
+- Allows are most answers, and those of one agent differ in little: what they have in common is
+  encoded once, and what differs is appended. Protobuf defines two encoded messages, one after the
+  other, to be the two merged.
 """
 
+import functools
 import json
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
 from authz.core.errors import Code
 from authz.core.identity import Identity
+from authz.core.mode import Mode
 from authz.core.names import DECISION_HEADER, RETRY_AFTER_S
 from authz.core.outcome import Outcome
 from authz.core.verdict import Decision
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     _Headers = RepeatedCompositeFieldContainer[HeaderValueOption]
 
 _OVERWRITE: Final = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+TRACE_HEADER: Final = "x-meshguard-trace-id"
 
 #: google.rpc.Code for the status of an answer; Envoy only looks at OK or not OK.
 _RPC_CODE: Final = {400: 3, 401: 16, 403: 7, 503: 14}
@@ -53,23 +59,20 @@ def check_response(outcome: Outcome, proxy_authorization: str) -> bytes:
             it is set the agent's own `X-MeshGuard-Upstream-Authorization` has no effect: an
             operator who provides the credential does not want another account billed or read.
     """
-    response = CheckResponse()
     if outcome.enforced is Decision.ALLOW:
-        _forward(response, outcome, proxy_authorization)
-    else:
-        answer = http_answer(outcome)
-        response.status.code = _RPC_CODE[answer.status]
-        refusal = (
-            response.error_response
-            if outcome.enforced is Decision.ERROR
-            else response.denied_response
-        )
-        refusal.status.code = answer.status
-        refusal.body = json.dumps(answer.body)
-        for name, value in answer.headers.items():
-            _set(refusal.headers, name, value)
+        return _allowance(outcome, proxy_authorization)
+    answer = http_answer(outcome)
+    response = CheckResponse()
+    response.status.code = _RPC_CODE[answer.status]
+    refusal = (
+        response.error_response if outcome.enforced is Decision.ERROR else response.denied_response
+    )
+    refusal.status.code = answer.status
+    refusal.body = json.dumps(answer.body)
+    for name, value in answer.headers.items():
+        _set(refusal.headers, name, value)
     fields = response.dynamic_metadata.fields
-    for name, value in _metadata(outcome).items():
+    for name, value in (_common_metadata(_common(outcome)) | _own_metadata(outcome)).items():
         fields[name].string_value = value
     return response.SerializeToString()
 
@@ -135,50 +138,105 @@ def batch_item(outcome: Outcome) -> dict[str, object]:
     return item
 
 
-def _forward(response: CheckResponse, outcome: Outcome, proxy_authorization: str) -> None:
+def _allowance(outcome: Outcome, proxy_authorization: str) -> bytes:
     call, caller = outcome.case.call, outcome.case.caller
-    ok = response.ok_response
-    ok.headers_to_remove.extend(call.governance_headers)
     upstream = proxy_authorization or call.upstream_authorization
+    removed = call.governance_headers
+    if not upstream and (isinstance(caller, Identity) or caller.ours):
+        # Another party's credential stays: in audit mode an agent may still bring its own.
+        removed = (*removed, "authorization")
+    # The agent's own credential is for this request, and kept no longer.
+    encode = _encoded if upstream == proxy_authorization else _encoded.__wrapped__
+    same = encode(removed, upstream, _common(outcome))
+    trace = _sized(b"\x0a", _TRACE_KEY + _sized(b"\x12", header_safe(outcome.trace_id).encode()))
+    own = b""
+    for key, value in zip(_OWN_KEYS, _own_metadata(outcome).values(), strict=True):
+        # Struct.fields: an entry of a key and a Value with its string_value.
+        own += _sized(b"\x0a", key + _sized(b"\x12", _sized(b"\x1a", value.encode())))
+    # CheckResponse.ok_response { response_headers_to_add }, CheckResponse.dynamic_metadata.
+    return same + _sized(b"\x1a", _sized(b"\x32", trace + _APPEND)) + _sized(b"\x22", own)
+
+
+@functools.lru_cache(maxsize=256)
+def _encoded(removed: tuple[str, ...], upstream: str, common: "_Common") -> bytes:
+    response = CheckResponse()
+    ok = response.ok_response
+    ok.headers_to_remove.extend(removed)
     if upstream:
         _set(ok.headers, "authorization", upstream)
-    elif isinstance(caller, Identity) or caller.ours:
-        # Another party's credential stays: in audit mode an agent may still bring its own.
-        ok.headers_to_remove.append("authorization")
-    for name, value in _governance_headers(outcome).items():
+    for name, value in _common_headers(common).items():
         _set(ok.response_headers_to_add, name, value)
+    for name, value in _common_metadata(common).items():
+        response.dynamic_metadata.fields[name].string_value = value
+    return response.SerializeToString()
 
 
-def _governance_headers(outcome: Outcome) -> dict[str, str]:
-    verdict = outcome.verdict
+class _Common(NamedTuple):
+    """What the answers to one agent have in common, from one call to its next."""
+
+    decision: Decision
+    enforced: Decision
+    code: Code
+    policy: str
+    rule: str
+    agent_id: str
+    mode: Mode
+    policy_version: str
+
+
+def _common(outcome: Outcome) -> _Common:
+    verdict, case = outcome.verdict, outcome.case
+    return _Common(
+        verdict.decision,
+        outcome.enforced,
+        verdict.code,
+        verdict.policy,
+        verdict.rule,
+        case.identity.agent_id,
+        outcome.mode,
+        case.snapshot.version,
+    )
+
+
+def _common_headers(common: _Common) -> dict[str, str]:
+    allowed, decided = common.enforced is Decision.ALLOW, common.decision is Decision.ALLOW
     headers = {
-        DECISION_HEADER: str(outcome.enforced),
-        "x-meshguard-policy": verdict.policy,
-        "x-meshguard-trace-id": outcome.trace_id,
-        "x-meshguard-agent-id": outcome.case.identity.agent_id,
-        "x-meshguard-mode": str(outcome.mode),
-        "x-meshguard-would-deny": verdict.rule if outcome.would_deny else "",
+        DECISION_HEADER: common.enforced.value,
+        "x-meshguard-policy": common.policy,
+        "x-meshguard-agent-id": common.agent_id,
+        "x-meshguard-mode": common.mode.value,
+        "x-meshguard-would-deny": common.rule if allowed and not decided else "",
     }
     return {name: header_safe(value) for name, value in headers.items() if value}
 
 
-def _metadata(outcome: Outcome) -> dict[str, str]:
-    verdict = outcome.verdict
+def _governance_headers(outcome: Outcome) -> dict[str, str]:
+    return {**_common_headers(_common(outcome)), TRACE_HEADER: header_safe(outcome.trace_id)}
+
+
+def _common_metadata(common: _Common) -> dict[str, str]:
+    """What Envoy's access log can join on, as far as it does not differ between calls."""
     return _present(
         {
-            "decision_id": outcome.decision_id,
-            "trace_id": outcome.trace_id,
-            "agent_id": outcome.case.identity.agent_id,
-            "action": outcome.case.call.action,
-            "decision": str(verdict.decision),
-            "enforced": str(outcome.enforced),
-            "code": str(verdict.code),
-            "policy": verdict.policy,
-            "rule": verdict.rule,
-            "policy_version": outcome.case.snapshot.version,
-            "mode": str(outcome.mode),
+            "agent_id": common.agent_id,
+            "decision": common.decision.value,
+            "enforced": common.enforced.value,
+            "code": common.code.value,
+            "policy": common.policy,
+            "rule": common.rule,
+            "policy_version": common.policy_version,
+            "mode": common.mode.value,
         }
     )
+
+
+def _own_metadata(outcome: Outcome) -> dict[str, str]:
+    """The rest of it, in the order of `_OWN_KEYS`."""
+    return {
+        "decision_id": outcome.decision_id,
+        "trace_id": outcome.trace_id,
+        "action": outcome.case.call.action,
+    }
 
 
 def header_safe(value: str) -> str:
@@ -197,3 +255,22 @@ def _set(headers: "_Headers", name: str, value: str) -> None:
     option.append_action = _OVERWRITE
     option.header.key = name
     option.header.value = value
+
+
+def _sized(tag: bytes, content: bytes) -> bytes:
+    """A length-delimited field: its tag, how long it is, and that."""
+    size = len(content)
+    if size < 128:
+        return tag + _SIZES[size] + content
+    length = b""
+    while size >= 128:
+        length += _SIZES[size & 127 | 128]
+        size >>= 7
+    return tag + length + _SIZES[size] + content
+
+
+_SIZES: Final = [bytes((number,)) for number in range(256)]
+#: HeaderValue.key, an entry's key, and HeaderValueOption.append_action, encoded.
+_TRACE_KEY: Final = _sized(b"\x0a", TRACE_HEADER.encode())
+_OWN_KEYS: Final = [_sized(b"\x0a", key) for key in (b"decision_id", b"trace_id", b"action")]
+_APPEND: Final = b"\x18" + _SIZES[_OVERWRITE]

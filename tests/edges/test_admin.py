@@ -63,6 +63,7 @@ class Service:
             audit=self.audit,
             allow_unrecorded=False,
             started_at=NOON,
+            transport=dict,
         )
         asked = gate(lambda: self.versions.current, MemoryRecorder())
         self.app: FastAPI = build_app(asked, health, admin.router(token, self.versions, database))

@@ -12,7 +12,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from authz.edges.ext_authz import MAX_MESSAGE, SERVICE, ExtAuthzServer
+from authz.edges.ext_authz import MAX_MESSAGE, ExtAuthzServer
+from authz.edges.h2c.server import SERVICE
 
 CHECK = f"/{SERVICE}/Check"
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -32,6 +32,8 @@ class Health:
     audit: AuditLog
     #: Enforce mode goes on without rows (AUDIT_ON_FAILURE=allow).
     allow_unrecorded: bool
+    #: Figures of the transport that answers Envoy.
+    transport: Callable[[], dict[str, object]]
     started_at: float
 
     def checks(self) -> dict[str, str]:
@@ -68,6 +70,7 @@ def router(health: Health) -> APIRouter:
             "uptime": round(time.time() - health.started_at, 3),
             "checks": checks,
         }
+        body["transport"] = health.transport()
         if health.audit.unrecorded:
             body["unrecorded"] = health.audit.unrecorded
         return JSONResponse(body, 200 if works else 503)
