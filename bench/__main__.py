@@ -1,4 +1,4 @@
-"""`python -m bench [decisions|load|reload ...]`: runs these, or all, one after the other."""
+"""`python -m bench [NAME ...]`: runs these benchmarks, or all, one after the other."""
 
 import argparse
 import json
@@ -6,12 +6,27 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from bench import decisions, load, reload, report
+from bench import (
+    decisions,
+    hot_path,
+    load,
+    one_connection,
+    open_loop,
+    reload,
+    report,
+    stages,
+    start,
+)
 
 BENCHMARKS: Final[dict[str, Callable[[bool], dict[str, Any]]]] = {
     "decisions": decisions.run,
     "load": load.run,
     "reload": reload.run,
+    "hot_path": hot_path.run,
+    "one_connection": one_connection.run,
+    "open_loop": open_loop.run,
+    "stages": stages.run,
+    "start": start.run,
 }
 
 
@@ -28,15 +43,21 @@ def main() -> int:
     missed = 0
     for name in arguments.names or BENCHMARKS:
         report.progress(f"== {name}")
-        figures = BENCHMARKS[name](arguments.quick)
+        try:
+            figures = BENCHMARKS[name](arguments.quick)
+        except report.Unavailable as reason:
+            report.progress(f"NOT MEASURED: {name}: {reason}")
+            missed += 1
+            continue
         result = {**report.circumstances(), "quick": arguments.quick, **figures}
         print(json.dumps(result, indent=2))
         if not arguments.quick:
             report.keep(name, result)
+            if name == "hot_path":
+                report.draw()
         for figure in figures["figures"]:
-            missed += not figure["reached"]
-            said = "reached" if figure["reached"] else "MISSED"
-            report.progress(f"{said}: {figure['what']}: {figure['value']} (<= {figure['target']})")
+            missed += figure["reached"] is False
+            report.progress(report.sentence(figure))
     return 1 if missed else 0
 
 

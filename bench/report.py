@@ -7,14 +7,17 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from authz import __version__
+
+T = TypeVar("T")
 
 RESULTS: Final = Path(__file__).parent / "results"
 #: The share of its processors' time up to which a machine counts as undisturbed by its host.
@@ -23,6 +26,10 @@ CALM: Final = 0.02
 PROBE_S: Final = 0.5
 PROBE_EVERY_S: Final = 3.0
 PATIENCE_S: Final = 90.0
+
+
+class Unavailable(Exception):
+    """A benchmark cannot run here; the message says why and what to do."""
 
 
 def progress(text: str) -> None:
@@ -50,9 +57,42 @@ def keep(name: str, result: dict[str, Any]) -> None:
     path.write_text(json.dumps(result, indent=2) + "\n")
 
 
+def draw() -> None:
+    """Make the table and the picture of the last result of the hot path."""
+    # A program of its own: nothing else needs what it draws with.
+    done = subprocess.run([sys.executable, "-m", "bench.plot"], cwd=RESULTS.parents[1], check=False)
+    if done.returncode:
+        progress(
+            "no table or picture was made of the result; `make bench` installs what that needs"
+        )
+
+
 def figure(what: str, value: float, target: float) -> dict[str, Any]:
     """A figure that is to be reached; less is better."""
-    return {"what": what, "value": value, "target": target, "reached": value <= target}
+    return _figure(what, value, target, "<=", reached=value <= target)
+
+
+def at_least(what: str, value: float, target: float) -> dict[str, Any]:
+    """A figure that is to be reached; more is better."""
+    return _figure(what, value, target, ">=", reached=value >= target)
+
+
+def not_measured(one: dict[str, Any], why: str) -> dict[str, Any]:
+    """A figure that could not be taken here: neither reached nor missed."""
+    return {**one, "value": None, "reached": None, "why": why}
+
+
+def sentence(one: dict[str, Any]) -> str:
+    """A figure as a line of text."""
+    to_reach = f"({one['to_be']} {one['target']})"
+    if one["reached"] is None:
+        return f"NOT MEASURED: {one['what']} {to_reach}: {one['why']}"
+    said = "reached" if one["reached"] else "MISSED"
+    return f"{said}: {one['what']}: {one['value']} {to_reach}"
+
+
+def _figure(what: str, value: float, target: float, to_be: str, *, reached: bool) -> dict[str, Any]:
+    return {"what": what, "value": value, "to_be": to_be, "target": target, "reached": reached}
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -109,6 +149,49 @@ def until_calm() -> bool:
             return False
         time.sleep(PROBE_EVERY_S)
     return True
+
+
+class Rounds(Generic[T]):
+    """Measurements, and which of them the host did not disturb."""
+
+    def __init__(self) -> None:
+        self.all: list[T] = []
+        self.calm: list[T] = []
+        #: The share of its processors' time that the host gave to others, by round.
+        self.stolen: list[float] = []
+
+    @property
+    def told(self) -> list[T]:
+        """Those that count: the undisturbed ones, where there are any."""
+        return self.calm or self.all
+
+    def shown(self) -> dict[str, Any]:
+        """What a result says of them."""
+        return {
+            "rounds": len(self.all),
+            "undisturbed_rounds": len(self.calm),
+            "stolen": [round(share, 3) for share in self.stolen],
+        }
+
+
+def in_rounds(measure: Callable[[int], T], *, wanted: int, at_most: int, quick: bool) -> Rounds[T]:
+    """Measure until enough rounds were undisturbed; once, and whatever it was like, if quick.
+
+    `measure` is told the number of the round.
+    """
+    rounds: Rounds[T] = Rounds()
+    while len(rounds.all) < (1 if quick else at_most) and len(rounds.calm) < wanted:
+        if not quick:
+            until_calm()
+        stolen, started = stolen_s(), time.monotonic()
+        measured = measure(len(rounds.all))
+        lasted = (time.monotonic() - started) * (os.cpu_count() or 1)
+        share = (stolen_s() - stolen) / lasted
+        rounds.all.append(measured)
+        rounds.stolen.append(share)
+        if share <= CALM:
+            rounds.calm.append(measured)
+    return rounds
 
 
 def resident_mb(pid: int | str = "self") -> float:
