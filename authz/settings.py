@@ -333,6 +333,23 @@ class Settings(BaseModel):
         alias="AUDIT_ON_FAILURE",
         description="what enforce mode does when a row cannot be written: deny (503) or allow",
     )
+    audit_sync: Annotated[Literal["normal", "full"], _choice("normal", "full")] = Field(
+        "normal",
+        alias="AUDIT_SYNC",
+        description="normal keeps every answered decision when the process is killed, full also"
+        " when the machine loses power: each commit then waits for the disk",
+    )
+    audit_retention_days: Annotated[int, _whole_number(0, 36_500)] = Field(
+        90,
+        alias="AUDIT_RETENTION_DAYS",
+        description="days after which audit rows are removed, up to 36500; 0 keeps them for ever",
+    )
+    audit_key_file: Path | None = Field(
+        None,
+        alias="AUDIT_KEY_FILE",
+        description="Ed25519 key (PEM) that signs the audit trail, made where there is none;"
+        " AUDIT_DB_PATH with `.key` appended when unset",
+    )
     run_dir: Path = Field(
         Path("data/run"),
         alias="AUTHZ_RUN_DIR",
@@ -545,6 +562,10 @@ def _joint_problems(settings: Settings) -> list[str]:
             f"AUTHZ_RUN_DIR: its sockets' paths would have {len(os.fsencode(socket))} bytes and the"
             f" system's limit is {MAX_SOCKET_PATH}; choose a shorter directory"
         )
+    database, key = settings.audit_db_path, settings.audit_key_file
+    if key is not None and database in (key, Path(f"{os.fspath(key).removesuffix('.key')}.pub")):
+        # Reading the database as a key would drop SQLite's locks on it; the public half replaces.
+        problems.append("AUDIT_KEY_FILE: it, or its public half in .pub, would be AUDIT_DB_PATH")
     if settings.admin_token and settings.admin_token == settings.jwt_secret:
         problems.append("ADMIN_TOKEN: must differ from JWT_SECRET")
     problems += _listener_problems(settings)

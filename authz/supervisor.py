@@ -93,8 +93,8 @@ async def run(
     """
     if settings.ext_authz_address is not None:
         raise StartError(
-            "EXT_AUTHZ_ADDRESS: is for `authz serve` with an Envoy of your own; `authz run` connects"
-            " its two processes by a unix socket"
+            "EXT_AUTHZ_ADDRESS: is for `authz serve` with an Envoy of your own; `authz run`"
+            " connects its two processes by a unix socket"
         )
     # First of all: until then a Ctrl-C is asyncio's, which cancels what it finds.
     stop = _Signals()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import secrets
 import signal
 import sys
@@ -17,9 +18,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from authz import __version__, envoy_config
+from authz.core.audit import AuditRow, change_row
 from authz.core.identity import TokenVerifier
 from authz.core.mode import Mode
-from authz.edges.h2c.server import H2cServer
+from authz.edges.h2c.server import BATCH, H2cServer
 from authz.edges.http import admin
 from authz.edges.http.app import build_app
 from authz.edges.http.probes import Health
@@ -28,7 +30,9 @@ from authz.edges.sockets import bind_unix
 from authz.gate import Gate
 from authz.run_dir import StartError, run_directory
 from authz.settings import Settings, read_mode_file
+from authz.stores.audit_key import default_key_file
 from authz.stores.audit_log import AuditLog
+from authz.stores.audit_maintenance import AuditMaintenance
 from authz.stores.parsing import ParserProcess
 from authz.stores.policies import Loaded, PolicyDirectory
 from authz.stores.versions import Versions
@@ -43,6 +47,8 @@ HTTP_KEEP_ALIVE_S: Final = 90
 HTTP_MAX_HEADERS: Final = 128 * 1024
 #: Requests to our own endpoints at once; beyond it uvicorn answers 503.
 HTTP_MAX_IN_FLIGHT: Final = 256
+#: Calls that are judged together at most where each batch waits for the disk (AUDIT_SYNC=full).
+BATCH_PER_FSYNC: Final = 64
 #: Seconds after which a thread that computes gives way to the event loop's.
 SWITCH_S: Final = 0.0005
 
@@ -64,7 +70,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         directory = PolicyDirectory(settings.policies_dir, parser.parse)
         loaded = directory.read()
         report(loaded.problems)
-        audit = AuditLog(settings.audit_db_path, monotonic=time.monotonic)
+        audit = AuditLog(settings.audit_db_path, monotonic=time.monotonic, sync=settings.audit_sync)
         stack.callback(audit.close)
         audit.open()
         versions = Versions(
@@ -89,6 +95,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             ),
             allow_unrecorded=settings.audit_on_failure == "allow",
         )
+        maintenance = _maintenance(settings, audit, gate, versions)
+        stack.callback(maintenance.stop)
         versions.start(loaded.snapshot)
         _tell(settings, loaded, versions)
         _write_mode(settings, gate.mode)
@@ -127,11 +135,11 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         # Everything that is there now stays: no collection needs to look at it again.
         gc.collect()
         gc.freeze()
+        maintenance.start()
         try:
             await ext_authz.start()
         except OSError as error:
-            where = settings.ext_authz_address or settings.ext_authz_socket
-            raise StartError(f"EXT_AUTHZ_ADDRESS: cannot listen on {where}: {error}") from None
+            raise StartError(_not_listening(settings, error)) from None
         stack.push_async_callback(ext_authz.stop, DRAIN_S)
         await stack.enter_async_context(_running(reloader.run()))
         # Last, because an answer from it says that everything else is up.
@@ -159,26 +167,41 @@ def _transport(settings: Settings, gate: Gate) -> Transport:
     """The transport that the settings choose.
 
     Raises:
-        StartError: its certificate or key cannot be read.
+        StartError: its certificate or key cannot be used.
     """
     address = settings.ext_authz_address or settings.ext_authz_socket
     if settings.ext_authz_transport == "h2c":
-        return H2cServer(gate.check_all, gate.turn_away, address)
+        batch = BATCH if settings.audit_sync == "normal" else BATCH_PER_FSYNC
+        return H2cServer(gate.check_all, gate.turn_away, address, batch)
     # Only here: importing grpcio takes 0.1 s and 10 MB.
+    from authz.edges import pem  # noqa: PLC0415
     from authz.edges.ext_authz import ExtAuthzServer, Tls  # noqa: PLC0415
 
-    tls = None
-    if settings.ext_authz_cert_file and settings.ext_authz_key_file:
-        ca = settings.ext_authz_client_ca_file
-        try:
-            tls = Tls(
-                settings.ext_authz_cert_file.read_bytes(),
-                settings.ext_authz_key_file.read_bytes(),
-                ca.read_bytes() if ca else None,
-            )
-        except OSError as error:
-            raise StartError(f"EXT_AUTHZ_TLS_*_FILE: {error.filename}: {error.strerror}") from None
-    return ExtAuthzServer(gate.check, address, tls)
+    certificate, key = settings.ext_authz_cert_file, settings.ext_authz_key_file
+    if certificate is None or key is None:
+        return ExtAuthzServer(gate.check, address)
+    ca = settings.ext_authz_client_ca_file
+    try:
+        return ExtAuthzServer(
+            gate.check,
+            address,
+            Tls(*pem.key_pair(certificate, key), pem.certificates(ca) if ca else None),
+        )
+    except pem.Unusable as error:
+        variable = {certificate: "CERT", key: "KEY"}.get(error.path, "CLIENT_CA")
+        raise StartError(f"EXT_AUTHZ_TLS_{variable}_FILE: {error}") from None
+
+
+def _not_listening(settings: Settings, error: OSError) -> str:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    if settings.ext_authz_address is None:
+        return f"AUTHZ_RUN_DIR: {settings.ext_authz_socket} cannot be listened on ({reason})"
+    host, port = settings.ext_authz_address
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return (
+        f"EXT_AUTHZ_ADDRESS: {where} cannot be listened on ({reason}); stop what uses it or choose"
+        " another"
+    )
 
 
 def _new_id() -> str:
@@ -200,6 +223,31 @@ def _tell(settings: Settings, loaded: Loaded, versions: Versions) -> None:
         log.warning(BYPASS_WARNING)
     if settings.otel_enabled:
         log.warning("OTEL_ENABLED: this version does not export traces yet")
+
+
+def _maintenance(
+    settings: Settings, audit: AuditLog, gate: Gate, versions: Versions
+) -> AuditMaintenance:
+    def change(action: str, resource: str, reason: str) -> AuditRow:
+        return change_row(
+            row_id=_new_id(),
+            at=time.time(),
+            action=action,
+            resource=resource,
+            reason=reason,
+            mode=gate.mode,
+            policy_version=versions.current.version,
+        )
+
+    return AuditMaintenance(
+        audit,
+        settings.audit_db_path,
+        key_file=settings.audit_key_file or default_key_file(settings.audit_db_path),
+        retention_days=settings.audit_retention_days,
+        change=change,
+        now=time.time,
+        monotonic=time.monotonic,
+    )
 
 
 def _set_mode(settings: Settings, gate: Gate, versions: Versions, mode: Mode) -> None:

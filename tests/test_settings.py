@@ -1,6 +1,7 @@
 """The environment: defaults of the seed, every form of a value, sentences without values."""
 
 import contextlib
+import ipaddress
 import os
 import threading
 from pathlib import Path
@@ -331,3 +332,131 @@ def test_how_often_may_not_be_anything(value: str) -> None:
 
 def test_a_token_that_no_header_can_carry_is_refused() -> None:
     assert _problems(ADMIN_TOKEN="sixteen or more ")
+
+
+# The audit trail.
+
+
+@pytest.mark.parametrize(
+    ("value", "sync"), [("", "normal"), ("normal", "normal"), (" FULL ", "full")]
+)
+def test_how_long_a_commit_waits(value: str, sync: str) -> None:
+    assert _settings(AUDIT_SYNC=value).audit_sync == sync
+
+
+@pytest.mark.parametrize(("value", "days"), [("", 90), ("0", 0), ("1", 1), (" 36500 ", 36_500)])
+def test_how_long_rows_are_kept(value: str, days: int) -> None:
+    assert _settings(AUDIT_RETENTION_DAYS=value).audit_retention_days == days
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("AUDIT_SYNC", "off", "must be normal or full"),
+        ("AUDIT_SYNC", "1", "must be normal or full"),
+        ("AUDIT_RETENTION_DAYS", "-1", "not a whole number from 0 to 36500"),
+        ("AUDIT_RETENTION_DAYS", "90d", "not a whole number from 0 to 36500"),
+        ("AUDIT_RETENTION_DAYS", "1.5", "not a whole number from 0 to 36500"),
+        ("AUDIT_RETENTION_DAYS", "36501", "must be from 0 to 36500"),
+    ],
+)
+def test_settings_of_the_trail_may_not_be_anything(name: str, value: str, sentence: str) -> None:
+    assert _problems(**{name: value}) == [f"{name}: {sentence}"]
+
+
+def test_the_key_of_the_trail_is_another_file_than_the_trail() -> None:
+    assert _settings().audit_key_file is None
+    assert _settings(AUDIT_KEY_FILE="/secrets/a.key").audit_key_file == Path("/secrets/a.key")
+    for database, key in (("a.db", "a.db"), ("a.pub", "a.key"), ("a.pub", "a")):
+        assert _problems(AUDIT_DB_PATH=database, AUDIT_KEY_FILE=key) == [
+            "AUDIT_KEY_FILE: it, or its public half in .pub, would be AUDIT_DB_PATH"
+        ]
+
+
+# Who answers Envoy, and where.
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("127.0.0.1:9191", ("127.0.0.1", 9191)),
+        ("127.255.0.1:1", ("127.255.0.1", 1)),
+        ("localhost:65535", ("127.0.0.1", 65_535)),
+        ("[::1]:9191", ("::1", 9191)),
+        ("::1:9191", ("::1", 9191)),
+        ("", None),
+        (" ", None),
+    ],
+)
+def test_where_envoy_asks(value: str, expected: tuple[str, int] | None) -> None:
+    for transport in ("h2c", "grpc"):
+        settings = _settings(EXT_AUTHZ_ADDRESS=value, EXT_AUTHZ_TRANSPORT=transport)
+        assert settings.ext_authz_address == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["9191", ":9191", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "example.org:1",
+     "127.0.0.1:9e3", "127.0.0.1:-1", "127.0.0.1:\u0661", "unix:/run/s", "127.0.0.1:1:", "[::1]",
+     "127.0.0.1: 9191"],
+)  # fmt: skip
+def test_where_envoy_asks_may_not_be_anything(value: str) -> None:
+    [problem] = _problems(EXT_AUTHZ_ADDRESS=value)
+    assert problem.startswith("EXT_AUTHZ_ADDRESS: not an ")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("", "h2c"), ("h2c", "h2c"), (" H2C ", "h2c"), ("GRPC", "grpc")]
+)
+def test_who_answers_envoy(value: str, expected: str) -> None:
+    assert _settings(EXT_AUTHZ_TRANSPORT=value).ext_authz_transport == expected
+
+
+def test_who_answers_envoy_is_one_of_two() -> None:
+    assert _problems(EXT_AUTHZ_TRANSPORT="http") == ["EXT_AUTHZ_TRANSPORT: must be h2c or grpc"]
+
+
+TLS = {"EXT_AUTHZ_TLS_CERT_FILE": "/c.pem", "EXT_AUTHZ_TLS_KEY_FILE": "/k.pem"}
+NOT_ALONE = "EXT_AUTHZ_TLS_CERT_FILE: a certificate and EXT_AUTHZ_TLS_KEY_FILE go together"
+NO_EFFECT = "EXT_AUTHZ_TLS_CLIENT_CA_FILE: has no effect without a certificate"
+CLEARTEXT = "EXT_AUTHZ_TRANSPORT: h2c is cleartext; use grpc with a certificate"
+OTHERS = (
+    "EXT_AUTHZ_ADDRESS: 0.0.0.0 can be reached from other hosts, and cleartext is for this one"
+    " alone; set EXT_AUTHZ_TRANSPORT=grpc, EXT_AUTHZ_TLS_CERT_FILE and EXT_AUTHZ_TLS_KEY_FILE, or"
+    " use 127.0.0.1"
+)
+
+
+@pytest.mark.parametrize(
+    ("env", "problems"),
+    [
+        ({"EXT_AUTHZ_TLS_CERT_FILE": "/c"}, [NOT_ALONE]),
+        ({"EXT_AUTHZ_TLS_KEY_FILE": "/k"}, [NOT_ALONE]),
+        ({"EXT_AUTHZ_TLS_CLIENT_CA_FILE": "/a"}, [NO_EFFECT]),
+        ({"EXT_AUTHZ_TLS_KEY_FILE": "/k", "EXT_AUTHZ_TLS_CLIENT_CA_FILE": "/a"},
+         [NOT_ALONE, NO_EFFECT]),
+        (TLS, [CLEARTEXT]),
+        (TLS | {"EXT_AUTHZ_TRANSPORT": "h2c", "EXT_AUTHZ_ADDRESS": "0.0.0.0:1"}, [CLEARTEXT]),
+        ({"EXT_AUTHZ_ADDRESS": "0.0.0.0:1"}, [OTHERS]),
+        ({"EXT_AUTHZ_ADDRESS": "0.0.0.0:1", "EXT_AUTHZ_TRANSPORT": "grpc"}, [OTHERS]),
+        ({"EXT_AUTHZ_ADDRESS": "[::]:1"}, [OTHERS.replace("0.0.0.0", "::")]),
+        ({"EXT_AUTHZ_ADDRESS": "[::ffff:10.0.0.1]:1"}, [OTHERS.replace("0.0.0.0", str(ipaddress.ip_address("::ffff:10.0.0.1")))]),
+        ({"EXT_AUTHZ_ADDRESS": "10.0.0.1:1", "EXT_AUTHZ_TLS_CERT_FILE": "/c"},
+         [NOT_ALONE, OTHERS.replace("0.0.0.0", "10.0.0.1")]),
+    ],
+)  # fmt: skip
+def test_cleartext_is_for_this_host_and_certificates_for_grpc(
+    env: dict[str, str], problems: list[str]
+) -> None:
+    assert _problems(**env) == problems
+
+
+def test_with_a_certificate_any_address_is_served() -> None:
+    for more in ({}, {"EXT_AUTHZ_TLS_CLIENT_CA_FILE": "/a.pem"}):
+        settings = _settings(
+            EXT_AUTHZ_TRANSPORT="grpc", EXT_AUTHZ_ADDRESS="0.0.0.0:9191", **TLS, **more
+        )
+        assert settings.ext_authz_address == ("0.0.0.0", 9191)
+        assert settings.ext_authz_cert_file == Path("/c.pem")
+        assert settings.ext_authz_key_file == Path("/k.pem")
+        assert settings.ext_authz_client_ca_file == (Path("/a.pem") if more else None)

@@ -120,9 +120,13 @@ def from_check_request(raw: bytes) -> Call:
     if not http.method or not http.path:
         return unreadable("proxy", "the CheckRequest has no HTTP method or path")
     headers = http.headers
-    governance = tuple(
-        name for name in headers if name.startswith(GOVERNANCE_PREFIX) or name == ADMIN_HEADER
-    )
+    governance: tuple[str, ...] = ()
+    # Most requests have none, and that is seen at once in all names together.
+    names = " ".join(headers)
+    if GOVERNANCE_PREFIX in names or ADMIN_HEADER in names:
+        governance = tuple(
+            name for name in headers if name.startswith(GOVERNANCE_PREFIX) or name == ADMIN_HEADER
+        )
     return from_http("proxy", http.method, http.path, http.host, headers.get, governance)
 
 

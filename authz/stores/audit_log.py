@@ -1,13 +1,16 @@
-"""The audit trail: one append-only table in SQLite, WAL mode (DESIGN §6).
+"""The audit trail: one append-only, hash-chained table in SQLite, WAL mode (DESIGN §6).
 
 The same file holds what else must not be lost with the decisions: `version_log`, which policies
 were in force when.
 
 - `write` returns after COMMIT. With synchronous=NORMAL a committed row survives `kill -9` of
   this process (SQLite: "WAL mode is always consistent with synchronous=NORMAL"); it is the
-  machine losing power that may cost the newest ones.
-- peewee owns the schema and the queries; the hot path executes the INSERT that peewee compiled,
-  without building it again.
+  machine losing power that may cost the newest ones, and AUDIT_SYNC=full keeps those too.
+- Each row carries the hash of the one before it. Where the chain stands is remembered, and read
+  again when another connection has committed anything, inside the lock that the rows are written
+  under; so it has one end, whoever else writes.
+- The schema is peewee's; the hot path executes the INSERT that peewee compiled, without building
+  it again. It never checkpoints: `audit_maintenance` does, in a thread.
 - A file that was moved, deleted or replaced under us is noticed before the next row is written;
   rows then go to the file that is at the path now, instead of to one that nobody can find.
 - A store that cannot be written is reported, counted and tried again: every write attempts it,
@@ -19,6 +22,7 @@ import json
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -26,72 +30,70 @@ from typing import Any, Final, NamedTuple
 import peewee
 
 from authz.core.audit import AuditRow
+from authz.core.audit_chain import Link, chained
 from authz.core.errors import AuditUnavailable
-from authz.stores import version_log
+from authz.stores.audit_schema import (
+    COLUMNS,
+    INSERT,
+    SCHEMA_VERSION,
+    TABLE,
+    WAL_LIMIT,
+    AuditEntry,
+    Sync,
+    Unusable,
+    companions,
+    connection_of,
+    file_identity,
+    fold_in,
+    newest,
+    prepare,
+    unwrapped,
+)
 
 log = logging.getLogger(__name__)
 
-#: Raised with each change of the table; a newer file is refused, not guessed at.
-SCHEMA_VERSION: Final = 2
-TABLE: Final = "audit"
-#: How long a write waits for another process's lock. Envoy gives up after 100 ms, and while we
-#: wait nobody else is answered.
-BUSY_TIMEOUT_MS: Final = 25
+#: How long a write waits for another connection's lock. The maintenance thread holds it for some
+#: milliseconds, and on a slow disk for two fsyncs each time that the WAL begins anew. Envoy gives
+#: up after 100 ms, and while we wait nobody else is answered: half of that leaves time for both.
+BUSY_TIMEOUT_MS: Final = 50
 REOPEN_EVERY_S: Final = 1.0
 #: What passes without opening the file again.
 _PASSING: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
-
-
-class AuditEntry(peewee.Model):
-    """The `audit` table. `AuditRow` has the meaning of each column."""
-
-    seq = peewee.BigAutoField()
-    id = peewee.TextField()
-    timestamp = peewee.TextField()
-    source = peewee.TextField()
-    agent_id = peewee.TextField(null=True)
-    agent_name = peewee.TextField(null=True)
-    trust_tier = peewee.TextField(null=True)
-    org_id = peewee.TextField(null=True)
-    action = peewee.TextField()
-    resource = peewee.TextField(null=True)
-    method = peewee.TextField(null=True)
-    path = peewee.TextField(null=True)
-    decision = peewee.TextField()
-    enforced = peewee.TextField()
-    mode = peewee.TextField()
-    stage = peewee.TextField(null=True)
-    code = peewee.TextField()
-    policy = peewee.TextField(null=True)
-    rule = peewee.TextField(null=True)
-    rule_index = peewee.IntegerField(null=True)
-    reason = peewee.TextField(null=True)
-    policy_version = peewee.TextField()
-    trace_id = peewee.TextField()
-    latency_us = peewee.IntegerField()
-    metadata = peewee.TextField(null=True)
-    delegation_id = peewee.TextField(null=True)
-    debit = peewee.IntegerField(null=True)
-
-    class Meta:
-        table_name = TABLE
-
-
-_FIELDS: Final = [getattr(AuditEntry, name) for name in AuditRow._fields]
-#: What peewee makes of the insertion of a row, once.
-_INSERT: Final = AuditEntry.insert_many([[None] * len(_FIELDS)], fields=_FIELDS).sql()[0]
+#: No `data_version`: where the chain stands has to be read.
+_UNKNOWN: Final = -1
 
 
 class AuditLog:
     """The one writer of an audit database."""
 
-    def __init__(self, path: Path, *, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        monotonic: Callable[[], float],
+        now: Callable[[], float] = time.time,
+        sync: Sync = "normal",
+    ) -> None:
+        """
+        Args:
+            monotonic: seconds of a clock that never steps back.
+            now: seconds since the epoch, for when the trail was begun.
+            sync: AUDIT_SYNC; full waits for the disk at each commit.
+        """
         self._path = path
         self._monotonic = monotonic
+        self._now = now
+        self._sync = sync
         self._database: peewee.SqliteDatabase | None = None
         self._connection: sqlite3.Connection | None = None
-        self._opened = (0, 0)
+        self._head = Link(0, b"")
+        #: SQLite's number of what others had committed when `_head` was read.
+        self._seen = _UNKNOWN
         self._retry_at = float("-inf")
+        #: Which files are the WAL of the one that is open, and its index.
+        self._beside: tuple[tuple[int, int], ...] = ()
+        #: Device and inode of the file that was opened last; zeros before.
+        self.opened = (0, 0)
         #: Why the last write or opening failed; empty while the store works.
         self.failure = ""
         #: How often a database was opened: another number may mean another file.
@@ -103,7 +105,7 @@ class AuditLog:
         """Open or create the database; False (and `failure`) when it cannot be used now."""
         try:
             self._connection = self._connect()
-        except (peewee.PeeweeException, sqlite3.Error, OSError, _Unusable) as error:
+        except (peewee.PeeweeException, sqlite3.Error, OSError, Unusable) as error:
             self._fail(error)
             self._retry_at = self._monotonic() + REOPEN_EVERY_S
             return False
@@ -123,8 +125,7 @@ class AuditLog:
         Raises:
             AuditUnavailable: none of the rows is durable.
         """
-        with self._transaction() as connection:
-            self._insert_rows(connection, rows)
+        self._commit(rows, None)
 
     def write_with(
         self, rows: Sequence[AuditRow], work: Callable[[peewee.SqliteDatabase], None]
@@ -134,25 +135,30 @@ class AuditLog:
         Raises:
             AuditUnavailable: nothing is durable.
         """
-        with self._transaction() as connection:
-            self._insert_rows(connection, rows)
-            assert self._database is not None
-            try:
-                work(self._database)
-            except peewee.PeeweeException as error:
-                # peewee hides what SQLite said; what to do about it depends on that.
-                said = error.__cause__ or error.__context__
-                raise (said or sqlite3.OperationalError(str(error))) from None
+        self._commit(rows, work)
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _commit(
+        self, rows: Sequence[AuditRow], work: Callable[[peewee.SqliteDatabase], None] | None
+    ) -> None:
         connection = self._usable()
         if connection is None:
             raise AuditUnavailable("the audit store cannot be opened")
+        execute = connection.execute
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            yield connection
-            connection.execute("COMMIT")
+            execute("BEGIN IMMEDIATE")
+            head, seen = self._head, execute("PRAGMA data_version").fetchone()[0]
+            if seen != self._seen:
+                head = newest(connection)
+            if rows:
+                made, head = chained(head, rows)
+                taken = connection.executemany(INSERT, made).rowcount
+                if taken != len(rows):
+                    raise sqlite3.IntegrityError(f"it took {taken} of {len(rows)} rows")
+            if work is not None:
+                assert self._database is not None
+                with unwrapped():
+                    work(self._database)
+            execute("COMMIT")
         except sqlite3.ProgrammingError:
             self._roll_back(connection)
             raise  # a row that cannot be bound is our bug; the store is fine
@@ -162,13 +168,9 @@ class AuditLog:
         except BaseException:
             self._roll_back(connection)
             raise
+        self._head, self._seen = head, seen
         if self.failure:
             self._recovered()
-
-    def _insert_rows(self, connection: sqlite3.Connection, rows: Sequence[AuditRow]) -> None:
-        taken = connection.executemany(_INSERT, rows).rowcount
-        if taken != len(rows):
-            raise sqlite3.IntegrityError(f"it took {taken} of {len(rows)} rows")
 
     def missed(self, count: int) -> None:
         """Count decisions that were answered without a row."""
@@ -198,9 +200,9 @@ class AuditLog:
 
     def _usable(self) -> sqlite3.Connection | None:
         """The connection to the file that is at the path now; None when there is none yet."""
-        if self._connection is not None and self._identity() != self._opened:
+        if self._connection is not None and file_identity(self._path) != self.opened:
             log.error("AUDIT_DB_PATH: %s is another file than before; opening it anew", self._path)
-            self.close()
+            self._leave(self._connection)
             self._retry_at = float("-inf")
         if self._connection is None and self._monotonic() >= self._retry_at:
             self.open()
@@ -217,42 +219,48 @@ class AuditLog:
     def _connect(self) -> sqlite3.Connection:
         self.close()
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Who did what is not for everybody to read; SQLite gives -wal and -shm the same mode.
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
+        # Who did what is not for everybody to read; SQLite gives -wal and -shm the same mode. Only
+        # a file that was not there is opened here: closing another one would drop our locks on it.
+        with contextlib.suppress(FileExistsError):
+            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+            os.close(os.open(os.path.realpath(self._path), flags, 0o640))
         database = peewee.SqliteDatabase(
             os.fspath(self._path),
-            pragmas={"journal_mode": "wal", "synchronous": "normal"},
+            pragmas={
+                "journal_mode": "wal",
+                "synchronous": self._sync,
+                "wal_autocheckpoint": 0,
+                "journal_size_limit": WAL_LIMIT,
+            },
             timeout=BUSY_TIMEOUT_MS / 1000,
         )
         self._database = database
         database.connect()
-        version = database.pragma("user_version")
-        if version not in range(SCHEMA_VERSION + 1):
-            raise _Unusable(f"its schema is version {version}, this program knows {SCHEMA_VERSION}")
-        # Models are never bound: a binding is the whole process's, and there are readers.
-        with database.atomic("IMMEDIATE"):
-            for model in (AuditEntry, *version_log.TABLES):
-                # Version 2 added tables and changed none, so creating what is missing upgrades.
-                peewee.SchemaManager(model, database).create_all(safe=True)
-            database.pragma("user_version", SCHEMA_VERSION)
-        for model in (AuditEntry, *version_log.TABLES):
-            table = model._meta.table_name  # noqa: SLF001 - as peewee documents it
-            columns = {column.name for column in database.get_columns(table)}
-            if not columns.issuperset(model._meta.columns):  # noqa: SLF001
-                raise _Unusable(f"its table `{table}` is not ours")
-        self._opened = self._identity()
-        connection: sqlite3.Connection = database.connection()  # type: ignore[no-untyped-call]
-        return connection
+        prepare(database, self._now())
+        self.opened = file_identity(self._path)
+        self._beside = tuple(map(file_identity, companions(self._path)))
+        self._seen = _UNKNOWN
+        return connection_of(database)
 
-    def _identity(self) -> tuple[int, int]:
-        """Device and inode of the file at the path; zeros when there is none."""
-        try:
-            status = os.stat(self._path)  # noqa: PTH116 - half of Path.stat's cost, once a write
-        except OSError:
-            return (0, 0)
-        return status.st_dev, status.st_ino
+    def _leave(self, connection: sqlite3.Connection) -> None:
+        """Close a file that is not at the path any more, and take its WAL away from the path.
+
+        SQLite would take it for the WAL of the file that is there now, and overwrite that one.
+        """
+        whole = fold_in(connection)
+        self.close()
+        for file, identity in zip(companions(self._path), self._beside, strict=True):
+            if identity == (0, 0) or file_identity(file) != identity:
+                continue  # it came with the other file
+            with contextlib.suppress(OSError):
+                if whole or file.name.endswith("-shm"):
+                    file.unlink()
+                else:
+                    kept = file.rename(f"{file}.left")
+                    log.error("AUDIT_DB_PATH: the newest rows of the file before are in %s", kept)
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
+        self._seen = _UNKNOWN
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
@@ -296,9 +304,14 @@ class AuditReader:
     def tail(self, count: int) -> Iterator[dict[str, Any]]:
         """The newest `count` entries, oldest of them first, as CONTRACT §9 names their fields."""
         with self._database.connection_context():
-            query = AuditEntry.select().order_by(AuditEntry.seq.desc()).limit(count).dicts()
-            newest: list[dict[str, Any]] = list(query.execute(self._database))
-        return (entry_of(row) for row in reversed(newest))
+            # One that an older version wrote has fewer columns.
+            there = {column.name for column in self._database.get_columns(TABLE)}
+            fields = [getattr(AuditEntry, name) for name in COLUMNS if name in there]
+            if not fields:
+                raise peewee.OperationalError(f"it has no table `{TABLE}`")
+            query = AuditEntry.select(*fields).order_by(AuditEntry.seq.desc()).limit(count).dicts()
+            found: list[dict[str, Any]] = list(query.execute(self._database))
+        return (entry_of(row) for row in reversed(found))
 
     def asked(self) -> Iterator["Recorded"]:
         """Every distinct call that was judged, with how often it was.
@@ -360,21 +373,23 @@ class Recorded(NamedTuple):
 
 
 def entry_of(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as an API entry: camelCase, absent values left out, `metadata` as an object."""
+    """A row as an API entry: camelCase, absent values left out, `metadata` as an object.
+
+    Hashes are hexadecimal.
+    """
     entry: dict[str, Any] = {}
     for name, value in row.items():
         if value is None or name == "seq":
             continue
         head, *rest = name.split("_")
         key = head + "".join(word.title() for word in rest)
-        entry[key] = json.loads(value) if name == "metadata" else value
+        if isinstance(value, bytes):
+            entry[key] = value.hex()
+        else:
+            entry[key] = json.loads(value) if name == "metadata" else value
     return entry
 
 
 def _code(error: sqlite3.Error) -> int:
     """SQLite's primary result code; 0 for an error of Python's own."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
-class _Unusable(Exception):
-    """The file is a database, but not one we may write."""

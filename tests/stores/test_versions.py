@@ -117,6 +117,7 @@ def test_the_start_is_an_activation_and_a_row(world: World) -> None:
     assert started.kept() == [A.version]
     assert world.told() == [("start", A.version, False)]
     [row] = world.rows()
+    assert len(row.pop("hash")) == len(row.pop("prev_hash")) == 32
     filled = {name: value for name, value in row.items() if value is not None}
     assert filled == {
         "seq": 1,
