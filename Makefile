@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+FUZZ_SECONDS ?= 120
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench lint format proto generated lock clean
+.PHONY: help run test crash bench fuzz lint format proto generated lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,8 +19,16 @@ run: $(VENV)/.runtime ## Run the sidecar on PORT (3100) with an echo upstream, u
 test: $(VENV)/.dev ## Run the whole suite, real Envoy included
 	@$(BIN)/python -m pytest
 
+crash: $(VENV)/.dev ## Kill a sidecar under load, ROUNDS (100) times, and look for what it answered
+	@CRASH_ROUNDS=$(or $(ROUNDS),100) $(BIN)/python -m pytest -n 0 --capture no tests/e2e/test_crash.py
+
 bench: $(VENV)/.bench ## Run the benchmarks and keep their figures in bench/results/
 	@$(BIN)/python -m bench
+
+fuzz: $(VENV)/.fuzz ## Send the fast transport made-up bytes for FUZZ_SECONDS (120)
+	@mkdir -p build/fuzz
+	@$(BIN)/python -m fuzz build/fuzz fuzz/corpus/h2c -max_total_time=$(FUZZ_SECONDS) \
+		-max_len=4096 -timeout=10 -rss_limit_mb=1024 -artifact_prefix=build/
 
 lint: $(VENV)/.dev ## Check style and types
 	@$(BIN)/ruff check .
@@ -67,6 +76,11 @@ $(VENV)/.runtime: $(VENV)/.python requirements/runtime.txt requirements/build.tx
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	@echo "make: installing the development tools into $(VENV)" >&2
 	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.dev requirements/fuzz.txt
+	@echo "make: installing the fuzzer into $(VENV)" >&2
+	@$(PIP) install --require-hashes -r requirements/fuzz.txt
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev requirements/bench.txt

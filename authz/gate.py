@@ -77,7 +77,7 @@ class Gate:
         self._proxy_authorization = proxy_authorization
         self._allow_unrecorded = allow_unrecorded
         self._chain = chain
-        #: Calls turned away since the last batch, and what they are told under each mode.
+        #: Calls turned away that no row tells of yet, and what they are told under each mode.
         self._turned_away = 0
         self._away: dict[Mode, bytes] = {}
 
@@ -101,11 +101,13 @@ class Gate:
         """The answer to a call that is not judged, because too many wait already.
 
         It costs next to nothing, and so has no row of its own: how many there were is recorded with
-        the next batch.
+        the next batch that can be.
         """
         mode = self.mode
         if mode is not Mode.BYPASS:
             self._turned_away += 1
+            with contextlib.suppress(Exception):
+                self._recorder.missed(1)
         if mode not in self._away:
             self._away[mode] = self._reply(
                 self._undecided(mode, Code.OVERLOADED, "too many calls wait for a decision")
@@ -133,19 +135,20 @@ class Gate:
             return self._unrecorded(outcomes, Code.AUDIT_UNAVAILABLE, str(error))
         except Exception:
             log.exception("recording a decision failed")
-            if len(outcomes) > 1:
+            if len(outcomes) + len(also) > 1:
                 # None of them is written, and perhaps only one of them cannot be.
-                return [recorded for one in outcomes for recorded in self._record([one], [])]
+                each = [recorded for one in outcomes for recorded in self._record([one], [])]
+                return each + self._record([], also) if also else each
             return self._unrecorded(outcomes, Code.INTERNAL, "recording the decision failed")
+        if also:
+            self._turned_away = 0
         return outcomes
 
     def _turned_away_row(self, snapshot: Snapshot, mode: Mode) -> AuditRow:
-        count, self._turned_away = self._turned_away, 0
-        self._recorder.missed(count)
         return overload_row(
             row_id=self._new_id(),
             at=self._now(),
-            count=count,
+            count=self._turned_away,
             mode=mode,
             policy_version=snapshot.version,
         )

@@ -100,7 +100,7 @@ _MEANING: Final = {
     Code.UNFINISHED: "The chain ended without a decision. This is a bug; nothing was forwarded.",
     Code.INTERNAL: "Deciding failed inside the service; its log has the details.",
     Code.AUDIT_UNAVAILABLE: "The decision could not be recorded, so it does not count.",
-    Code.OVERLOADED: "Too many calls waited for a decision. One row tells how many, for all of them.",
+    Code.OVERLOADED: "Too many calls waited for a decision. One row tells how many, for all.",
     Code.CIRCUIT_OPEN: "No decision within `DECISION_TIMEOUT_MS`, or nobody to make it; Envoy"
     " answers this.",
 }

@@ -417,6 +417,8 @@ def test_who_answers_envoy_is_one_of_two() -> None:
 
 
 TLS = {"EXT_AUTHZ_TLS_CERT_FILE": "/c.pem", "EXT_AUTHZ_TLS_KEY_FILE": "/k.pem"}
+#: An IPv4 address in IPv6's clothes, as this Python writes it.
+MAPPED = str(ipaddress.ip_address("::ffff:10.0.0.1"))
 NOT_ALONE = "EXT_AUTHZ_TLS_CERT_FILE: a certificate and EXT_AUTHZ_TLS_KEY_FILE go together"
 NO_EFFECT = "EXT_AUTHZ_TLS_CLIENT_CA_FILE: has no effect without a certificate"
 CLEARTEXT = "EXT_AUTHZ_TRANSPORT: h2c is cleartext; use grpc with a certificate"
@@ -440,7 +442,7 @@ OTHERS = (
         ({"EXT_AUTHZ_ADDRESS": "0.0.0.0:1"}, [OTHERS]),
         ({"EXT_AUTHZ_ADDRESS": "0.0.0.0:1", "EXT_AUTHZ_TRANSPORT": "grpc"}, [OTHERS]),
         ({"EXT_AUTHZ_ADDRESS": "[::]:1"}, [OTHERS.replace("0.0.0.0", "::")]),
-        ({"EXT_AUTHZ_ADDRESS": "[::ffff:10.0.0.1]:1"}, [OTHERS.replace("0.0.0.0", str(ipaddress.ip_address("::ffff:10.0.0.1")))]),
+        ({"EXT_AUTHZ_ADDRESS": f"[{MAPPED}]:1"}, [OTHERS.replace("0.0.0.0", MAPPED)]),
         ({"EXT_AUTHZ_ADDRESS": "10.0.0.1:1", "EXT_AUTHZ_TLS_CERT_FILE": "/c"},
          [NOT_ALONE, OTHERS.replace("0.0.0.0", "10.0.0.1")]),
     ],

@@ -9,6 +9,7 @@ TLS, so the only one for an address that other hosts can reach.
 - Draining says NOT_SERVING first, then lets calls in flight finish.
 """
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -79,6 +80,9 @@ class ExtAuthzServer:
         else:
             host, port = address
             name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            # grpcio writes to stderr why it cannot, and says only that.
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            socket.create_server(address, family=family).close()
         try:
             with group_only():
                 if self._tls is None:

@@ -146,8 +146,10 @@ class Connection:
         self._last = 0
         self._gaps: deque[range] = deque(maxlen=MAX_GAPS)
         self._forgiven: dict[int, None] = {}
-        #: Answers that wait for the peer's windows, oldest first.
+        #: Answers that wait for the connection's window, oldest first, and those that wait for
+        #: their stream's: only what can go on is looked at when a window opens.
         self._blocked: dict[int, Stream] = {}
+        self._starved: dict[int, Stream] = {}
         self._noise = 0
         #: A header block that is not complete: its stream, flags, and what there is of it.
         self._block: tuple[int, int, bytearray] | None = None
@@ -231,10 +233,9 @@ class Connection:
             return
         self._out.append(HEADER.pack(_HEADERS_FIRST, frames.END_HEADERS, number) + RESPONSE_HEADERS)
         stream.unsent = b"\0" + frames.WORD.pack(size - PREFIX_SIZE) + message
-        self._blocked[number] = stream
         self._budget.held += size
-        self._send_blocked()
-        if self._budget.held > MAX_HELD:
+        self._send_rest(stream)
+        if self._budget.held > MAX_HELD and not stream.ended:
             self._violated(ErrorCode.ENHANCE_YOUR_CALM, "answers are asked for and not let through")
             self._reset(stream, ErrorCode.ENHANCE_YOUR_CALM)
 
@@ -246,7 +247,7 @@ class Connection:
     def expire(self, now: float) -> None:
         """Give up on what has taken too long to arrive or to leave."""
         for stream in list(self._streams.values()):
-            if stream.id in self._blocked:
+            if stream.unsent:
                 if now - stream.opened > STREAM_S:
                     self._reset(stream, ErrorCode.CANCEL)
             elif not stream.remote_closed and now > min(stream.deadline, stream.opened + STREAM_S):
@@ -259,6 +260,11 @@ class Connection:
             # §6.8: first that we will, then, once the peer must have heard it, from where on.
             self._out.append(frames.goaway(frames.BITS_31, ErrorCode.NO_ERROR))
             self._out.append(frames.frame(frames.PING, 0, 0, _DRAIN_PING))
+
+    def hung_up(self) -> None:
+        """The peer sends nothing more; it may still read what is under way."""
+        if self._accept_until == frames.BITS_31:
+            self._accept_until = self._last
 
     def take_output(self) -> bytes:
         """What is to be written; it is not given twice."""
@@ -466,6 +472,9 @@ class Connection:
             self.refuse(stream, Status.RESOURCE_EXHAUSTED, reason)
         elif stream.head.timeout_s < 0:
             self.refuse(stream, Status.INTERNAL, "grpc-timeout is not a timeout")
+        elif stream.head.timeout_s == 0:
+            # The loop's clock may stand still until it would be judged.
+            self.refuse(stream, Status.DEADLINE_EXCEEDED, "the caller does not wait")
         else:
             stream.message = data[start + PREFIX_SIZE : stop]
             self._asked.append(stream)
@@ -497,16 +506,19 @@ class Connection:
             raise _Violation(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
         if len(payload) % frames.SETTING.size or (flags & frames.ACK and payload):
             raise _Violation(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of an impossible size")
-        self._count_noise()
+        self._count_noise(1 + len(payload) // frames.SETTING.size)
         if flags & frames.ACK:
             # We send them once, so whatever is acknowledged is that.
             self._headers.table_forbidden()
             return
         self.greeted = True
+        window = self._peer_window
         for name, value in frames.SETTING.iter_unpack(payload):
             self._apply(name, value)
         self._out.append(frames.SETTINGS_ACK)
-        self._send_blocked()
+        # §6.5.3: nothing is done in between values.
+        if self._peer_window > window:
+            self._send_starved()
 
     def _apply(self, name: int, value: int) -> None:
         if name == frames.SETTINGS_ENABLE_PUSH and value > 1:
@@ -516,7 +528,8 @@ class Connection:
                 raise _Violation(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range")
             self._peer_frame_size = value
         elif name == frames.SETTINGS_INITIAL_WINDOW_SIZE:
-            # §6.9.2: it changes the windows of open streams as well.
+            # §6.9.2: it changes the windows of open streams as well, so it costs as many.
+            self._count_noise(len(self._streams))
             highest = max((stream.credit for stream in self._streams.values()), default=0)
             if value + max(highest, 0) > frames.MAX_WINDOW:
                 raise _Violation(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE")
@@ -556,17 +569,19 @@ class Connection:
                 raise _Violation(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
             if self._send_left > frames.MAX_WINDOW:
                 raise _Violation(ErrorCode.FLOW_CONTROL_ERROR, "a window above 2^31-1")
-        else:
-            stream = self._streams.get(number)
-            if stream is None:
-                self._on_late_frame(number, "WINDOW_UPDATE")
-                return
-            stream.credit += increment
-            if increment == 0:
-                self._stream_error(stream, ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
-            elif self._peer_window + stream.credit > frames.MAX_WINDOW:
-                self._stream_error(stream, ErrorCode.FLOW_CONTROL_ERROR, "a window above 2^31-1")
-        self._send_blocked()
+            self._send_blocked()
+            return
+        stream = self._streams.get(number)
+        if stream is None:
+            self._on_late_frame(number, "WINDOW_UPDATE")
+            return
+        stream.credit += increment
+        if increment == 0:
+            self._stream_error(stream, ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+        elif self._peer_window + stream.credit > frames.MAX_WINDOW:
+            self._stream_error(stream, ErrorCode.FLOW_CONTROL_ERROR, "a window above 2^31-1")
+        elif self._starved.pop(number, None) is not None:
+            self._send_rest(stream)
 
     def _on_late_frame(self, number: int, name: str) -> None:
         """A frame on a stream that is not open."""
@@ -579,8 +594,8 @@ class Connection:
 
     # ------------------------------------------------------------ ends
 
-    def _count_noise(self) -> None:
-        self._noise += 1
+    def _count_noise(self, count: int = 1) -> None:
+        self._noise += count
         if self._noise > MAX_NOISE:
             raise _Violation(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
 
@@ -596,7 +611,8 @@ class Connection:
             self._budget.held -= len(stream.body)
         if stream.unsent:
             self._budget.held -= len(stream.unsent)
-            del self._blocked[stream.id]
+            self._blocked.pop(stream.id, None)
+            self._starved.pop(stream.id, None)
 
     def _answer_headers(self, stream: Stream, block: bytes) -> None:
         """An answer that is one header block, whether or not the request is complete."""
@@ -624,34 +640,38 @@ class Connection:
 
     def _end(self, code: ErrorCode, reason: str) -> None:
         self._violated(code, reason)
-        self._out.append(frames.goaway(self._last, code, reason))
+        # §6.8: the number is never higher than one that was said before.
+        self._out.append(frames.goaway(min(self._last, self._accept_until), code, reason))
         # What was complete before it was decided by then, or is still to be: it is not answered.
         self._asked = []
         self.lost()
 
+    def _send_rest(self, stream: Stream) -> None:
+        """Send of an answer what the peer's windows let through, and keep the rest."""
+        number = stream.id
+        while stream.unsent:
+            window = self._peer_window + stream.credit
+            size = min(len(stream.unsent), self._send_left, window, self._peer_frame_size)
+            if size <= 0:
+                (self._starved if window <= 0 else self._blocked)[number] = stream
+                return
+            part, stream.unsent = stream.unsent[:size], stream.unsent[size:]
+            self._send_left -= size
+            stream.credit -= size
+            self._budget.held -= size
+            self._out.append(frames.frame(frames.DATA, 0, number, part))
+        self._out.append(frames.frame(frames.HEADERS, _END, number, OK_TRAILERS))
+        self._done(stream)
+
     def _send_blocked(self) -> None:
-        """Send what the peer's windows let through, the oldest answer first."""
-        for stream in list(self._blocked.values()):
-            while stream.unsent:
-                size = min(
-                    len(stream.unsent),
-                    self._send_left,
-                    self._peer_window + stream.credit,
-                    self._peer_frame_size,
-                )
-                if size <= 0:
-                    break
-                part, stream.unsent = stream.unsent[:size], stream.unsent[size:]
-                self._send_left -= size
-                stream.credit -= size
-                self._budget.held -= size
-                self._out.append(frames.frame(frames.DATA, 0, stream.id, part))
-            if not stream.unsent:
-                del self._blocked[stream.id]
-                self._out.append(frames.frame(frames.HEADERS, _END, stream.id, OK_TRAILERS))
-                self._done(stream)
-            elif self._send_left <= 0:
-                break
+        """The connection's window has opened: send, the oldest answer first."""
+        while self._blocked and self._send_left > 0:
+            self._send_rest(self._blocked.pop(next(iter(self._blocked))))
+
+    def _send_starved(self) -> None:
+        """The windows of all streams have changed."""
+        for number in list(self._starved):
+            self._send_rest(self._starved.pop(number))
 
 
 def _unpadded(payload: bytes, flags: int, skipped: int) -> bytes:

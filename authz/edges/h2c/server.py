@@ -19,7 +19,7 @@ from typing import Final, cast
 
 from grpc_health.v1 import health_pb2
 
-from authz.edges.h2c.connection import Budget, Connection, Stream
+from authz.edges.h2c.connection import STREAM_S, Budget, Connection, Stream
 from authz.edges.h2c.frames import ErrorCode
 from authz.edges.h2c.grpc_status import Status
 from authz.edges.sockets import bind_local
@@ -144,12 +144,15 @@ class H2cServer:
 
     def _judge(self) -> None:
         """One batch: judge, commit, answer."""
-        self._scheduled = False
         waiting = self._waiting
+        # The next one after the sockets were looked at: its calls may have been given up by then.
+        self._scheduled = len(waiting) > self._batch
+        if self._scheduled:
+            self._loop.call_soon(self._judge)
         batch: list[tuple[_Peer, Stream]] = []
         now = self._loop.time()
         touched: dict[_Peer, None] = {}
-        while waiting and len(batch) < self._batch:
+        for _ in range(min(len(waiting), self._batch)):
             entry = waiting.popleft()
             peer, stream = entry
             if stream.ended:
@@ -168,10 +171,6 @@ class H2cServer:
                 touched[peer] = None
         for peer in touched:
             peer.flush()
-        if waiting:
-            # After the sockets were looked at: some of these may have been given up by now.
-            self._scheduled = True
-            self._loop.call_soon(self._judge)
 
     def _answer_other(self, connection: Connection, stream: Stream) -> None:
         if stream.head.method != HEALTH:
@@ -233,6 +232,8 @@ class _Peer(asyncio.Protocol):
         self.connection = server.make_connection()
         self._since = server.now()
         self._transport: asyncio.Transport | None = None
+        #: Since when it has not read what it was sent; 0 while it does.
+        self._unread_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's own class, which is no subclass of asyncio's.
@@ -251,8 +252,9 @@ class _Peer(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         # It may have shut down its side alone, and still wait for answers.
-        self.drain()
-        return self.connection.open_streams > 0
+        self.connection.hung_up()
+        self.flush()
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._transport = None
@@ -260,10 +262,12 @@ class _Peer(asyncio.Protocol):
         self._server.left(self)
 
     def pause_writing(self) -> None:
+        self._unread_since = self._server.now()
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._unread_since = 0.0
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
@@ -286,7 +290,8 @@ class _Peer(asyncio.Protocol):
     def expire(self) -> None:
         """Give up on what takes too long."""
         now = self._server.now()
-        if not self.connection.greeted and now - self._since > GREETING_S:
+        silent = not self.connection.greeted and now - self._since > GREETING_S
+        if silent or (self._unread_since and now - self._unread_since > STREAM_S):
             self.close()
             return
         self.connection.expire(now)
