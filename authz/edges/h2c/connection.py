@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from authz.edges.h2c import frames
-from authz.edges.h2c.frames import HEADER, HEADER_SIZE, ErrorCode
+from authz.edges.h2c.frames import HEADER, ErrorCode
 from authz.edges.h2c.grpc_status import (
     OK_TRAILERS,
     RESPONSE_HEADERS,
@@ -23,6 +23,7 @@ from authz.edges.h2c.grpc_status import (
     http_only,
     trailers_only,
 )
+from authz.edges.h2c.reading import Frame, FrameReader, Violation, unpadded
 from authz.edges.h2c.requests import MAX_BLOCK, CompressionError, Head, HeaderReader
 
 #: Bytes of a message. A CheckRequest carries at most Envoy's 60 KiB of headers, and no body.
@@ -38,9 +39,6 @@ CONNECTION_WINDOW: Final = 16 * 1024 * 1024
 #: connections together. Envoy's usual message fits into one frame and its window is large, so it
 #: has none; a hundred calls at once with as many headers as Envoy takes stay below it.
 MAX_HELD: Final = 8 * 1024 * 1024
-#: CONTINUATION frames of a block. The largest block fits into one frame of the smallest size that
-#: a peer may be held to, so that even one is odd.
-MAX_CONTINUATIONS: Final = 8
 #: Frames that ask for nothing (PING, SETTINGS, RST_STREAM, PRIORITY, empty DATA…) beyond
 #: `NOISE_PER_ANSWER` for each answer. Envoy sends one or two a call when it gives up on all of
 #: them, and a second of that at full speed stays below it.
@@ -70,7 +68,6 @@ _SETTINGS: Final = frames.settings(
 #: The payload of the PING that tells when a peer has seen our GOAWAY (§6.8).
 _DRAIN_PING: Final = b"draining"
 
-_FRAME_SIZE: Final = frames.DEFAULT_FRAME_SIZE
 _HEADERS_FIRST: Final = len(RESPONSE_HEADERS) << 8 | frames.HEADERS
 _TRAILERS_LAST: Final = len(OK_TRAILERS) << 8 | frames.HEADERS
 _END: Final = frames.END_HEADERS | frames.END_STREAM
@@ -123,14 +120,6 @@ class Budget:
         self.held = 0
 
 
-class _Violation(Exception):
-    """The connection is over."""
-
-    def __init__(self, code: ErrorCode, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-
-
 class Connection:
     """What one peer has sent, and what is to be sent to it."""
 
@@ -139,7 +128,7 @@ class Connection:
         self._violated = violated
         self._budget = budget
         self._out: list[bytes] = [_SETTINGS]
-        self._unread = b""
+        self._reader = FrameReader()
         self._headers = HeaderReader()
         self._streams: dict[int, Stream] = {}
         #: The highest number that the peer has used, and those below that it has not.
@@ -151,15 +140,11 @@ class Connection:
         self._blocked: dict[int, Stream] = {}
         self._starved: dict[int, Stream] = {}
         self._noise = 0
-        #: A header block that is not complete: its stream, flags, and what there is of it.
-        self._block: tuple[int, int, bytearray] | None = None
-        self._continuations = 0
         self._receive_left = CONNECTION_WINDOW
         self._send_left = frames.DEFAULT_WINDOW
         self._peer_window = frames.DEFAULT_WINDOW
         self._peer_frame_size = frames.DEFAULT_FRAME_SIZE
         self._asked: list[Stream] = []
-        self._next = self._preface
         self._readers: dict[int, Callable[[int, int, bytes], None]] = {
             frames.PRIORITY: self._read_priority,
             frames.RST_STREAM: self._read_rst_stream,
@@ -199,8 +184,9 @@ class Connection:
             return []
         self._asked = []
         try:
-            self._next(data, now)
-        except _Violation as violation:
+            for frame in self._reader.read(data):
+                self._read_frame(frame, now)
+        except Violation as violation:
             self._end(violation.code, str(violation))
         except CompressionError as error:
             self._end(error.code, str(error))
@@ -280,82 +266,23 @@ class Connection:
 
     # ------------------------------------------------------------ frames
 
-    def _preface(self, data: bytes, now: float) -> None:
-        data = self._unread + data
-        expected = frames.PREFACE
-        if data[: len(expected)] != expected[: len(data)]:
-            raise _Violation(ErrorCode.PROTOCOL_ERROR, "the connection does not begin with HTTP/2")
-        self._unread = b""
-        if len(data) < len(expected):
-            self._unread = data
-            return
-        self._next = self._frames
-        self._frames(data[len(expected) :], now)
-
-    def _frames(self, data: bytes, now: float) -> None:
-        if self._unread:
-            data = self._unread + data
-            self._unread = b""
-        start, end = 0, len(data)
-        while end - start >= HEADER_SIZE:
-            word, flags, number = HEADER.unpack_from(data, start)
-            kind = word & 0xFF
-            stop = start + HEADER_SIZE + (word >> 8)
-            if word >> 8 > _FRAME_SIZE:
-                raise _Violation(ErrorCode.FRAME_SIZE_ERROR, "a frame above the size that we take")
-            if stop > end:
-                break
-            start += HEADER_SIZE
-            number &= frames.BITS_31
-            if self._block is not None and (
-                kind != frames.CONTINUATION or number != self._block[0]
-            ):
-                raise _Violation(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted")
-            if not self.greeted and (kind != frames.SETTINGS or flags & frames.ACK):
-                raise _Violation(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-            if kind == frames.DATA:
-                self._read_data(flags, number, data, start, stop)
-            elif kind == frames.HEADERS:
-                self._read_headers(flags, number, data[start:stop], now)
-            elif kind == frames.CONTINUATION:
-                self._read_continuation(flags, data[start:stop], now)
-            elif kind in self._readers:
-                self._readers[kind](flags, number, data[start:stop])
-            else:
-                self._count_noise()  # §4.1: types that nobody knows are ignored
-            start = stop
-        self._unread = data[start:]
-
-    def _read_headers(self, flags: int, number: int, payload: bytes, now: float) -> None:
-        if number & 1 == 0:
-            # §5.1.1: a client's are odd, and 0 is the connection's.
-            raise _Violation(ErrorCode.PROTOCOL_ERROR, "HEADERS on a stream that no client opens")
-        if flags & (frames.PADDED | frames.WITH_PRIORITY):
-            payload = _unpadded(payload, flags, 5 if flags & frames.WITH_PRIORITY else 0)
-        if len(payload) > MAX_BLOCK:
-            raise _Violation(ErrorCode.ENHANCE_YOUR_CALM, f"a header block above {MAX_BLOCK} bytes")
-        if flags & frames.END_HEADERS:
-            self._on_block(number, flags, payload, now)
+    def _read_frame(self, frame: Frame, now: float) -> None:
+        kind, flags, number, data, start, stop = frame
+        if not self.greeted and (kind != frames.SETTINGS or flags & frames.ACK):
+            raise Violation(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        if kind == frames.DATA:
+            self._read_data(flags, number, data, start, stop)
+        elif kind == frames.HEADERS:
+            self._on_block(number, flags, data, now)
+        elif kind in self._readers:
+            self._readers[kind](flags, number, data[start:stop])
         else:
-            self._block = (number, flags, bytearray(payload))
-            self._continuations = 0
-
-    def _read_continuation(self, flags: int, payload: bytes, now: float) -> None:
-        if self._block is None:
-            raise _Violation(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without a header block")
-        number, first_flags, block = self._block
-        block += payload
-        self._continuations += 1
-        if len(block) > MAX_BLOCK or self._continuations > MAX_CONTINUATIONS:
-            raise _Violation(
-                ErrorCode.ENHANCE_YOUR_CALM,
-                f"a header block above {MAX_BLOCK} bytes or {MAX_CONTINUATIONS} CONTINUATION",
-            )
-        if flags & frames.END_HEADERS:
-            self._block = None
-            self._on_block(number, first_flags, bytes(block), now)
+            self._count_noise()  # §4.1: types that nobody knows are ignored
 
     def _on_block(self, number: int, flags: int, block: bytes, now: float) -> None:
+        if number & 1 == 0:
+            # §5.1.1: a client's are odd, and 0 is the connection's.
+            raise Violation(ErrorCode.PROTOCOL_ERROR, "HEADERS on a stream that no client opens")
         if number <= self._last:
             self._on_late_block(number, flags, block)
             return
@@ -390,8 +317,8 @@ class Connection:
                 self._count_noise()
                 return
             if any(number in gap for gap in self._gaps):
-                raise _Violation(ErrorCode.PROTOCOL_ERROR, "a stream number below an earlier one")
-            raise _Violation(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
+                raise Violation(ErrorCode.PROTOCOL_ERROR, "a stream number below an earlier one")
+            raise Violation(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
         if stream.remote_closed:
             self._stream_error(stream, ErrorCode.STREAM_CLOSED, "HEADERS after the end of a stream")
         elif defect or not flags & frames.END_STREAM:
@@ -406,7 +333,7 @@ class Connection:
         self._receive_left -= size
         if self._receive_left < CONNECTION_WINDOW >> 1:
             if self._receive_left < 0:
-                raise _Violation(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the window")
+                raise Violation(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the window")
             self._out.append(frames.window_update(0, CONNECTION_WINDOW - self._receive_left))
             self._receive_left = CONNECTION_WINDOW
         stream = self._streams.get(number)
@@ -414,7 +341,7 @@ class Connection:
             self._on_late_frame(number, "DATA")
             return
         if flags & frames.PADDED:
-            data = _unpadded(data[start:stop], flags, 0)
+            data = unpadded(data[start:stop], flags)
             start, stop = 0, len(data)
         if stream.remote_closed:
             self._stream_error(stream, ErrorCode.STREAM_CLOSED, "DATA after the end of a stream")
@@ -453,7 +380,7 @@ class Connection:
         self._on_message(stream, body, 0, len(body))
 
     def _on_message(self, stream: Stream, data: bytes, start: int, stop: int) -> None:
-        """The body, `data[start:stop]`, is complete."""
+        """The body, `data[start:stop]`, is complete; it is one frame, or `_hold` measured it."""
         size = stop - start - PREFIX_SIZE
         announced = stream.head.content_length
         if announced >= 0 and announced != stop - start:
@@ -467,9 +394,6 @@ class Connection:
             self.refuse(stream, Status.UNIMPLEMENTED, "compressed messages are not accepted")
         elif data[start] != 0:
             self.refuse(stream, Status.INTERNAL, "the message's flag is neither 0 nor 1")
-        elif size > MAX_MESSAGE:
-            reason = f"a message above {MAX_MESSAGE} bytes"
-            self.refuse(stream, Status.RESOURCE_EXHAUSTED, reason)
         elif stream.head.timeout_s < 0:
             self.refuse(stream, Status.INTERNAL, "grpc-timeout is not a timeout")
         elif stream.head.timeout_s == 0:
@@ -481,19 +405,19 @@ class Connection:
 
     def _read_priority(self, _flags: int, number: int, payload: bytes) -> None:
         if number == 0:
-            raise _Violation(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
+            raise Violation(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
         self._count_noise()
         if len(payload) != 5:
             stream = self._streams.get(number)
             if stream is None:
-                raise _Violation(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another size than 5")
+                raise Violation(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another size than 5")
             self._stream_error(
                 stream, ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another size than 5"
             )
 
     def _read_rst_stream(self, _flags: int, number: int, payload: bytes) -> None:
         if len(payload) != 4:
-            raise _Violation(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of another size than 4")
+            raise Violation(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of another size than 4")
         stream = self._streams.get(number)
         self._count_noise()
         if stream is None:
@@ -503,9 +427,9 @@ class Connection:
 
     def _read_settings(self, flags: int, number: int, payload: bytes) -> None:
         if number != 0:
-            raise _Violation(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+            raise Violation(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
         if len(payload) % frames.SETTING.size or (flags & frames.ACK and payload):
-            raise _Violation(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of an impossible size")
+            raise Violation(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of an impossible size")
         self._count_noise(1 + len(payload) // frames.SETTING.size)
         if flags & frames.ACK:
             # We send them once, so whatever is acknowledged is that.
@@ -522,27 +446,27 @@ class Connection:
 
     def _apply(self, name: int, value: int) -> None:
         if name == frames.SETTINGS_ENABLE_PUSH and value > 1:
-            raise _Violation(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH is neither 0 nor 1")
+            raise Violation(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH is neither 0 nor 1")
         if name == frames.SETTINGS_MAX_FRAME_SIZE:
             if not frames.DEFAULT_FRAME_SIZE <= value <= frames.LARGEST_FRAME_SIZE:
-                raise _Violation(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range")
+                raise Violation(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range")
             self._peer_frame_size = value
         elif name == frames.SETTINGS_INITIAL_WINDOW_SIZE:
             # §6.9.2: it changes the windows of open streams as well, so it costs as many.
             self._count_noise(len(self._streams))
             highest = max((stream.credit for stream in self._streams.values()), default=0)
             if value + max(highest, 0) > frames.MAX_WINDOW:
-                raise _Violation(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE")
+                raise Violation(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE")
             self._peer_window = value
 
     def _read_push_promise(self, _flags: int, _number: int, _payload: bytes) -> None:
-        raise _Violation(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
+        raise Violation(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
 
     def _read_ping(self, flags: int, number: int, payload: bytes) -> None:
         if number != 0:
-            raise _Violation(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
+            raise Violation(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
         if len(payload) != 8:
-            raise _Violation(ErrorCode.FRAME_SIZE_ERROR, "PING of another size than 8")
+            raise Violation(ErrorCode.FRAME_SIZE_ERROR, "PING of another size than 8")
         self._count_noise()
         if not flags & frames.ACK:
             self._out.append(frames.frame(frames.PING, frames.ACK, 0, payload))
@@ -552,23 +476,23 @@ class Connection:
 
     def _read_goaway(self, _flags: int, number: int, payload: bytes) -> None:
         if number != 0:
-            raise _Violation(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
+            raise Violation(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
         if len(payload) < 8:
-            raise _Violation(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY of fewer than 8 bytes")
+            raise Violation(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY of fewer than 8 bytes")
         # It opens no more streams; those that it has are answered, and it closes.
         self._count_noise()
 
     def _read_window_update(self, _flags: int, number: int, payload: bytes) -> None:
         if len(payload) != 4:
-            raise _Violation(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE of another size than 4")
+            raise Violation(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE of another size than 4")
         increment = frames.WORD.unpack(payload)[0] & frames.BITS_31
         self._count_noise()
         if number == 0:
             self._send_left += increment
             if increment == 0:
-                raise _Violation(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+                raise Violation(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
             if self._send_left > frames.MAX_WINDOW:
-                raise _Violation(ErrorCode.FLOW_CONTROL_ERROR, "a window above 2^31-1")
+                raise Violation(ErrorCode.FLOW_CONTROL_ERROR, "a window above 2^31-1")
             self._send_blocked()
             return
         stream = self._streams.get(number)
@@ -587,17 +511,17 @@ class Connection:
         """A frame on a stream that is not open."""
         if number > self._last or number & 1 == 0 or any(number in gap for gap in self._gaps):
             # §5.1: idle. That includes 0, and numbers that only a server uses.
-            raise _Violation(ErrorCode.PROTOCOL_ERROR, f"{name} on an idle stream")
+            raise Violation(ErrorCode.PROTOCOL_ERROR, f"{name} on an idle stream")
         self._count_noise()
         if name == "DATA" and number not in self._forgiven:
-            raise _Violation(ErrorCode.STREAM_CLOSED, "DATA on a closed stream")
+            raise Violation(ErrorCode.STREAM_CLOSED, "DATA on a closed stream")
 
     # ------------------------------------------------------------ ends
 
     def _count_noise(self, count: int = 1) -> None:
         self._noise += count
         if self._noise > MAX_NOISE:
-            raise _Violation(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
+            raise Violation(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
 
     def _done(self, stream: Stream) -> None:
         """Its answer is complete."""
@@ -672,18 +596,3 @@ class Connection:
         """The windows of all streams have changed."""
         for number in list(self._starved):
             self._send_rest(self._starved.pop(number))
-
-
-def _unpadded(payload: bytes, flags: int, skipped: int) -> bytes:
-    """A payload without its padding (§6.1) and without the `skipped` bytes before it."""
-    padding = 0
-    if flags & frames.PADDED:
-        if not payload:
-            raise _Violation(ErrorCode.FRAME_SIZE_ERROR, "a padded frame without its pad length")
-        padding = payload[0]
-        skipped += 1
-    if len(payload) < skipped:
-        raise _Violation(ErrorCode.FRAME_SIZE_ERROR, "a frame that is shorter than its fields")
-    if padding > len(payload) - skipped:
-        raise _Violation(ErrorCode.PROTOCOL_ERROR, "more padding than payload")
-    return payload[skipped : len(payload) - padding]

@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2
 from authz.edges.h2c.connection import STREAM_S, Budget, Connection, Stream
 from authz.edges.h2c.frames import ErrorCode
 from authz.edges.h2c.grpc_status import Status
-from authz.edges.sockets import bind_local
+from authz.edges.sockets import BACKLOG, bind_local
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ class H2cServer:
         self._peers: set[_Peer] = set()
         self._waiting: deque[tuple[_Peer, Stream]] = deque()
         self._scheduled = False
+        self._looked_for_room = False
         self._serving = False
         self._budget = Budget()
         self._lines = 0
@@ -102,10 +103,12 @@ class H2cServer:
         listener = bind_local(self._address)
         if isinstance(self._address, Path):
             self._server: asyncio.Server = await self._loop.create_unix_server(
-                lambda: _Peer(self), sock=listener
+                lambda: _Peer(self), sock=listener, backlog=BACKLOG
             )
         else:
-            self._server = await self._loop.create_server(lambda: _Peer(self), sock=listener)
+            self._server = await self._loop.create_server(
+                lambda: _Peer(self), sock=listener, backlog=BACKLOG
+            )
         self._serving = True
         self._sweep = self._loop.call_later(SWEEP_S, self._look_around)
 
@@ -133,7 +136,7 @@ class H2cServer:
             method = stream.head.method
             if method != CHECK:
                 self._answer_other(peer.connection, stream)
-            elif len(self._waiting) >= MAX_IN_FLIGHT:
+            elif len(self._waiting) >= MAX_IN_FLIGHT and not self._made_room():
                 self.overloaded += 1
                 peer.connection.answer(stream, self._turned_away())
             else:
@@ -142,9 +145,21 @@ class H2cServer:
             self._scheduled = True
             self._loop.call_soon(self._judge)
 
+    def _made_room(self) -> bool:
+        """Calls that were given up leave the queue, so that they keep nobody out of it."""
+        if self._looked_for_room:
+            return False  # once a batch: who asks and gives up must not make everybody pay for it
+        self._looked_for_room = True
+        wanted = [entry for entry in self._waiting if not entry[1].ended]
+        self.abandoned += len(self._waiting) - len(wanted)
+        self._waiting.clear()
+        self._waiting.extend(wanted)
+        return len(wanted) < MAX_IN_FLIGHT
+
     def _judge(self) -> None:
         """One batch: judge, commit, answer."""
         waiting = self._waiting
+        self._looked_for_room = False
         # The next one after the sockets were looked at: its calls may have been given up by then.
         self._scheduled = len(waiting) > self._batch
         if self._scheduled:

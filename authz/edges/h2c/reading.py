@@ -1,0 +1,133 @@
+"""Bytes to frames, wherever the network cut them (RFC 9113 §3.4, §4, §6.2, §6.10).
+
+- What comes out is whole: a frame when all of it is there, a header block when its last
+  CONTINUATION is. At most one frame and one block are kept meanwhile, both of bounded size.
+- Which streams there are, and what a frame means, is not known here.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from authz.edges.h2c import frames
+from authz.edges.h2c.frames import HEADER, HEADER_SIZE, ErrorCode
+from authz.edges.h2c.requests import MAX_BLOCK
+
+#: CONTINUATION frames of a block. The largest block fits into one frame of the smallest size that
+#: a peer may be held to, so that even one is odd.
+MAX_CONTINUATIONS: Final = 8
+
+_FRAME_SIZE: Final = frames.DEFAULT_FRAME_SIZE
+
+#: Type, flags, stream id; and the payload as a part of some bytes, which saves a copy of it.
+Frame = tuple[int, int, int, bytes, int, int]
+
+
+class Violation(Exception):
+    """The peer broke the protocol in a way that ends the connection."""
+
+    def __init__(self, code: ErrorCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class FrameReader:
+    """One connection's frames, in order."""
+
+    def __init__(self) -> None:
+        self._greeting = True
+        self._unread = b""
+        #: A header block that is not complete: its stream, flags, and what there is of it.
+        self._block: tuple[int, int, bytearray] | None = None
+        self._continuations = 0
+
+    def read(self, data: bytes) -> Iterator[Frame]:
+        """The frames that are complete with these bytes.
+
+        HEADERS come with the whole block, without padding and priority, and CONTINUATION not at
+        all; DATA come as they are, since padding counts against the window.
+
+        Raises:
+            Violation: where the bytes are no frames; nothing may be read after that.
+        """
+        if self._unread:
+            data = self._unread + data
+            self._unread = b""
+        start, end = 0, len(data)
+        if self._greeting:
+            expected = frames.PREFACE
+            if data[: len(expected)] != expected[:end]:
+                reason = "the connection does not begin with HTTP/2"
+                raise Violation(ErrorCode.PROTOCOL_ERROR, reason)
+            if end < len(expected):
+                self._unread = data
+                return
+            self._greeting, start = False, len(expected)
+        while end - start >= HEADER_SIZE:
+            word, flags, number = HEADER.unpack_from(data, start)
+            kind = word & 0xFF
+            stop = start + HEADER_SIZE + (word >> 8)
+            if word >> 8 > _FRAME_SIZE:
+                raise Violation(ErrorCode.FRAME_SIZE_ERROR, "a frame above the size that we take")
+            if stop > end:
+                break
+            start += HEADER_SIZE
+            number &= frames.BITS_31
+            if self._block is not None and (
+                kind != frames.CONTINUATION or number != self._block[0]
+            ):
+                raise Violation(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted")
+            if kind in (frames.HEADERS, frames.CONTINUATION):
+                whole = self._read_block(kind, flags, number, data[start:stop])
+                if whole is not None:
+                    first_flags, block = whole
+                    yield frames.HEADERS, first_flags, number, block, 0, len(block)
+            else:
+                yield kind, flags, number, data, start, stop
+            start = stop
+        self._unread = data[start:]
+
+    def _read_block(
+        self, kind: int, flags: int, number: int, payload: bytes
+    ) -> tuple[int, bytes] | None:
+        """A part of a header block: the flags of its first, and all of it, once it is complete."""
+        if kind == frames.HEADERS:
+            if flags & (frames.PADDED | frames.WITH_PRIORITY):
+                payload = unpadded(payload, flags, 5 if flags & frames.WITH_PRIORITY else 0)
+            if flags & frames.END_HEADERS and len(payload) <= MAX_BLOCK:
+                return flags, payload
+            self._block = (number, flags, bytearray(payload))
+            self._continuations = 0
+        elif self._block is None:
+            raise Violation(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without a header block")
+        else:
+            self._block[2].extend(payload)
+            self._continuations += 1
+        _, first_flags, block = self._block
+        if len(block) > MAX_BLOCK or self._continuations > MAX_CONTINUATIONS:
+            raise Violation(
+                ErrorCode.ENHANCE_YOUR_CALM,
+                f"a header block above {MAX_BLOCK} bytes or {MAX_CONTINUATIONS} CONTINUATION",
+            )
+        if not flags & frames.END_HEADERS:
+            return None
+        self._block = None
+        return first_flags, bytes(block)
+
+
+def unpadded(payload: bytes, flags: int, skipped: int = 0) -> bytes:
+    """A payload without its padding (§6.1) and without the `skipped` bytes before it.
+
+    Raises:
+        Violation: the frame is shorter than its fields, or padded by more than it has.
+    """
+    padding = 0
+    if flags & frames.PADDED:
+        if not payload:
+            raise Violation(ErrorCode.FRAME_SIZE_ERROR, "a padded frame without its pad length")
+        padding = payload[0]
+        skipped += 1
+    if len(payload) < skipped:
+        raise Violation(ErrorCode.FRAME_SIZE_ERROR, "a frame that is shorter than its fields")
+    if padding > len(payload) - skipped:
+        raise Violation(ErrorCode.PROTOCOL_ERROR, "more padding than payload")
+    return payload[skipped : len(payload) - padding]

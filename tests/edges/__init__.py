@@ -1,0 +1,1 @@
+"""What meets sockets, files and other people's libraries."""
