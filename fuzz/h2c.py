@@ -157,6 +157,7 @@ class Watched:
             assert not streams
             assert seen.drained
         self._output.read(seen.take_output(), self._sent.opened)
+        assert not self._output.ended & {stream.id for stream in streams}, "kept after its end"
 
     def _violated(self, code: ErrorCode, reason: str) -> None:
         assert code in ErrorCode
@@ -203,7 +204,7 @@ class _Output:
 
     def __init__(self) -> None:
         self._begun: set[int] = set()
-        self._ended: set[int] = set()
+        self.ended: set[int] = set()
 
     def read(self, raw: bytes, opened: set[int]) -> None:
         size = 0
@@ -218,14 +219,14 @@ class _Output:
                 continue
             assert number in opened, "a stream that the peer did not open"
             if kind == RST_STREAM:
-                assert payload == bytes(4) or number not in self._ended
-                self._ended.add(number)
+                assert payload == bytes(4) or number not in self.ended
+                self.ended.add(number)
                 continue
-            assert number not in self._ended, "more after the end"
+            assert number not in self.ended, "more after the end"
             assert kind == HEADERS or number in self._begun
             self._begun.add(number)
             if flags & END_STREAM:
-                self._ended.add(number)
+                self.ended.add(number)
         assert size == len(raw), "half a frame"
 
 

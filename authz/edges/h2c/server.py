@@ -64,9 +64,6 @@ class H2cServer:
             turned_away: the CheckResponse for a call that is not judged.
             address: a socket's path, or a loopback address and a port.
             batch: calls that are judged together at most.
-
-        Raises:
-            ValueError: the address can be reached from other hosts, whom cleartext does not serve.
         """
         self._address = address
         self._batch = batch
@@ -98,7 +95,12 @@ class H2cServer:
         }
 
     async def start(self) -> None:
-        """Listen and serve."""
+        """Listen and serve.
+
+        Raises:
+            ValueError: the address can be reached from other hosts, whom cleartext does not serve.
+            OSError: it cannot be listened on.
+        """
         self._loop = asyncio.get_running_loop()
         listener = bind_local(self._address)
         if isinstance(self._address, Path):

@@ -317,6 +317,8 @@ def run(case: Case, *, acknowledged: bool) -> None:
         said += peer.release()
     assert said == list(case.said)
     assert peer.judged == list(case.judged)
+    ends = [line.split()[-1] for line in said if line.startswith(("reset", "goaway"))]
+    assert peer.broken == [code for code in ends if code != "NO_ERROR"]
     if said and said[-1].startswith("goaway"):
         assert peer.connection.over
         assert peer.connection.drained

@@ -275,6 +275,9 @@ FRAMES: Final[dict[str, Case]] = {
     "6.2-priority-of-four-bytes": Case(
         frame(HEADERS, END_HEADERS | WITH_PRIORITY, 3, bytes(4)), _gone("FRAME_SIZE_ERROR")
     ),
+    "6.2-priority-alone-is-an-empty-block": Case(
+        frame(HEADERS, END_HEADERS | WITH_PRIORITY, 3, PRIORITY_FIELDS), _broken("PROTOCOL_ERROR")
+    ),
     "6.2-padding-alone-is-an-empty-block": Case(
         frame(HEADERS, END_HEADERS | PADDED, 3, b"\x02\0\0"), _broken("PROTOCOL_ERROR")
     ),
@@ -471,6 +474,9 @@ FRAMES: Final[dict[str, Case]] = {
     "8.1.1-a-content-length-too-small": Case(
         call(3, b"hi", block(fields((b"content-length", b"6")))), _broken("PROTOCOL_ERROR")
     ),
+    "8.1.1-a-content-length-of-0": Case(
+        call(3, b"hi", block(fields((b"content-length", b"0")))), _broken("PROTOCOL_ERROR")
+    ),
     "8.1.1-a-content-length-too-large": Case(
         call(3, b"hi", block(fields((b"content-length", b"8")))), _broken("PROTOCOL_ERROR")
     ),
@@ -632,6 +638,7 @@ def test_an_answer_leaves_piece_by_piece_as_the_window_opens() -> None:
     assert sum((1, 3, 1, 2, 100, 150, 47)) < 305 < sum((1, 3, 1, 2, 100, 150, 47)) + 2
     said += peer.send(peer.open(3, 1))
     assert said == [f"answer 3 {'abc' * 100!r}"]
+    assert peer.connection.open_streams == 0
     assert peer.works()
 
 
