@@ -20,7 +20,8 @@ test: $(VENV)/.dev ## Run the whole suite, real Envoy included
 	@$(BIN)/python -m pytest
 
 crash: $(VENV)/.dev ## Kill a sidecar under load, ROUNDS (100) times, and look for what it answered
-	@CRASH_ROUNDS=$(or $(ROUNDS),100) $(BIN)/python -m pytest -n 0 --capture no tests/e2e/test_crash.py
+	@CRASH_ROUNDS=$(or $(ROUNDS),100) $(BIN)/python -m pytest -n 0 --capture no \
+		-o faulthandler_timeout=0 tests/e2e/test_crash.py
 
 bench: $(VENV)/.bench ## Run the benchmarks and keep their figures in bench/results/
 	@$(BIN)/python -m bench

@@ -262,6 +262,16 @@ def test_a_damaged_file_is_said_in_a_sentence(
     assert isinstance(report.verified, bool)
 
 
+def test_a_page_that_leads_back_to_the_first_row_is_no_endless_trail(path: Path) -> None:
+    [[root]] = execute(path, "SELECT rootpage FROM sqlite_schema WHERE name = 'audit'")
+    assert isinstance(root, int)
+    trail.overfill(path, root)
+    report = verify(path)
+    assert "unreadable" in kinds(report)
+    assert "are not in order" in report.problems[0].message
+    assert report.rows < ROWS
+
+
 def test_of_many_problems_all_are_counted_and_few_are_listed(path: Path) -> None:
     execute(path, "UPDATE audit SET reason = 'x'")
     report = verify(path)

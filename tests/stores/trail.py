@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import sqlite3
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +131,23 @@ def execute(path: Path, statement: str, *values: object) -> list[tuple[object, .
     """One statement on a database."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=5)) as other:
         return other.execute(statement, values).fetchall()
+
+
+def overfill(path: Path, root: int) -> None:
+    """Let the first leaf of a table say that it has 200 rows (SQLite file format, §1.6).
+
+    Those it does not have are read as row 0 each, so that whoever reads on behind the last one
+    begins at the first.
+    """
+    with path.open("r+b") as stream:
+        page = int.from_bytes(stream.read(18)[16:], "big")
+        stream.seek((root - 1) * page)
+        kind, _, cells, _, _, _, first = struct.unpack(">BHHHBIH", stream.read(14))
+        assert (kind, cells > 0) == (5, True), "not an interior page of a table"
+        stream.seek((root - 1) * page + first)
+        leaf = int.from_bytes(stream.read(4), "big")
+        stream.seek((leaf - 1) * page + 3)
+        stream.write((200).to_bytes(2, "big"))
 
 
 def verify(path: Path, *, now: float = START, **options: object) -> Report:
