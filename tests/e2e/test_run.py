@@ -373,6 +373,8 @@ def test_ctrl_c_while_starting_ends_it(workspace: Path, moment: str) -> None:
     program = workspace / "program.py"
     program.write_text(
         "import os, signal\n"
+        # As in a terminal: what a shell starts in the background ignores it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def kill():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "def before(module, name):\n"
