@@ -28,6 +28,9 @@ from authz.core.timestamps import seconds_of
 MAX_LISTED: Final = 20
 #: Seconds that a signature may lie ahead of the clock it is compared with.
 MAX_AHEAD_S: Final = 60.0
+#: Seconds that rows may be newer than the newest head. One is signed each second; more than that is
+#: for a disk, or another program's lock, that keeps the signer waiting.
+MAX_UNSIGNED_S: Final = 300.0
 #: seq, the columns, prev_hash and hash.
 _WIDTH: Final = len(AuditRow._fields) + 3
 _TIMESTAMP: Final = 1 + AuditRow._fields.index("timestamp")
@@ -97,6 +100,7 @@ class TrailVerifier:
         self._notes: list[str] = []
         self._rows = 0
         self._first = 0
+        self._retired = False
         self._begin = self._anchor(anchors)
         self._last: int | None = self._begin.seq if self._begin else None
         #: None: nobody can know which hash the next row should follow.
@@ -112,6 +116,7 @@ class TrailVerifier:
             self._keep(kept)
         self._horizon = max(self._waiting, default=self._signed)
         self._tail_from = ""
+        self._tail_to: object = ""
 
     def _say(
         self, kind: str, message: str, first: int | None = None, last: int | None = None
@@ -154,6 +159,7 @@ class TrailVerifier:
                 " were not changed before cannot be shown"
             )
         elif reason == "retention":
+            self._retired = True
             self._notes.append(f"the rows up to {link.seq} were removed by retention")
         return link
 
@@ -178,9 +184,16 @@ class TrailVerifier:
         if not self._fits("the head given", kept.key_id, kept.signature, _signed_by(kept)):
             return
         if self._begin is not None and kept.seq < self._begin.seq:
-            self._notes.append(
-                f"the head given is of row {kept.seq}, which retention has removed since"
-            )
+            if self._retired:
+                self._notes.append(
+                    f"the head given is of row {kept.seq}, which retention has removed since"
+                )
+            else:
+                self._say(
+                    "rolled_back",
+                    f"the head given is of row {kept.seq}, and this trail begins behind it, not by"
+                    " retention: it is another one",
+                )
         self._expect(kept)
 
     def _expect(self, head: Head) -> None:
@@ -236,8 +249,9 @@ class TrailVerifier:
             self._hash = None
         *said, previous, digest = row
         self._last = seq
-        if not self._tail_from and seq > self._horizon:
-            self._tail_from = word(str(row[_TIMESTAMP]))
+        if seq > self._horizon:
+            self._tail_from = self._tail_from or word(str(row[_TIMESTAMP]))
+            self._tail_to = row[_TIMESTAMP]
         if not _is_hash(previous) or not _is_hash(digest):
             self._say("edited", f"row {seq} was changed: it has no hashes as a sidecar writes them",
                       seq, seq)  # fmt: skip
@@ -302,6 +316,12 @@ class TrailVerifier:
                 f"the newest {unsigned} rows, from {self._tail_from or 'row ' + str(last)} on, are"
                 " not signed yet: who could write the file could have put them there"
             )
+            if not self._soon_enough(self._newest):
+                self._say(
+                    "unsigned",
+                    f"the newest rows are not signed, over {MAX_UNSIGNED_S:.0f} s after the newest"
+                    " head: it is not the last one that was signed, or the key could not be used",
+                )
         age = self._age(now, max_age_s)
         newest = self._newest
         return Report(
@@ -315,6 +335,13 @@ class TrailVerifier:
             age_s=age,
             clean_stop=newest is not None and newest.final == 1 and newest.seq == last,
         )
+
+    def _soon_enough(self, newest: Head) -> bool:
+        """Whether the last row is of a time at which there need not have been a newer head."""
+        try:
+            return seconds_of(str(self._tail_to)) - seconds_of(newest.at) <= MAX_UNSIGNED_S
+        except (ValueError, OverflowError):
+            return False
 
     def _age(self, now: float, max_age_s: float | None) -> float | None:
         if self._newest is None:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from authz.core.audit_chain import HASH_BYTES, SIGNATURE_BYTES, Head
 from authz.core.audit_verify import Fits, Problem, Report, TrailVerifier
+from authz.core.text import word
 from authz.stores.audit_schema import COLUMNS, SCHEMA_VERSION, AuditAnchor, AuditHead
 
 #: Rows that are read at a time: some milliseconds, about a megabyte.
@@ -29,6 +30,17 @@ MAX_HEAD_FILE: Final = 16 * 1024
 #: How often a trail that changes under us is begun again.
 ATTEMPTS: Final = 5
 
+#: Bytes of a value or a row: a request has at most 60 KiB of headers.
+MAX_VALUE: Final = 1024 * 1024
+#: Indexes, triggers and the like of one table; a sidecar makes none.
+MAX_PARTS: Final = 8
+
+_PARTS: Final = (
+    "SELECT type, sql FROM sqlite_schema WHERE lower(tbl_name) = ? ORDER BY type DESC LIMIT ?"
+)
+_TRIGGERS: Final = "SELECT name FROM sqlite_schema WHERE type = 'trigger' LIMIT 8"
+#: What reading a damaged file raises; the second for names that are no text.
+_BROKEN: Final = (sqlite3.Error, UnicodeDecodeError)
 _ANCHOR: Final = ("seq", "hash", "at", "reason", "key_id", "signature")
 _HEAD: Final = Head._fields
 _OURS: Final = {
@@ -96,6 +108,8 @@ def signers(path: Path) -> set[str]:
         FileNotFoundError, NotATrail: as `verify`.
     """
     with _opened(path) as (connection, _):
+        if _foreign(connection):
+            return set()
         rows = [
             *_table(connection, "audit_anchors", ("key_id",), MAX_ANCHORS),
             *_table(connection, "audit_heads", ("key_id",), MAX_HEADS),
@@ -110,6 +124,8 @@ def newest_head(path: Path) -> Head | None:
         FileNotFoundError, NotATrail: as `verify`.
     """
     with _opened(path) as (connection, _):
+        if _foreign(connection):
+            return None
         rows = _table(connection, "audit_heads", _HEAD, 1)
     return _shaped(Head(*rows[0])) if rows else None
 
@@ -120,19 +136,24 @@ def _verify(
     kept: Head | None,
     progress: Callable[[Progress], None],
 ) -> tuple[TrailVerifier, list[tuple[Any, ...]]]:
+    foreign = _foreign(connection)
+    if foreign:
+        # Reading what somebody else defined could compute for ever, or show what is not there.
+        found = TrailVerifier([], [], keys, kept=kept)
+        for problem in foreign:
+            found.problem(problem)
+        return found, []
     connection.execute("BEGIN")
     anchors = _table(connection, "audit_anchors", _ANCHOR, MAX_ANCHORS)
     heads = _table(connection, "audit_heads", _HEAD, MAX_HEADS)
     try:
         last = connection.execute("SELECT max(_rowid_) FROM audit").fetchone()[0]
         first = connection.execute("SELECT min(_rowid_) FROM audit").fetchone()[0]
-    except sqlite3.Error:
-        first = last = None  # said below
+    except _BROKEN:
+        first = last = None  # the missing rows say it
     connection.execute("ROLLBACK")
     # The anchor of the highest number counts, and heads in the order they were signed in.
     found = TrailVerifier(anchors[::-1], heads[::-1], keys, kept=kept)
-    for problem in _foreign(connection):
-        found.problem(problem)
     if len(heads) == MAX_HEADS:
         found.note(f"only the newest {MAX_HEADS} heads were looked at")
     names = ", ".join(COLUMNS)
@@ -160,7 +181,7 @@ def _verify(
             found.feed(portion)
             at, done = portion[-1][0], done + len(portion)
             progress(Progress(min(done, total), total))
-    except sqlite3.Error as error:
+    except _BROKEN as error:
         found.problem(
             Problem("unreadable", f"the rows after row {max(at, 0)} cannot be read: {error}")
         )
@@ -180,23 +201,32 @@ def _table(
     statement = f"SELECT {names} FROM {table} ORDER BY _rowid_ DESC LIMIT ?"  # noqa: S608
     try:
         return connection.execute(statement, (limit,)).fetchall()
-    except sqlite3.Error:
-        return []  # `_foreign` or the missing anchor says it
+    except _BROKEN:
+        return []  # the missing anchor or head says it
 
 
-def _foreign(connection: sqlite3.Connection) -> Iterator[Problem]:
-    """What would let a query show something else than what the tables hold."""
-    for table, columns in _OURS.items():
-        try:
-            kinds = connection.execute(
-                "SELECT type, sql FROM sqlite_schema WHERE lower(name) = ?", (table,)
-            ).fetchall()
-            there = {row[1] for row in connection.execute(f"PRAGMA table_xinfo({table})")}
-        except sqlite3.Error as error:
-            yield Problem("unreadable", f"the table `{table}` cannot be read: {error}")
-            continue
-        if [kind for kind, _ in kinds] != ["table"] or there != columns:
-            yield Problem("unreadable", f"the table `{table}` is not one that a sidecar made")
+def _foreign(connection: sqlite3.Connection) -> list[Problem]:
+    """What would let a query, or a sidecar, see something else than what the tables hold."""
+    found: list[Problem] = []
+    try:
+        triggers = connection.execute(_TRIGGERS).fetchall()
+        for name in triggers:
+            reason = (
+                f"the trigger {word(str(name[0]))} is not a sidecar's: it changes what is written"
+            )
+            found.append(Problem("unreadable", reason))
+        for table, columns in _OURS.items():
+            kinds = connection.execute(_PARTS, (table, MAX_PARTS)).fetchall()
+            parts = [kind for kind, _ in kinds if kind != "trigger"]
+            plain = parts == ["table"] and str(kinds[0][1]).startswith("CREATE TABLE")
+            there = connection.execute(f"PRAGMA table_xinfo({table})").fetchall() if plain else []
+            # Columns that are computed are hidden ones.
+            if {row[1] for row in there} != columns or any(row[6] for row in there):
+                reason = f"the table `{table}` is not one that a sidecar made"
+                found.append(Problem("unreadable", reason))
+    except _BROKEN as error:
+        found.append(Problem("unreadable", f"its tables cannot be read: {error}"))
+    return found
 
 
 @contextlib.contextmanager
@@ -204,7 +234,12 @@ def _opened(path: Path) -> Iterator[tuple[sqlite3.Connection, Callable[[], bool]
     """A read-only connection, and whether nobody disturbed it so far."""
     if not path.is_file():
         raise FileNotFoundError(path)
-    wal = Path(f"{path.resolve()}-wal")
+    wal, journal = (Path(f"{path.resolve()}-{kind}") for kind in ("wal", "journal"))
+    if _size(journal):
+        raise NotATrail(
+            f"{journal.name} lies beside it, which no sidecar makes, and changes what it says as"
+            " soon as a program opens it"
+        )
     # A file without a WAL is nobody's now, and is read without leaving anything beside it, also
     # where nothing can be written; should somebody begin to write it, we begin again.
     alone = not _size(wal)
@@ -215,11 +250,12 @@ def _opened(path: Path) -> Iterator[tuple[sqlite3.Connection, Callable[[], bool]
     )
     try:
         connection.text_factory = _marking
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE)
         try:
             connection.execute("PRAGMA query_only = 1")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             connection.execute("SELECT type FROM sqlite_schema LIMIT 1").fetchone()
-        except sqlite3.Error as error:
+        except _BROKEN as error:
             raise NotATrail(_why(error, wal)) from None
         if version != SCHEMA_VERSION:
             raise NotATrail(
@@ -239,7 +275,7 @@ def _opened(path: Path) -> Iterator[tuple[sqlite3.Connection, Callable[[], bool]
         connection.close()
 
 
-def _why(error: sqlite3.Error, wal: Path) -> str:
+def _why(error: Exception, wal: Path) -> str:
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in (
         sqlite3.SQLITE_CANTOPEN,
         sqlite3.SQLITE_READONLY,

@@ -105,7 +105,9 @@ class AuditLog:
         """Open or create the database; False (and `failure`) when it cannot be used now."""
         try:
             self._connection = self._connect()
-        except (peewee.PeeweeException, sqlite3.Error, OSError, Unusable) as error:
+        except (
+            peewee.PeeweeException, sqlite3.Error, UnicodeDecodeError, OSError, Unusable,
+        ) as error:  # fmt: skip
             self._fail(error)
             self._retry_at = self._monotonic() + REOPEN_EVERY_S
             return False

@@ -117,6 +117,8 @@ INSERT: Final = AuditEntry.insert_many(
     [[None] * len(COLUMNS)], fields=[getattr(AuditEntry, name) for name in COLUMNS]
 ).sql()[0]
 
+_TRIGGER: Final = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' LIMIT 1"
+_HAS_TRIGGER: Final = "it has a trigger, which no sidecar made"
 _NEWEST: Final = "SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1"
 _ANCHOR: Final = "SELECT seq, hash FROM audit_anchors ORDER BY seq DESC LIMIT 1"
 
@@ -169,6 +171,9 @@ def prepare(database: peewee.SqliteDatabase, now: float) -> None:
         there = {column.name for column in database.get_columns(TABLE)}
         upgrading = 0 < version < SCHEMA_VERSION and bool(there) and "hash" not in there
         if upgrading:
+            if any(map(database.table_exists, ("audit_anchors", "audit_heads"))):
+                # Rows that somebody made would be chained and signed as the older version's.
+                raise Unusable(f"it says schema {version}, and has tables that only 3 has")
             _check(database, AuditEntry, {"seq", *AuditRow._fields})
             database.execute_sql(f"ALTER TABLE {TABLE} RENAME TO {_BEFORE}")  # type: ignore[no-untyped-call]
         for model in TABLES:
@@ -177,6 +182,8 @@ def prepare(database: peewee.SqliteDatabase, now: float) -> None:
         if upgrading:
             _chain_old_rows(database, version, now)
         execute = connection_of(database).execute
+        if execute(_TRIGGER).fetchone():
+            raise Unusable(_HAS_TRIGGER)
         if not any(execute(statement).fetchone() for statement in (_NEWEST, _ANCHOR)):
             _begin(database, 0, now, "genesis")
         database.pragma("user_version", SCHEMA_VERSION)
@@ -240,8 +247,11 @@ def newest(connection: sqlite3.Connection) -> Link:
     """The row that the next one follows, or the anchor.
 
     Raises:
-        sqlite3.DatabaseError: there is neither.
+        sqlite3.DatabaseError: there is neither, or the file has a trigger.
     """
+    if connection.execute(_TRIGGER).fetchone():
+        # It could undo what is written, and nobody would notice.
+        raise sqlite3.DatabaseError(_HAS_TRIGGER)
     found = connection.execute(_NEWEST).fetchone() or connection.execute(_ANCHOR).fetchone()
     if found is None:
         raise sqlite3.DatabaseError("it has neither rows nor an anchor")

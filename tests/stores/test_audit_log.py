@@ -308,7 +308,19 @@ def test_rows_that_vanish_on_their_way_are_unavailable(log: AuditLog, path: Path
         other.execute("CREATE TRIGGER hide BEFORE INSERT ON audit BEGIN SELECT RAISE(IGNORE); END")
     with pytest.raises(AuditUnavailable):
         log.write([_row(1)])
-    assert log.failure == "it took 0 of 1 rows"
+    assert log.failure == "it has a trigger, which no sidecar made"
+
+
+def test_rows_that_a_trigger_takes_away_again_are_unavailable(log: AuditLog, path: Path) -> None:
+    log.write([_row(1)])
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute(
+            "CREATE TRIGGER hide AFTER INSERT ON audit WHEN new.id = 'd-2'"
+            " BEGIN DELETE FROM audit WHERE seq = new.seq; END"
+        )
+    with pytest.raises(AuditUnavailable):
+        log.write([_row(2)])
+    assert not log.open()
 
 
 def test_asking_whether_it_works_does_not_open_a_broken_file_each_time(
@@ -541,6 +553,17 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path, clock: Clock) -> None
         assert other.execute("PRAGMA user_version").fetchone() == (2,)
         assert len(other.execute("SELECT * FROM audit").description) == 27
     assert "audit_anchors" not in _tables(path)
+
+
+def test_a_trail_that_says_it_is_older_is_not_chained_anew(log: AuditLog, path: Path) -> None:
+    log.write([_row(1)])
+    log.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("DROP TABLE audit")
+        other.execute(f"CREATE TABLE audit ({_COLUMNS_THEN})")
+        other.execute("PRAGMA user_version = 2")
+    assert not log.open()
+    assert log.failure == "it says schema 2, and has tables that only 3 has"
 
 
 def test_hashes_are_kept_whatever_version_the_file_claims(log: AuditLog, path: Path) -> None:
