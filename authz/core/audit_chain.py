@@ -12,7 +12,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from authz.core.audit import AuditRow
@@ -82,6 +82,17 @@ def canonical(seq: object, row: Iterable[object]) -> bytes:
 def row_hash(prev_hash: bytes, said: bytes) -> bytes:
     """The hash of a row whose canonical bytes are `said`."""
     return _sha256(prev_hash + said).digest()
+
+
+def is_whole(row: Sequence[object]) -> bool:
+    """Whether a stored row (`seq`, the columns, prev_hash, hash) says what it was hashed with."""
+    seq, *said, previous, digest = row
+    if not isinstance(previous, bytes) or not isinstance(digest, bytes):
+        return False
+    try:
+        return row_hash(previous, canonical(seq, said)) == digest
+    except (TypeError, ValueError):
+        return False  # a blob, or a number that JSON does not have
 
 
 def chained(head: Link, rows: Iterable[AuditRow]) -> tuple[list[Chained], Link]:

@@ -40,7 +40,7 @@ from authz.stores.audit_schema import (
     forgiving,
     unwrapped,
 )
-from authz.stores.audit_seal import end_of, note, retire, sign_anchor, sign_head, signer
+from authz.stores.audit_seal import Tampered, end_of, note, retire, sign_anchor, sign_head, signer
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +128,8 @@ class AuditMaintenance:
         self._started = now(), monotonic()
         self._failures = 0
         self._told = ""
+        #: The row that keeps retention from removing any.
+        self._tampered: int | None = None
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -283,7 +285,13 @@ class AuditMaintenance:
             reason = f"the audit trail was signed with key {before}, and is with {key.key_id} now"
             log.warning("AUDIT_KEY_FILE: %s", reason)
             note(database, self._change("audit:key", key.key_id, reason))
-        sign_anchor(database, key)
+        for link in sign_anchor(database, key):
+            reason = (
+                f"the trail began behind row {link.seq} without a signature, and is signed from"
+                " now on; whether a sidecar without a key removed what was before cannot be shown"
+            )
+            log.warning("AUDIT_DB_PATH: %s: %s", self._path, reason)
+            note(database, self._change("audit:anchor", str(link.seq), reason))
 
     def _sign(
         self, database: peewee.SqliteDatabase, key: SigningKey, *, final: bool = False
@@ -350,10 +358,21 @@ class AuditMaintenance:
         # A clock that was put forward while we run makes nothing older.
         now = min(self._now(), wall + began - monotonic)
         before = rfc3339(max(now - self._retention_s, 0.0))
-        while retire(database, self._key, before, now):
-            spent = self._monotonic() - began
-            if spent > RETENTION_BUDGET_S or self._stopping.wait(RETENTION_REST_S):
-                return
+        try:
+            while retire(database, self._key, before, now):
+                spent = self._monotonic() - began
+                if spent > RETENTION_BUDGET_S or self._stopping.wait(RETENTION_REST_S):
+                    return
+            self._tampered = None
+        except Tampered as found:
+            if found.seq != self._tampered:
+                self._tampered = found.seq
+                reason = (
+                    f"row {found.seq} is not what was recorded, so that no row is removed by"
+                    " retention; `authz audit verify` says more"
+                )
+                log.error("AUDIT_DB_PATH: %s: %s", self._path, reason)
+                note(database, self._change("audit:broken", str(found.seq), reason))
         self._due = self._due._replace(retire=began + RETENTION_EVERY_S)
 
 

@@ -14,10 +14,18 @@ from typing import Final, NamedTuple
 import peewee
 
 from authz.core.audit import AuditRow
-from authz.core.audit_chain import Anchor, Head, Link, anchor_message, head_message
+from authz.core.audit_chain import (
+    Anchor,
+    Head,
+    Link,
+    anchor_message,
+    head_message,
+    is_whole,
+)
 from authz.core.timestamps import rfc3339
 from authz.stores.audit_key import SigningKey
 from authz.stores.audit_schema import (
+    COLUMNS,
     AuditAnchor,
     AuditEntry,
     AuditHead,
@@ -28,6 +36,7 @@ from authz.stores.audit_schema import (
 
 #: Rows that retention removes in one transaction: about 2 ms, which a decision may have to wait.
 CHUNK: Final = 200
+_TIMESTAMP: Final = COLUMNS.index("timestamp")
 #: `2026-01-31T12`: what the times of one hour have in common.
 _HOUR: Final = 13
 
@@ -78,17 +87,26 @@ def signer(database: peewee.SqliteDatabase) -> str | None:
     return found[0][0] if found else None
 
 
-def sign_anchor(database: peewee.SqliteDatabase, key: SigningKey) -> None:
-    """Sign the anchor, if nobody has; when it was made stays what it says."""
+def sign_anchor(database: peewee.SqliteDatabase, key: SigningKey) -> list[Link]:
+    """Sign the anchor, if nobody has; when it was made stays what it says.
+
+    Returns those that have rows before them, for which no signature vouched: nobody knows whether
+    a sidecar without a key removed them, or who wanted them to be forgotten.
+    """
+    vouched: list[Link] = []
     with database.atomic("IMMEDIATE"):
         query = AuditAnchor.select().where(AuditAnchor.signature.is_null()).dicts()
         for row in query.execute(database):
             if not isinstance(row["hash"], bytes):
                 continue  # damaged: for verify to say
-            message = anchor_message(Link(row["seq"], row["hash"]), row["at"], row["reason"])
-            AuditAnchor.update(key_id=key.key_id, signature=key.sign(message)).where(
-                AuditAnchor.seq == row["seq"]
-            ).execute(database)
+            link = Link(row["seq"], row["hash"])
+            AuditAnchor.update(
+                key_id=key.key_id,
+                signature=key.sign(anchor_message(link, row["at"], row["reason"])),
+            ).where(AuditAnchor.seq == link.seq).execute(database)
+            if link.seq:
+                vouched.append(link)
+    return vouched
 
 
 def sign_head(
@@ -137,6 +155,14 @@ def note(database: peewee.SqliteDatabase, row: AuditRow) -> None:
     append(database, [row])
 
 
+class Tampered(Exception):
+    """A row that retention would remove is not what was recorded; it stays, as the evidence."""
+
+    def __init__(self, seq: int) -> None:
+        super().__init__(seq)
+        self.seq = seq
+
+
 def retire(database: peewee.SqliteDatabase, key: SigningKey | None, before: str, at: float) -> int:
     """Remove the oldest rows, up to `CHUNK` of them; returns how many went.
 
@@ -145,30 +171,42 @@ def retire(database: peewee.SqliteDatabase, key: SigningKey | None, before: str,
         before: RFC 3339, UTC, microseconds; a row of this time or later stays, and so does every
             row after it.
         at: seconds since the epoch.
+
+    Raises:
+        Tampered: the chain does not hold up to the last row that would go.
     """
-    oldest = (
-        AuditEntry.select(AuditEntry.seq, AuditEntry.timestamp)
-        .order_by(AuditEntry.seq)
-        .limit(CHUNK)
-        .tuples()
-    )
-    last = None
-    for seq, timestamp in list(oldest.execute(database)):
-        if not isinstance(timestamp, str) or timestamp >= before:
+    begin = _begin(database)
+    last, count = begin, 0
+    names = ", ".join(COLUMNS)
+    query = f"SELECT {names} FROM audit ORDER BY seq LIMIT ?"  # noqa: S608
+    for row in connection_of(database).execute(query, (CHUNK,)).fetchall():
+        timestamp = row[_TIMESTAMP]
+        if isinstance(timestamp, str) and timestamp >= before:
             break
-        last = seq
-    if last is None:
+        # The new anchor will vouch for these, so nothing goes that was not recorded so.
+        if row[0] != last.seq + 1 or row[-2] != last.hash or not is_whole(row):
+            raise Tampered(last.seq + 1)
+        last, count = Link(row[0], row[-1]), count + 1
+    if not count:
         return 0
-    query = AuditEntry.select(AuditEntry.hash).where(AuditEntry.seq == last).tuples()
-    digest = next(iter(query.execute(database)))[0]
-    anchor = _anchor(key, Link(last, digest if isinstance(digest, bytes) else b""), rfc3339(at))
+    anchor = _anchor(key, last, rfc3339(at))
     with database.atomic("IMMEDIATE"):
-        gone: int = AuditEntry.delete().where(AuditEntry.seq <= last).execute(database)
-        if gone:  # else another sidecar, which should not be there, was quicker
-            AuditAnchor.delete().execute(database)
-            AuditAnchor.insert(**anchor._asdict()).execute(database)
-            AuditHead.delete().where(AuditHead.seq < last).execute(database)
+        if _begin(database) != begin:
+            return 0  # another sidecar, which should not be there, was quicker
+        gone: int = AuditEntry.delete().where(AuditEntry.seq <= last.seq).execute(database)
+        if gone != count:
+            raise Tampered(begin.seq + 1)
+        AuditAnchor.delete().execute(database)
+        AuditAnchor.insert(**anchor._asdict()).execute(database)
+        AuditHead.delete().where(AuditHead.seq < last.seq).execute(database)
     return gone
+
+
+def _begin(database: peewee.SqliteDatabase) -> Link:
+    """Where the chain begins; a trail without an anchor begins nowhere."""
+    query = AuditAnchor.select(AuditAnchor.seq, AuditAnchor.hash)
+    found = list(query.order_by(AuditAnchor.seq.desc()).limit(1).tuples().execute(database))
+    return Link(*found[0]) if found else Link(-1, b"")
 
 
 def _anchor(key: SigningKey | None, link: Link, at: str) -> Anchor:

@@ -469,6 +469,52 @@ def test_only_a_beginning_is_removed(path: Path) -> None:
         assert world.verify().verified
 
 
+@pytest.mark.parametrize(
+    ("statement", "row"),
+    [
+        # Older than it is, so that it is forgotten.
+        ("UPDATE audit SET timestamp = '2000-01-01T00:00:00.000000Z' WHERE seq <= 3", 1),
+        # Edited, and soon to be vouched for by the anchor behind it.
+        ("UPDATE audit SET reason = 'other' WHERE seq = 2", 2),
+        ("DELETE FROM audit WHERE seq = 2", 2),
+        ("UPDATE audit SET hash = x'00' WHERE seq = 3", 3),
+    ],
+)
+def test_retention_removes_no_evidence(path: Path, statement: str, row: int) -> None:
+    with trail.world(path, retention_days=1) as world:
+        world.write(5)
+        world.pass_s()
+        world.execute(statement)
+        [[before]] = world.execute("SELECT count(*) FROM audit")
+        if "timestamp" not in statement:
+            world.pass_s(2 * DAY_S)
+        world.pass_s(100.0)
+        world.pass_s(100.0)
+        assert isinstance(before, int)
+        assert world.execute("SELECT seq, reason FROM audit_anchors") == [(0, "genesis")]
+        assert world.execute("SELECT action, resource FROM audit WHERE action LIKE 'audit:%'") == [
+            ("audit:broken", str(row))
+        ]
+        assert world.execute("SELECT count(*) FROM audit") == [(before + 1,)]
+        assert not world.verify().verified
+
+
+def test_a_beginning_that_nobody_signed_is_on_record_when_it_is(path: Path) -> None:
+    with trail.world(path) as world:
+        world.write(5)
+        world.pass_s()
+        world.end()
+        world.execute("DELETE FROM audit_heads")
+        world.execute(
+            "UPDATE audit_anchors SET seq = 3, hash = (SELECT hash FROM audit WHERE seq = 3),"
+            " key_id = NULL, signature = NULL"
+        )
+        world.execute("DELETE FROM audit WHERE seq <= 3")
+        world.begin()
+        world.pass_s()
+        assert world.execute("SELECT resource FROM audit WHERE action = 'audit:anchor'") == [("3",)]
+
+
 def test_removing_much_is_done_a_little_at_a_time(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
