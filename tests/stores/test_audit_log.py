@@ -555,6 +555,20 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path, clock: Clock) -> None
     assert "audit_anchors" not in _tables(path)
 
 
+def test_a_file_with_a_name_that_is_no_text_is_not_opened(log: AuditLog, path: Path) -> None:
+    log.write([_row(1)])
+    log.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA writable_schema = 1")
+        other.execute(
+            "INSERT INTO sqlite_schema VALUES ('table', CAST(x'ff41' AS TEXT), 'a', 99, 'CREATE x')"
+        )
+    assert not log.open()
+    assert log.failure
+    with pytest.raises(AuditUnavailable):
+        log.write([_row(2)])
+
+
 def test_a_trail_that_says_it_is_older_is_not_chained_anew(log: AuditLog, path: Path) -> None:
     log.write([_row(1)])
     log.close()
