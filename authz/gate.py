@@ -114,6 +114,11 @@ class Gate:
             )
         return self._away[mode]
 
+    def close(self) -> None:
+        """Record what no batch came for: calls that were turned away since the last one."""
+        if self._turned_away:
+            self._record([], [self._turned_away_row(self._snapshot(), self.mode)])
+
     def refuses(self, call: Call) -> bool:
         """Whether this caller is turned away whatever it asks, so that its body is not read."""
         caller = self._tokens.identify(call.authorization, self._now())

@@ -97,6 +97,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         )
         maintenance = _maintenance(settings, audit, gate, versions)
         stack.callback(maintenance.stop)
+        # After the last answer, and before the last signature.
+        stack.callback(gate.close)
         versions.start(loaded.snapshot)
         _tell(settings, loaded, versions)
         _write_mode(settings, gate.mode)

@@ -303,6 +303,26 @@ def test_those_turned_away_are_told_of_once_the_store_takes_rows_again() -> None
     assert recorder.unrecorded == 4
 
 
+def test_those_turned_away_last_are_a_row_when_the_gate_closes() -> None:
+    recorder = MemoryRecorder()
+    asked = gate(ALLOW_READS, recorder)
+    asked.check(check_request())
+    asked.turn_away()
+    asked.turn_away()
+    asked.close()
+    asked.close()
+    assert [row.resource for row in recorder.rows] == ["doc", "2 calls"]
+
+
+def test_a_gate_closes_without_a_store() -> None:
+    for recorder in (MemoryRecorder(UNAVAILABLE), MemoryRecorder()):
+        asked = gate(ALLOW_READS, recorder)
+        if recorder.failure:
+            asked.turn_away()
+        asked.close()
+        assert recorder.rows == []
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_poisonous_call_takes_no_overload_row_along(
     monkeypatch: pytest.MonkeyPatch, way: str
