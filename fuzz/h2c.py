@@ -101,12 +101,21 @@ class Watched:
             part = raw[at : at + size]
             was_over = self.connection.over
             self._sent.add(part)
-            asked = self.connection.receive(part, self.now)
+            asked = self._turn(part)
             assert not (was_over and asked)
-            for stream in asked:
-                self._sent.must_have(stream)
-            self.waiting += asked
+            while self.connection.behind:
+                self._turn(b"")
         self.check()
+
+    def _turn(self, part: bytes) -> list[Stream]:
+        asked = self.connection.receive(part, self.now)
+        for stream in asked:
+            # What was given up within the same turn is not kept.
+            assert not (stream.ended and stream.message)
+            if not stream.ended:
+                self._sent.must_have(stream)
+        self.waiting += asked
+        return asked
 
     def answer(self, which: int, message: bytes) -> None:
         if self.waiting:
@@ -141,13 +150,18 @@ class Watched:
         seen = self.connection
         streams = seen._streams.values()
         assert seen.open_streams <= limits.MAX_STREAMS
-        held = sum(len(stream.body or b"") + len(stream.unsent) for stream in streams)
-        assert self._budget.held == held <= limits.MAX_HELD + SLACK
+        assert self._budget.held == seen.held == sum(stream.held for stream in streams)
+        assert seen.held <= limits.MAX_HELD + SLACK
+        for stream in streams:
+            parts = len(stream.body or b"") + len(stream.unsent)
+            # A message that came in parts stays counted while it waits, as it came.
+            whole = len(stream.message) + limits.PREFIX_SIZE
+            assert stream.held in (parts, whole), "bytes that nobody counts"
         assert not any(stream.ended for stream in streams)
         shut = {*seen._blocked, *seen._starved}
         assert shut == {stream.id for stream in streams if stream.unsent}
         assert seen._noise <= limits.MAX_NOISE + NOISE_SLACK
-        assert len(seen._reader._unread) < FRAME_SIZE + 9
+        assert seen._reader.unread < FRAME_SIZE + 9
         assert len(seen._forgiven) <= limits.MAX_FORGIVEN
         assert len(seen._gaps) <= limits.MAX_GAPS
         kept = seen._headers._kept

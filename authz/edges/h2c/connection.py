@@ -6,12 +6,15 @@
   or the connection (GOAWAY) with the RFC's code, and `violated` hears of it.
 - Everything that a peer can make us keep has a limit, named below with its reason: header blocks,
   messages, streams, answers that it does not let us send, frames that ask for nothing.
+- So has what it can make us do in one turn of the event loop. What is left of its bytes then is
+  `behind`, and the next `receive` goes on with it.
 - One request and one answer a stream. After the answer nothing of a stream is kept but that its
   number has been used, and that follows from the highest one.
 """
 
 from collections import deque
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Final
 
 from authz.edges.h2c import frames
@@ -37,13 +40,20 @@ STREAM_WINDOW: Final = 2 * MAX_MESSAGE
 CONNECTION_WINDOW: Final = 16 * 1024 * 1024
 #: Bytes of messages that came in parts and of answers that the peers' windows keep back, of all
 #: connections together. Envoy's usual message fits into one frame and its window is large, so it
-#: has none; a hundred calls at once with as many headers as Envoy takes stay below it.
+#: has none; a hundred calls at once with as many headers as Envoy takes stay below it. Beyond it
+#: the connection that holds most of them loses its largest.
 MAX_HELD: Final = 8 * 1024 * 1024
-#: Frames that ask for nothing (PING, SETTINGS, RST_STREAM, PRIORITY, empty DATA…) beyond
-#: `NOISE_PER_ANSWER` for each answer. Envoy sends one or two a call when it gives up on all of
-#: them, and a second of that at full speed stays below it.
+#: Frames that ask for nothing (PING, SETTINGS, RST_STREAM, PRIORITY, empty DATA…) or for something
+#: that is not here, beyond `NOISE_PER_ANSWER` for each answer of the gate. Envoy sends one or two a
+#: call when it gives up on all of them, and a second of that at full speed stays below it.
 MAX_NOISE: Final = 10_000
 NOISE_PER_ANSWER: Final = 4
+#: What a peer may have done in one turn, in units of about 2 µs, so that it takes half a
+#: millisecond. Each frame is one, each that asks for nothing another one, and a call two more: 64
+#: of Envoy's calls. What a frame costs beyond it is taken off the peer's next turns.
+MAX_WORK: Final = 256
+#: What decoding costs, in the same unit: each field of a header block that is not known.
+FIELD_WORK: Final = 3
 #: Streams we have reset whose frames may still be under way: they are read and dropped (§5.4.2).
 MAX_FORGIVEN: Final = MAX_STREAMS
 #: Runs of stream numbers that the peer has left out; Envoy and grpcio leave out none.
@@ -82,6 +92,7 @@ class Stream:
         "deadline",
         "ended",
         "head",
+        "held",
         "id",
         "message",
         "opened",
@@ -100,6 +111,8 @@ class Stream:
         self.body: bytearray | None = None
         #: Bytes that count against the stream's window.
         self.received = 0
+        #: Bytes that count against the server's budget.
+        self.held = 0
         #: The request, once it is complete.
         self.message = b""
         #: The peer's window: what it added less what we sent, besides its initial size.
@@ -114,10 +127,28 @@ class Stream:
 class Budget:
     """Bytes that all connections of a server hold together, up to `MAX_HELD`."""
 
-    __slots__ = ("held",)
+    __slots__ = ("_holders", "held")
 
     def __init__(self) -> None:
         self.held = 0
+        self._holders: set[Connection] = set()
+
+    def change(self, holder: "Connection", size: int) -> None:
+        """A connection holds so many bytes more, or fewer."""
+        self.held += size
+        holder.held += size
+        if holder.held:
+            self._holders.add(holder)
+        else:
+            self._holders.discard(holder)
+
+    def settle(self) -> None:
+        """Where it is too much, whoever holds most gives up, and nobody else has to."""
+        while self.held > MAX_HELD:
+            max(self._holders, key=_HELD).give_up_most()
+
+
+_HELD: Final = attrgetter("held")
 
 
 class Connection:
@@ -140,6 +171,8 @@ class Connection:
         self._blocked: dict[int, Stream] = {}
         self._starved: dict[int, Stream] = {}
         self._noise = 0
+        #: What is left of `MAX_WORK`, negative where one frame cost more than there was.
+        self._allowance = 0
         self._receive_left = CONNECTION_WINDOW
         self._send_left = frames.DEFAULT_WINDOW
         self._peer_window = frames.DEFAULT_WINDOW
@@ -161,6 +194,10 @@ class Connection:
         self.greeted = False
         #: Nothing more is read; once the output is written the connection can be closed.
         self.over = False
+        #: Not everything that came has been read: `receive` wants to be called again.
+        self.behind = False
+        #: Bytes that count against the server's budget.
+        self.held = 0
 
     # ------------------------------------------------------------ what the server asks
 
@@ -175,27 +212,43 @@ class Connection:
         return self.over or (self._accept_until != frames.BITS_31 and not self._streams)
 
     def receive(self, data: bytes, now: float) -> list[Stream]:
-        """Read bytes; the requests that became complete, in order.
+        """Read bytes, as many as one turn allows; the requests that became complete, in order.
 
         Args:
+            data: what came since the last time; nothing when it is only to go on.
             now: seconds on a clock that never steps back.
         """
         if self.over:
             return []
         self._asked = []
+        self._reader.feed(data)
+        allowance = self._allowance
+        self._allowance = MAX_WORK if allowance > 0 else allowance + MAX_WORK
+        if self._allowance <= 0:
+            self.behind = True
+            return self._asked
         try:
-            for frame in self._reader.read(data):
+            if self._noise > MAX_NOISE:
+                self._count_noise(0)
+            for frame in self._reader.frames():
                 self._read_frame(frame, now)
+                if self._allowance <= 0:
+                    break
         except Violation as violation:
             self._end(violation.code, str(violation))
         except CompressionError as error:
             self._end(error.code, str(error))
+        self.behind = self._allowance <= 0 and not self.over
         return self._asked
 
-    def answer(self, stream: Stream, message: bytes) -> None:
-        """Send a message and status OK, now or as the peer's windows allow."""
+    def answer(self, stream: Stream, message: bytes, credit: int = 0) -> None:
+        """Send a message and status OK, now or as the peer's windows allow.
+
+        `credit`: how many frames that ask for nothing the peer has earned with its question.
+        """
         if stream.ended:
             return
+        self._noise = max(0, self._noise - credit)
         size = len(message) + PREFIX_SIZE
         number = stream.id
         if (
@@ -215,20 +268,24 @@ class Connection:
                 HEADER.pack(_TRAILERS_LAST, _END, number),
                 OK_TRAILERS,
             )
-            self._done(stream)
+            self._forget(stream)
             return
         self._out.append(HEADER.pack(_HEADERS_FIRST, frames.END_HEADERS, number) + RESPONSE_HEADERS)
         stream.unsent = b"\0" + frames.WORD.pack(size - PREFIX_SIZE) + message
-        self._budget.held += size
+        stream.message = b""
+        self._hold(stream, size - stream.held)
         self._send_rest(stream)
-        if self._budget.held > MAX_HELD and not stream.ended:
-            self._violated(ErrorCode.ENHANCE_YOUR_CALM, "answers are asked for and not let through")
-            self._reset(stream, ErrorCode.ENHANCE_YOUR_CALM)
+        self._budget.settle()
 
     def refuse(self, stream: Stream, status: Status, reason: str) -> None:
         """End a call without a message."""
-        if not stream.ended:
-            self._answer_headers(stream, trailers_only(status, reason))
+        if stream.ended:
+            return
+        if status is not Status.DEADLINE_EXCEEDED:
+            # What nobody can answer; `receive` looks at it. A late call may be our fault.
+            self._noise += 1
+            self._allowance -= 1
+        self._answer_headers(stream, trailers_only(status, reason))
 
     def expire(self, now: float) -> None:
         """Give up on what has taken too long to arrive or to leave."""
@@ -247,6 +304,24 @@ class Connection:
             self._out.append(frames.goaway(frames.BITS_31, ErrorCode.NO_ERROR))
             self._out.append(frames.frame(frames.PING, 0, 0, _DRAIN_PING))
 
+    def dismiss(self) -> None:
+        """Say that we go, now: what is under way is not answered."""
+        if not self.over:
+            self._out.append(frames.goaway(min(self._last, self._accept_until), ErrorCode.NO_ERROR))
+            self.lost()
+
+    def give_up_most(self) -> None:
+        """Reset the stream that holds most, which leaves its bytes to others."""
+        stream = max(self._streams.values(), key=_HELD)
+        reason = "more incomplete messages and unread answers than anybody else"
+        self._violated(ErrorCode.ENHANCE_YOUR_CALM, reason)
+        self._reset(stream, ErrorCode.ENHANCE_YOUR_CALM)
+        # All streams were looked at. Whose bytes they were may be another peer's turn now, so that
+        # nothing is raised here.
+        work = 1 + (len(self._streams) >> 5)
+        self._noise += work
+        self._allowance -= work
+
     def hung_up(self) -> None:
         """The peer sends nothing more; it may still read what is under way."""
         if self._accept_until == frames.BITS_31:
@@ -261,6 +336,8 @@ class Connection:
     def lost(self) -> None:
         """The socket is gone; nobody waits for any answer."""
         self.over = True
+        self.behind = False
+        self._reader.clear()
         for stream in list(self._streams.values()):
             self._forget(stream)
 
@@ -268,6 +345,7 @@ class Connection:
 
     def _read_frame(self, frame: Frame, now: float) -> None:
         kind, flags, number, data, start, stop = frame
+        self._allowance -= 1
         if not self.greeted and (kind != frames.SETTINGS or flags & frames.ACK):
             raise Violation(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
         if kind == frames.DATA:
@@ -291,8 +369,10 @@ class Connection:
         self._last = number
         # Even of a stream that is refused: blocks build on each other.
         head = self._headers.read(block)
+        self._count_fields()
         if number > self._accept_until:
             self._forgive(number)
+            self._count_noise()
             return
         stream = Stream(number, head, now)
         self._streams[number] = stream
@@ -305,12 +385,14 @@ class Connection:
         stream.remote_closed = flags & frames.END_STREAM != 0
         if head.http_status:
             self._answer_headers(stream, http_only(head.http_status))
+            self._count_noise()
         elif stream.remote_closed:
             self._on_complete(stream)
 
     def _on_late_block(self, number: int, flags: int, block: bytes) -> None:
         """A header block of a stream that is not new: trailers, or a mistake."""
         defect = self._headers.read_trailers(block)
+        self._count_fields()
         stream = self._streams.get(number)
         if stream is None:
             if number in self._forgiven:
@@ -355,28 +437,33 @@ class Connection:
             if stream.body is None:
                 self._on_message(stream, data, start, stop)
             else:
-                self._hold(stream, data[start:stop])
+                self._add(stream, data[start:stop])
                 if not stream.ended:
                     self._on_complete(stream)
         else:
             if size == 0:
                 self._count_noise()
-            self._hold(stream, data[start:stop])
+            self._add(stream, data[start:stop])
 
-    def _hold(self, stream: Stream, part: bytes) -> None:
+    def _add(self, stream: Stream, part: bytes) -> None:
+        """A part of a message that comes in several; `stream` may have ended after it."""
         if stream.body is None:
             stream.body = bytearray()
         stream.body += part
-        self._budget.held += len(part)
+        self._hold(stream, len(part))
         if len(stream.body) > MAX_MESSAGE + PREFIX_SIZE:
             reason = f"a message above {MAX_MESSAGE} bytes"
             self.refuse(stream, Status.RESOURCE_EXHAUSTED, reason)
-        elif self._budget.held > MAX_HELD:
-            self._violated(ErrorCode.ENHANCE_YOUR_CALM, "too many incomplete messages")
-            self._reset(stream, ErrorCode.ENHANCE_YOUR_CALM)
+        else:
+            self._budget.settle()
+
+    def _hold(self, stream: Stream, size: int) -> None:
+        stream.held += size
+        self._budget.change(self, size)
 
     def _on_complete(self, stream: Stream) -> None:
         body = bytes(stream.body or b"")
+        stream.body = None
         self._on_message(stream, body, 0, len(body))
 
     def _on_message(self, stream: Stream, data: bytes, start: int, stop: int) -> None:
@@ -402,6 +489,7 @@ class Connection:
         else:
             stream.message = data[start + PREFIX_SIZE : stop]
             self._asked.append(stream)
+            self._allowance -= 2  # to be queued, or turned away
 
     def _read_priority(self, _flags: int, number: int, payload: bytes) -> None:
         if number == 0:
@@ -520,21 +608,25 @@ class Connection:
 
     def _count_noise(self, count: int = 1) -> None:
         self._noise += count
+        self._allowance -= count
         if self._noise > MAX_NOISE:
             raise Violation(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
 
-    def _done(self, stream: Stream) -> None:
-        """Its answer is complete."""
-        self._noise = max(0, self._noise - NOISE_PER_ANSWER)
-        self._forget(stream)
+    def _count_fields(self) -> None:
+        if self._headers.decoded:
+            self._allowance -= FIELD_WORK * self._headers.decoded
+            self._headers.decoded = 0
 
     def _forget(self, stream: Stream) -> None:
+        """Nobody waits for it any more; it may be in a queue still, and holds nothing there."""
         stream.ended = True
+        stream.message = b""
         del self._streams[stream.id]
-        if stream.body is not None:
-            self._budget.held -= len(stream.body)
+        if stream.held:
+            stream.body = None
+            self._hold(stream, -stream.held)
         if stream.unsent:
-            self._budget.held -= len(stream.unsent)
+            stream.unsent = b""
             self._blocked.pop(stream.id, None)
             self._starved.pop(stream.id, None)
 
@@ -545,7 +637,7 @@ class Connection:
             # §8.1: the answer does not depend on the rest of the request.
             self._out.append(frames.rst_stream(stream.id, ErrorCode.NO_ERROR))
             self._forgive(stream.id)
-        self._done(stream)
+        self._forget(stream)
 
     def _stream_error(self, stream: Stream, code: ErrorCode, reason: str) -> None:
         self._violated(code, reason)
@@ -581,11 +673,12 @@ class Connection:
                 return
             part, stream.unsent = stream.unsent[:size], stream.unsent[size:]
             self._send_left -= size
+            self._allowance -= 1
             stream.credit -= size
-            self._budget.held -= size
+            self._hold(stream, -size)
             self._out.append(frames.frame(frames.DATA, 0, number, part))
         self._out.append(frames.frame(frames.HEADERS, _END, number, OK_TRAILERS))
-        self._done(stream)
+        self._forget(stream)
 
     def _send_blocked(self) -> None:
         """The connection's window has opened: send, the oldest answer first."""

@@ -2,6 +2,7 @@
 
 - What comes out is whole: a frame when all of it is there, a header block when its last
   CONTINUATION is. At most one frame and one block are kept meanwhile, both of bounded size.
+- Frames are taken one by one, and who takes them may stop: the rest waits where it is.
 - Which streams there are, and what a frame means, is not known here.
 """
 
@@ -35,13 +36,29 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._greeting = True
-        self._unread = b""
+        #: Bytes that have come, and how many of them have been read.
+        self._data = b""
+        self._at = 0
         #: A header block that is not complete: its stream, flags, and what there is of it.
         self._block: tuple[int, int, bytearray] | None = None
         self._continuations = 0
 
-    def read(self, data: bytes) -> Iterator[Frame]:
-        """The frames that are complete with these bytes.
+    @property
+    def unread(self) -> int:
+        """Bytes that have come and belong to no frame that was read."""
+        return len(self._data) - self._at
+
+    def feed(self, data: bytes) -> None:
+        """Take more bytes, which follow those that are there."""
+        self._data = self._data[self._at :] + data if self._at < len(self._data) else data
+        self._at = 0
+
+    def clear(self) -> None:
+        """Nothing of what came is read any more."""
+        self._data, self._at = b"", 0
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames that are complete. Who stops early gets the next one the next time.
 
         HEADERS come with the whole block, without padding and priority, and CONTINUATION not at
         all; DATA come as they are, since padding counts against the window.
@@ -49,17 +66,14 @@ class FrameReader:
         Raises:
             Violation: where the bytes are no frames; nothing may be read after that.
         """
-        if self._unread:
-            data = self._unread + data
-            self._unread = b""
-        start, end = 0, len(data)
+        data, start = self._data, self._at
+        end = len(data)
         if self._greeting:
             expected = frames.PREFACE
             if data[: len(expected)] != expected[:end]:
                 reason = "the connection does not begin with HTTP/2"
                 raise Violation(ErrorCode.PROTOCOL_ERROR, reason)
             if end < len(expected):
-                self._unread = data
                 return
             self._greeting, start = False, len(expected)
         while end - start >= HEADER_SIZE:
@@ -71,6 +85,7 @@ class FrameReader:
             if stop > end:
                 break
             start += HEADER_SIZE
+            self._at = stop
             number &= frames.BITS_31
             if self._block is not None and (
                 kind != frames.CONTINUATION or number != self._block[0]
@@ -84,7 +99,8 @@ class FrameReader:
             else:
                 yield kind, flags, number, data, start, stop
             start = stop
-        self._unread = data[start:]
+        # Not all that came is kept for the sake of its end.
+        self._data, self._at = data[start:], 0
 
     def _read_block(
         self, kind: int, flags: int, number: int, payload: bytes

@@ -74,6 +74,9 @@ class HeaderReader:
         self._decoder = hpack.Decoder(MAX_HEADER_LIST)
         self._stateless = False
         self._kept: dict[bytes, Head] = {}
+        #: Fields that were decoded, and two for each block: what the work is in proportion to. For
+        #: whoever sets it back to 0.
+        self.decoded = 0
 
     def table_forbidden(self) -> None:
         """The peer has acknowledged that there is no dynamic table."""
@@ -116,6 +119,7 @@ class HeaderReader:
         except Exception as error:  # noqa: BLE001 - whatever hostile bytes make of the decoder
             reason = f"a header block cannot be decoded: {type(error).__name__}"
             raise CompressionError(ErrorCode.COMPRESSION_ERROR, reason) from None
+        self.decoded += len(fields) + 2
         decoder = self._decoder
         # From this block on, not before it: it may still have used the table.
         self._stateless = decoder.max_allowed_table_size == 0 == decoder.header_table_size

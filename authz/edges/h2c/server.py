@@ -5,7 +5,10 @@
   shared by whatever came together.
 - What waits is bounded: `MAX_IN_FLIGHT` calls; the next one is turned away at once. A call whose
   caller has reset it, or whose deadline has passed, is not judged.
-- A peer that does not read its answers is not read from until it does.
+- Peers take turns. One that sends more than a turn allows is not read from until it has been worked
+  off, one peer's turn between two looks at the sockets. Nor is one that does not read its answers.
+- The newest connection is let in. When there are too many, the one goes for it whose last answer
+  is longest ago; one whose calls wait for the gate never is.
 - Draining: the listener closes, each peer is told (GOAWAY), and every call that was accepted is
   answered before its connection closes.
 """
@@ -13,15 +16,16 @@
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, cast
 
 from grpc_health.v1 import health_pb2
 
-from authz.edges.h2c.connection import STREAM_S, Budget, Connection, Stream
+from authz.edges.h2c.connection import NOISE_PER_ANSWER, STREAM_S, Budget, Connection, Stream
 from authz.edges.h2c.frames import ErrorCode
 from authz.edges.h2c.grpc_status import Status
+from authz.edges.h2c.queueing import FairQueue
 from authz.edges.sockets import BACKLOG, bind_local
 
 log = logging.getLogger(__name__)
@@ -42,8 +46,12 @@ MAX_CONNECTIONS: Final = 128
 SWEEP_S: Final = 1.0
 #: Seconds until a new connection must have said SETTINGS.
 GREETING_S: Final = 5.0
-#: Bytes that may wait for a peer to read them before it is not read from.
-MAX_UNREAD: Final = 256 * 1024
+#: Bytes that are read at once, and so what one peer can have waiting for its turns: 64 of Envoy's
+#: calls. All peers together come to 8 MiB.
+READ_SIZE: Final = 64 * 1024
+#: Bytes that may wait for a peer to read them before it is not read from: hundreds of answers,
+#: besides what the kernel keeps.
+MAX_UNREAD: Final = 64 * 1024
 #: Lines logged about violations in one sweep; the rest are counted.
 MAX_LINES: Final = 3
 
@@ -69,11 +77,17 @@ class H2cServer:
         self._batch = batch
         self._check_all = check_all
         self._turned_away = turned_away
-        self._peers: set[_Peer] = set()
-        self._waiting: deque[tuple[_Peer, Stream]] = deque()
-        self._scheduled = False
-        self._looked_for_room = False
+        #: Connections, oldest first.
+        self._peers: dict[_Peer, None] = {}
+        #: Those that we have closed and that have something to read before they are gone.
+        self._leaving: dict[_Peer, None] = {}
+        self._waiting: FairQueue[_Peer] = FairQueue(MAX_IN_FLIGHT)
+        self._judging = False
+        #: Peers with bytes that their turn did not reach, in the order of their next turns.
+        self._behind: deque[_Peer] = deque()
         self._serving = False
+        #: Where all peers are read into, one after the other.
+        self.buffer = memoryview(bytearray(READ_SIZE))
         self._budget = Budget()
         self._lines = 0
         self._sweep: asyncio.TimerHandle | None = None
@@ -81,8 +95,12 @@ class H2cServer:
         self.violations: Counter[str] = Counter()
         #: Calls that were not judged because too many waited.
         self.overloaded = 0
-        #: Calls that were not judged because their caller had given up.
-        self.abandoned = 0
+        self._late = 0
+
+    @property
+    def abandoned(self) -> int:
+        """Calls that were not judged because their caller had given up."""
+        return self._late + self._waiting.abandoned
 
     def figures(self) -> dict[str, object]:
         """Connections now; since the start, calls not judged and violations by error code."""
@@ -123,59 +141,58 @@ class H2cServer:
         for peer in list(self._peers):
             peer.drain()
         deadline = self._loop.time() + grace_s
-        while self._peers and self._loop.time() < deadline:
+        while (self._peers or self._leaving) and self._loop.time() < deadline:
             await asyncio.sleep(min(0.005, grace_s))
         if self._sweep is not None:
             self._sweep.cancel()
-        for peer in list(self._peers):
-            peer.close()
+        for peer in [*self._peers, *self._leaving]:
+            peer.abort()
 
     # ------------------------------------------------------------ what peers ask
 
     def ask(self, peer: "_Peer", asked: Sequence[Stream]) -> None:
         """Queue what is for the gate, answer what is not."""
         for stream in asked:
-            method = stream.head.method
-            if method != CHECK:
+            if stream.ended:
+                self._late += 1
+            elif stream.head.method != CHECK:
                 self._answer_other(peer.connection, stream)
-            elif len(self._waiting) >= MAX_IN_FLIGHT and not self._made_room():
-                self.overloaded += 1
-                peer.connection.answer(stream, self._turned_away())
             else:
-                self._waiting.append((peer, stream))
-        if self._waiting and not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._judge)
+                refused = self._waiting.put(peer, stream)
+                if refused is not None:
+                    self._turn_away(*refused, asking=peer)
+        self.judge_soon()
 
-    def _made_room(self) -> bool:
-        """Calls that were given up leave the queue, so that they keep nobody out of it."""
-        if self._looked_for_room:
-            return False  # once a batch: who asks and gives up must not make everybody pay for it
-        self._looked_for_room = True
-        wanted = [entry for entry in self._waiting if not entry[1].ended]
-        self.abandoned += len(self._waiting) - len(wanted)
-        self._waiting.clear()
-        self._waiting.extend(wanted)
-        return len(wanted) < MAX_IN_FLIGHT
+    def _turn_away(self, peer: "_Peer", stream: Stream, asking: "_Peer") -> None:
+        if stream.ended:
+            self._late += 1
+            return
+        self.overloaded += 1
+        peer.connection.answer(stream, self._turned_away())
+        if peer is not asking:
+            peer.flush()
+
+    def judge_soon(self) -> None:
+        """Calls may wait, and no batch is on its way."""
+        if not self._judging and self._waiting:
+            self._judging = True
+            self._loop.call_soon(self._judge)
 
     def _judge(self) -> None:
         """One batch: judge, commit, answer."""
-        waiting = self._waiting
-        self._looked_for_room = False
+        self._judging = False
+        taken = self._waiting.take(self._batch)
+        if not taken:
+            return  # What waits is of peers that are behind: `_next_turn` comes back to it.
         # The next one after the sockets were looked at: its calls may have been given up by then.
-        self._scheduled = len(waiting) > self._batch
-        if self._scheduled:
-            self._loop.call_soon(self._judge)
+        self.judge_soon()
         batch: list[tuple[_Peer, Stream]] = []
         now = self._loop.time()
         touched: dict[_Peer, None] = {}
-        for _ in range(min(len(waiting), self._batch)):
-            entry = waiting.popleft()
+        for entry in taken:
             peer, stream = entry
-            if stream.ended:
-                self.abandoned += 1
-            elif now > stream.deadline:
-                self.abandoned += 1
+            if now > stream.deadline:
+                self._late += 1
                 reason = "the caller's deadline has passed"
                 peer.connection.refuse(stream, Status.DEADLINE_EXCEEDED, reason)
                 touched[peer] = None
@@ -184,9 +201,10 @@ class H2cServer:
         if batch:
             answers = self._check_all([stream.message for _, stream in batch])
             for (peer, stream), answer in zip(batch, answers, strict=True):
-                peer.connection.answer(stream, answer)
+                peer.connection.answer(stream, answer, NOISE_PER_ANSWER)
                 touched[peer] = None
         for peer in touched:
+            peer.answered_at = now
             peer.flush()
 
     def _answer_other(self, connection: Connection, stream: Stream) -> None:
@@ -209,14 +227,32 @@ class H2cServer:
 
     def joined(self, peer: "_Peer") -> bool:
         """A peer has connected; False: there are too many, or we are going."""
-        if len(self._peers) >= MAX_CONNECTIONS or not self._serving:
+        if not self._serving or (len(self._peers) >= MAX_CONNECTIONS and not self._made_room()):
             return False
-        self._peers.add(peer)
+        self._peers[peer] = None
         return True
+
+    def _made_room(self) -> bool:
+        idle = [peer for peer in self._peers if not peer.line]
+        if not idle:
+            return False
+        min(idle, key=lambda peer: peer.answered_at).dismiss()
+        return True
+
+    def leaves(self, peer: "_Peer") -> None:
+        """Nothing more is taken from a peer, which may still read what it was sent."""
+        self._peers.pop(peer, None)
+        self._leaving[peer] = None
+        if len(self._leaving) > MAX_CONNECTIONS:
+            first = next(iter(self._leaving))
+            del self._leaving[first]
+            first.abort()
 
     def left(self, peer: "_Peer") -> None:
         """A peer's connection is closed."""
-        self._peers.discard(peer)
+        self._peers.pop(peer, None)
+        self._leaving.pop(peer, None)
+        self.judge_soon()
 
     def make_connection(self) -> Connection:
         """The protocol's side of a new peer."""
@@ -225,6 +261,22 @@ class H2cServer:
     def now(self) -> float:
         """The loop's clock, seconds."""
         return self._loop.time()
+
+    def wait_turn(self, peer: "_Peer") -> None:
+        """A peer has sent more than its turn allowed: it goes on when the others have had one."""
+        self._behind.append(peer)
+        if len(self._behind) == 1:
+            self._loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        # One, and then a look at the sockets, so that whoever asks little is not behind them all.
+        peer = self._behind.popleft()
+        if self._behind:
+            self._loop.call_soon(self._next_turn)
+        peer.go_on()
+        if not peer.behind:
+            # Before it is read from again, or who never stops sending would have no answer.
+            self._judge()
 
     def _on_violation(self, code: ErrorCode, reason: str) -> None:
         self.violations[code.name] += 1
@@ -236,21 +288,37 @@ class H2cServer:
         if self._lines > MAX_LINES:
             log.warning("ext_authz: peers broke HTTP/2 %d times more", self._lines - MAX_LINES)
         self._lines = 0
-        for peer in list(self._peers):
+        self._look_at(iter([*self._peers, *self._leaving]))
+
+    def _look_at(self, peers: "Iterator[_Peer]") -> None:
+        # One in a turn: each may have a thousand streams to give up on.
+        peer = next(peers, None)
+        if peer is None:
+            self._sweep = self._loop.call_later(SWEEP_S, self._look_around)
+        else:
+            self._sweep = None
             peer.expire()
-        self._sweep = self._loop.call_later(SWEEP_S, self._look_around)
+            self._loop.call_soon(self._look_at, peers)
 
 
-class _Peer(asyncio.Protocol):
+class _Peer(asyncio.BufferedProtocol):
     """One accepted connection."""
 
     def __init__(self, server: H2cServer) -> None:
         self._server = server
         self.connection = server.make_connection()
+        #: Its calls that wait (`FairQueue`).
+        self.line: deque[Stream] = deque()
+        #: When it connected, when it last had an answer of the gate, when we closed it; 0: never.
         self._since = server.now()
+        self.answered_at = 0.0
+        self._left_at = 0.0
         self._transport: asyncio.Transport | None = None
         #: Since when it has not read what it was sent; 0 while it does.
         self._unread_since = 0.0
+        self._reading = True
+        self._in_turn = False
+        self._hung_up = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's own class, which is no subclass of asyncio's.
@@ -261,16 +329,53 @@ class _Peer(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=MAX_UNREAD)
         self.flush()
 
-    def data_received(self, data: bytes) -> None:
+    @property
+    def behind(self) -> bool:
+        """More has come of it than has been read, and will be in its next turn."""
+        return self.connection.behind and not self._unread_since
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        return self._server.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._receive(bytes(self._server.buffer[:nbytes]))
+
+    def _receive(self, data: bytes) -> None:
         asked = self.connection.receive(data, self._server.now())
         if asked:
             self._server.ask(self, asked)
         self.flush()
+        if self.connection.behind or not self._reading or self._hung_up:
+            self._pace()
+
+    def go_on(self) -> None:
+        """Its turn: what came is read further."""
+        self._in_turn = False
+        if self.behind:
+            self._receive(b"")
+
+    def _pace(self) -> None:
+        """Read what it sends while it reads what it is sent, and has nothing left to work off."""
+        transport, behind = self._transport, self.connection.behind
+        if transport is None or transport.is_closing():
+            return
+        if self.behind and not self._in_turn:
+            self._in_turn = True
+            self._server.wait_turn(self)
+        if self._hung_up and not behind:
+            self.connection.hung_up()
+            self.flush()
+        elif self._reading != (not behind and not self._unread_since):
+            self._reading = not self._reading
+            if self._reading:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
 
     def eof_received(self) -> bool:
         # It may have shut down its side alone, and still wait for answers.
-        self.connection.hung_up()
-        self.flush()
+        self._hung_up = True
+        self._pace()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -280,13 +385,12 @@ class _Peer(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._unread_since = self._server.now()
-        if self._transport is not None:
-            self._transport.pause_reading()
+        self._pace()
+        self._server.judge_soon()
 
     def resume_writing(self) -> None:
         self._unread_since = 0.0
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._pace()
 
     def flush(self) -> None:
         """Write what there is to write; close when that was all."""
@@ -296,25 +400,34 @@ class _Peer(asyncio.Protocol):
         out = self.connection.take_output()
         if out:
             transport.write(out)
-        if self.connection.drained:
+        if self.connection.drained and not self._left_at:
+            self._left_at = self._server.now()
             transport.close()
+            self._server.leaves(self)
 
     def drain(self) -> None:
         """Tell the peer that we go."""
         self.connection.drain()
         self.flush()
 
+    def dismiss(self) -> None:
+        """Let the connection go, which may come again."""
+        self.connection.dismiss()
+        self.flush()
+
     def expire(self) -> None:
         """Give up on what takes too long."""
         now = self._server.now()
         silent = not self.connection.greeted and now - self._since > GREETING_S
-        if silent or (self._unread_since and now - self._unread_since > STREAM_S):
-            self.close()
+        deaf = self._unread_since and now - self._unread_since > STREAM_S
+        gone = self._left_at and now - self._left_at > STREAM_S
+        if silent or deaf or gone:
+            self.abort()
             return
         self.connection.expire(now)
         self.flush()
 
-    def close(self) -> None:
+    def abort(self) -> None:
         """Close now, whatever is under way."""
         if self._transport is not None:
             self._transport.abort()

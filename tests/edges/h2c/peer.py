@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import hpack
 from hyperframe import frame as hyper
 
-from authz.edges.h2c.connection import Budget, Connection, Stream
+from authz.edges.h2c.connection import NOISE_PER_ANSWER, Budget, Connection, Stream
 from authz.edges.h2c.frames import ErrorCode
 from authz.edges.h2c.grpc_status import Status
 
@@ -236,10 +236,16 @@ class Peer(Listener):
         return self
 
     def send(self, sent: bytes) -> list[str]:
-        self.waiting += self.connection.receive(sent, self.now)
-        if not self.holding:
-            self._judge()
+        self.turn(sent)
+        while self.connection.behind:
+            self.turn()
         return self.read()
+
+    def turn(self, sent: bytes = b"") -> None:
+        """What one turn allows of what has been sent. It is judged when all has been read."""
+        self.waiting += self.connection.receive(sent, self.now)
+        if not self.holding and not self.connection.behind:
+            self._judge()
 
     def release(self) -> list[str]:
         self.holding = False
@@ -270,7 +276,8 @@ class Peer(Listener):
         for stream in waiting:
             if not stream.ended:
                 self.judged.append(stream.message)
-                self.connection.answer(stream, self.reply(stream.message))
+                answer = self.reply(stream.message)
+                self.connection.answer(stream, answer, NOISE_PER_ANSWER)
 
     def _on_violation(self, code: ErrorCode, reason: str) -> None:
         assert reason

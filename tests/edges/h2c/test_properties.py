@@ -256,18 +256,23 @@ class Client:
             while sent:
                 size = sizes[at % len(sizes)]
                 at += 1
-                for stream in self._server.receive(sent[:size], 0.0):
-                    assert stream.head.method == CHECK
-                    if stream.message == b"no":
-                        self._server.refuse(stream, Status.UNAVAILABLE, "50 % größer")
-                    else:
-                        self._server.answer(stream, stream.message[::-1])
+                self._serve(sent[:size])
+                while self._server.behind:
+                    self._serve(b"")
                 sent = sent[size:]
             heard = self._server.take_output()
             if silent and not heard:
                 return
             for begin in range(0, len(heard), 10_007):
                 self._hear(heard[begin : begin + 10_007])
+
+    def _serve(self, part: bytes) -> None:
+        for stream in self._server.receive(part, 0.0):
+            assert stream.head.method == CHECK
+            if stream.message == b"no":
+                self._server.refuse(stream, Status.UNAVAILABLE, "50 % größer")
+            else:
+                self._server.answer(stream, stream.message[::-1])
 
     def _hear(self, heard: bytes) -> None:
         for event in self._h2.receive_data(heard):

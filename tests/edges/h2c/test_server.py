@@ -6,6 +6,7 @@ import socket
 import stat
 import tempfile
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,12 +16,15 @@ import uvloop
 from grpc_health.v1 import health_pb2
 
 from authz.edges.h2c import server as h2c
-from authz.edges.h2c.connection import MAX_STREAMS, STREAM_S, Connection, Stream
+from authz.edges.h2c.connection import MAX_NOISE, MAX_STREAMS, STREAM_S, Connection, Stream
+from authz.edges.h2c.frames import ErrorCode
 from authz.edges.h2c.server import GREETING_S, MAX_CONNECTIONS, MAX_UNREAD, SERVICE, H2cServer
 from authz.edges.sockets import BACKLOG
 from tests.edges.h2c.peer import (
     ACK,
     AUTHORITY,
+    END_HEADERS,
+    END_STREAM,
     METHOD,
     PING,
     PREFACE,
@@ -67,7 +71,7 @@ class Clocked(H2cServer):
         return super().now() + self.ahead
 
     def look_around(self) -> None:
-        for peer in list(self._peers):
+        for peer in [*self._peers, *self._leaving]:
             peer.expire()
 
 
@@ -305,7 +309,13 @@ class Desk:
     def __init__(self, peer: Peer) -> None:
         self.connection: Connection = peer.connection
         self.heard: list[str] = []
+        self.line: deque[Stream] = deque()
+        self.answered_at = 0.0
         self._peer = peer
+
+    @property
+    def behind(self) -> bool:
+        return self.connection.behind
 
     def flush(self) -> None:
         self.heard += self._peer.read()
@@ -355,6 +365,191 @@ def test_a_gate_that_raises_costs_its_batch_and_nobody_else(play: Play) -> None:
                 assert await one.hear_lines(1) == ["answer 3 'doog'"]
                 assert await other.hear_lines(1) == ["answer 1 'enim'"]
         assert [type(error) for error in raised] == [RuntimeError]
+
+    play(scenario())
+
+
+# ---------------------------------------------------------------- turns
+
+#: `:method: POST`, `:scheme: http`, `:path: /`: it is answered by 415, and costs us most per byte.
+CHEAP: Final = b"\x83\x86\x84"
+
+
+def _cheap(numbers: range) -> bytes:
+    return b"".join(headers(n, CHEAP, END_HEADERS | END_STREAM) for n in numbers)
+
+
+def test_one_call_does_not_wait_for_a_flood(play: Play) -> None:
+    async def scenario() -> None:
+        async with serving(Judge()) as (server, path):
+            flood = Wire(path)
+            await flood.greet()
+            [peer] = server._peers
+            honest = Wire(path)
+            with closing(flood, honest):
+                await honest.greet()
+                numbers = range(1, 2 * 5000, 2)
+                flood.say(_cheap(numbers))
+                honest.say(call(1))
+                assert await honest.hear_lines(1) == ["answer 1 'ih'"]
+                assert peer.behind
+                assert peer.connection._last < numbers[-1] // 4
+                assert await flood.hear_lines(5000) == [f"http {n} 415" for n in numbers]
+                # It is read from again.
+                flood.say(call(10_001))
+                assert await flood.hear_lines(1) == ["answer 10001 'ih'"]
+
+    play(scenario())
+
+
+def test_whoever_fills_the_queue_turns_nobody_else_away(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h2c, "MAX_IN_FLIGHT", 16)
+
+    async def scenario() -> None:
+        judge = Judge()
+        async with serving(judge, batch=4) as (server, _):
+            hog, honest = Desk(Peer().greet()), Desk(Peer().greet())
+            calls = b"".join(call(n, b"hog") for n in range(3, 3 + 2 * 16, 2))
+            server.ask(hog, hog.asks(calls))  # type: ignore[arg-type]
+            assert (server.overloaded, hog.heard) == (0, [])
+            server.ask(honest, honest.asks(call(3, b"one") + call(5, b"two")))  # type: ignore[arg-type]
+            # Its newest calls, and it hears of it at once.
+            assert server.overloaded == 2
+            assert hog.heard == ["answer 33 'away'", "answer 31 'away'"]
+            await _until(lambda: len(honest.heard) == 2)
+            assert judge.batches[0] == [b"hog", b"one", b"hog", b"two"]
+            await _until(lambda: len(hog.heard) == 16)
+            assert not any("away" in line for line in honest.heard)
+
+    play(scenario())
+
+
+def test_calls_and_their_resets_are_read_to_the_end_before_any_is_judged(play: Play) -> None:
+    async def scenario() -> None:
+        judge = Judge()
+        async with serving(judge) as (server, path):
+            wire = Wire(path)
+            with closing(wire):
+                await wire.greet()
+                numbers = range(1, 2 * 300, 2)
+                wire.say(b"".join(map(call, numbers)) + b"".join(map(reset, numbers)))
+                wire.say(_health(601))
+                assert await wire.hear_lines(1) == ["answer 601 '\\x08\\x01'"]
+                await _until(lambda: server.abandoned == 300)
+                assert judge.asked == []
+                assert server.overloaded == 0
+
+    play(scenario())
+
+
+def test_calls_given_up_in_the_same_read_are_not_turned_away(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h2c, "MAX_IN_FLIGHT", 4)
+
+    async def scenario() -> None:
+        judge = Judge()
+        async with serving(judge) as (server, path):
+            wire = Wire(path)
+            with closing(wire):
+                await wire.greet()
+                wire.say(b"".join(call(n) + reset(n) for n in range(1, 41, 2)) + call(41))
+                assert await wire.hear_lines(1) == ["answer 41 'ih'"]
+                assert judge.asked == [b"hi"]
+                assert (server.abandoned, server.overloaded) == (20, 0)
+
+    play(scenario())
+
+
+def test_who_says_the_end_behind_a_flood_is_answered(play: Play) -> None:
+    async def scenario() -> None:
+        async with serving(Judge()) as (server, path):
+            wire = Wire(path)
+            with closing(wire):
+                await wire.greet()
+                wire.say(_cheap(range(1, 4001, 2)) + call(4001))
+                wire.socket.shutdown(socket.SHUT_WR)
+                heard = await wire.to_the_end()
+                assert heard[-1] == "answer 4001 'ih'"
+                assert len(heard) == 2001
+            await _until(lambda: server.figures()["connections"] == 0)
+
+    play(scenario())
+
+
+def test_what_is_behind_a_flood_is_answered_before_we_go(play: Play) -> None:
+    async def scenario() -> None:
+        async with serving(Judge()) as (server, path):
+            wire = Wire(path)
+            with closing(wire):
+                await wire.greet()
+                [peer] = server._peers
+                wire.say(_cheap(range(1, 4001, 2)) + call(4001))
+                await _until(lambda: peer.behind)
+                stopping = asyncio.ensure_future(server.stop(PATIENCE_S))
+                heard = await wire.to_the_end()
+                assert "answer 4001 'ih'" in heard
+                assert heard[-1] == "goaway 4001 NO_ERROR"
+                await stopping
+
+    play(scenario())
+
+
+def test_a_flood_whose_answers_are_not_read_is_not_worked_off(play: Play) -> None:
+    async def scenario() -> None:
+        async with serving(Judge()) as (server, path):
+            deaf = Wire(path)
+            await deaf.greet()
+            [peer] = server._peers
+            assert peer._transport is not None
+            peer._transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
+            )
+            other = Wire(path)
+            with closing(deaf, other):
+                await other.greet()
+                numbers = range(1, 2 * 4000, 2)
+                deaf.say(_cheap(numbers))
+                await _until(lambda: peer._unread_since)
+                # 48 KiB came in one read, and the answers to half of it are more than is kept.
+                before = peer.connection._last
+                assert 1 < before < numbers[-1]
+                other.say(call(1))
+                assert await other.hear_lines(1) == ["answer 1 'ih'"]
+                assert peer.connection._last == before
+                assert not peer.behind
+                # Once it reads, all comes, in order.
+                assert await deaf.hear_lines(4000) == [f"http {n} 415" for n in numbers]
+
+    play(scenario())
+
+
+def test_what_cannot_be_answered_is_not_asked_without_end(play: Play) -> None:
+    async def scenario() -> None:
+        async with serving(Judge()) as (server, path):
+            wire = Wire(path)
+            with closing(wire):
+                await wire.greet()
+                unknown = _path(b"/no/such")
+                number = 1
+                while not server.violations:
+                    wire.say(
+                        b"".join(call(n, b"", unknown) for n in range(number, number + 400, 2))
+                    )
+                    number += 400
+                    await wire.hear_lines(200)
+                assert server.violations == {"ENHANCE_YOUR_CALM": 1}
+                assert 2 * MAX_NOISE < number <= 2 * MAX_NOISE + 1000
+                # Asking for health is not that, and nor is being turned away.
+            checking = Wire(path)
+            with closing(checking):
+                await checking.greet()
+                for start in range(1, 3 * MAX_NOISE, 400):
+                    numbers = range(start, start + 400, 2)
+                    checking.say(checking.open(0, 2000) + b"".join(map(_health, numbers)))
+                    assert len(await checking.hear_lines(200)) == 200
 
     play(scenario())
 
@@ -539,31 +734,108 @@ async def _until(holds: Callable[[], object]) -> None:
 
 
 def test_2000_connections(play: Play) -> None:
+    """The newest is let in, for the one that has been of no use for longest."""
+
     async def scenario() -> None:
         async with serving(Judge()) as (server, path):
-            first = Wire(path)
-            await first.greet()
-            others: list[Wire] = []
-            with closing(first):
-                for _ in range(40):
-                    wires = [Wire(path) for _ in range(50)]
+            with contextlib.ExitStack() as stack:
+
+                def connect() -> Wire:
+                    wire = Wire(path)
+                    stack.callback(wire.close)
+                    return wire
+
+                useful = [connect() for _ in range(3)]
+                for wire in useful:
+                    await wire.greet()
+                    wire.say(call(1))
+                    assert await wire.hear_lines(1) == ["answer 1 'ih'"]
+                others: list[Wire] = []
+                for _ in range(20):
+                    wires = [connect() for _ in range(100)]
                     for wire in wires:
-                        if len(others) < MAX_CONNECTIONS - 1:
-                            await wire.hear_more()
-                            others.append(wire)
-                        else:
-                            # Closed without a word.
-                            assert await wire.to_the_end() == []
-                            wire.close()
-                    assert server.figures()["connections"] == len(others) + 1
-                first.say(call(1))
-                assert await first.hear_lines(1) == ["answer 1 'ih'"]
-                for wire in others:
-                    wire.close()
-                await _until(lambda: server.figures()["connections"] == 1)
-                last = Wire(path)
-                with closing(last):
-                    await last.greet()
+                        await wire.greet()
+                    others += wires
+                    assert server.figures()["connections"] == min(len(others) + 3, MAX_CONNECTIONS)
+                kept = others[3 - MAX_CONNECTIONS :]
+                for wire in others[: -len(kept)]:
+                    # It is told that it was not heard, and may come again.
+                    assert await wire.to_the_end() == ["goaway 0 NO_ERROR"]
+                for wire in kept[:5] + kept[-5:]:
+                    wire.say(call(1))
+                    assert await wire.hear_lines(1) == ["answer 1 'ih'"]
+                for wire in useful:
+                    wire.say(call(3))
+                    assert await wire.hear_lines(1) == ["answer 3 'ih'"]
+
+    play(scenario())
+
+
+def test_a_connection_whose_calls_wait_is_not_the_one_that_goes(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h2c, "MAX_CONNECTIONS", 3)
+
+    async def scenario() -> None:
+        judge = Judge()
+        async with serving(judge, batch=1) as (server, path):
+            wires = [Wire(path) for _ in range(3)]
+            with closing(*wires):
+                for wire in wires:
+                    await wire.greet()
+                # Whoever looks at the newcomer does so while they wait: it is there already.
+                judge.at[b"first"] = lambda: wires.append(Wire(path))
+                for at, wire in enumerate(wires[:3]):
+                    first = call(1, b"%d" % at if at else b"first")
+                    wire.say(first + b"".join(call(n, b"%d" % at) for n in range(3, 41, 2)))
+                assert await wires[0].hear_lines(20)
+                with closing(wires[3]):
+                    assert await wires[3].to_the_end() == []
+                for at in (1, 2):
+                    heard = await wires[at].hear_lines(20)
+                    assert heard == [f"answer {n} '{at}'" for n in range(1, 41, 2)]
+                assert server.figures()["connections"] == 3
+
+    play(scenario())
+
+
+def test_connections_that_we_ended_and_that_do_not_read_keep_nobody_out(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h2c, "MAX_CONNECTIONS", 2)
+
+    async def scenario() -> None:
+        judge = Judge()
+        judge.reply = lambda raw: raw * 1000
+        async with serving(judge) as (server, path):
+            with contextlib.ExitStack() as stack:
+                for turn in range(4):
+                    deaf = Wire(path)
+                    stack.callback(deaf.close)
+                    await deaf.greet((4, 2**31 - 1))
+                    deaf.say(window(0, 2**31 - 1 - 65_535))
+                    number = 1
+                    with contextlib.suppress(BlockingIOError):
+                        while number < 1000:
+                            deaf.say(call(number, b"0123456789"))
+                            number += 2
+                            await asyncio.sleep(0)
+                    # More than the kernel takes is there, and it is the peer that goes.
+                    await _until(lambda: any(peer._unread_since for peer in server._peers))
+                    for peer in list(server._peers):
+                        peer.connection._end(ErrorCode.PROTOCOL_ERROR, "a mistake")
+                        peer.flush()
+                    assert server.figures()["connections"] == 0
+                    assert len(server._leaving) == min(turn + 1, 2)
+                wire = Wire(path)
+                stack.callback(wire.close)
+                await wire.greet()
+                server.ahead = STREAM_S + 1
+                server.look_around()
+                await _until(lambda: not server._leaving)
+                judge.reply = lambda raw: raw
+                wire.say(call(1))
+                assert await wire.hear_lines(1) == ["answer 1 'hi'"]
 
     play(scenario())
 
