@@ -208,3 +208,22 @@ def test_the_tail_shows_hashes_in_hexadecimal(path: Path) -> None:
     entry = authz("tail", "-n", "1", "--database", str(path), "--json").body
     assert re.fullmatch(r"[0-9a-f]{64}", entry["hash"])
     assert re.fullmatch(r"[0-9a-f]{64}", entry["prevHash"])
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["'{'", "'NaN and more'", "printf('%.100000c', '[')", "7"],
+    ids=["cut", "text", "deep", "number"],
+)
+def test_the_tail_shows_metadata_that_no_sidecar_writes(path: Path, written: str) -> None:
+    _edit(path, f"UPDATE audit SET metadata = {written} WHERE seq = {ROWS}")
+    entry = authz("tail", "-n", "1", "--database", str(path), "--json").body
+    assert isinstance(entry["metadata"], str | int)
+
+
+def test_the_tail_says_where_a_row_cannot_be_shown(path: Path) -> None:
+    _edit(path, f"UPDATE audit SET metadata = x'00ff' WHERE seq = {ROWS}")
+    done = authz("tail", "-n", "1", "--database", str(path))
+    assert done.code == 1
+    assert done.err.endswith("a row has bytes where text belongs; `authz audit verify` finds it\n")
+    assert authz("verify", "--database", str(path)).code == 1

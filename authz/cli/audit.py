@@ -44,6 +44,8 @@ def tail(
         entries = list(AuditReader(path).tail(count))
     except FileNotFoundError:
         fail([f"{path}: there is no audit database yet"], FAILED)
+    except UnicodeDecodeError:
+        fail([f"{path}: a row has bytes where text belongs; `authz audit verify` finds it"], FAILED)
     except (peewee.PeeweeException, sqlite3.Error) as error:
         fail([f"{path}: not an audit database: {error}"], FAILED)
     if as_json:

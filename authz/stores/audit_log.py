@@ -377,7 +377,7 @@ class Recorded(NamedTuple):
 def entry_of(row: dict[str, Any]) -> dict[str, Any]:
     """A row as an API entry: camelCase, absent values left out, `metadata` as an object.
 
-    Hashes are hexadecimal.
+    Hashes are hexadecimal. Metadata that is no JSON, which no sidecar writes, stays the text it is.
     """
     entry: dict[str, Any] = {}
     for name, value in row.items():
@@ -388,7 +388,9 @@ def entry_of(row: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, bytes):
             entry[key] = value.hex()
         else:
-            entry[key] = json.loads(value) if name == "metadata" else value
+            entry[key] = value
+    with contextlib.suppress(KeyError, TypeError, ValueError, RecursionError):
+        entry["metadata"] = json.loads(entry["metadata"])
     return entry
 
 
