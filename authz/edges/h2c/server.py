@@ -16,7 +16,7 @@
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, cast
 
@@ -90,7 +90,7 @@ class H2cServer:
         self.buffer = memoryview(bytearray(READ_SIZE))
         self._budget = Budget()
         self._lines = 0
-        self._sweep: asyncio.TimerHandle | None = None
+        self._sweep: asyncio.Task[None] | None = None
         #: What peers have done against the protocol, by its error code.
         self.violations: Counter[str] = Counter()
         #: Calls that were not judged because too many waited.
@@ -130,7 +130,7 @@ class H2cServer:
                 lambda: _Peer(self), sock=listener, backlog=BACKLOG
             )
         self._serving = True
-        self._sweep = self._loop.call_later(SWEEP_S, self._look_around)
+        self._sweep = self._loop.create_task(self._look_around())
 
     async def stop(self, grace_s: float) -> None:
         """Stop accepting; calls that were accepted get `grace_s` seconds to be answered."""
@@ -179,8 +179,11 @@ class H2cServer:
             self._loop.call_soon(self._judge)
 
     def _judge(self) -> None:
-        """One batch: judge, commit, answer."""
         self._judging = False
+        self._judge_batch()
+
+    def _judge_batch(self) -> None:
+        """Judge, commit, answer."""
         taken = self._waiting.take(self._batch)
         if not taken:
             return  # What waits is of peers that are behind: `_next_turn` comes back to it.
@@ -276,7 +279,7 @@ class H2cServer:
         peer.go_on()
         if not peer.behind:
             # Before it is read from again, or who never stops sending would have no answer.
-            self._judge()
+            self._judge_batch()
 
     def _on_violation(self, code: ErrorCode, reason: str) -> None:
         self.violations[code.name] += 1
@@ -284,21 +287,19 @@ class H2cServer:
         if self._lines <= MAX_LINES:
             log.warning("ext_authz: a peer broke HTTP/2: %s (%s)", reason, code.name)
 
-    def _look_around(self) -> None:
+    async def _look_around(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self._tell_the_rest()
+            for peer in [*self._peers, *self._leaving]:
+                peer.expire()
+                # One in a turn: each may have a thousand streams to give up on.
+                await asyncio.sleep(0)
+
+    def _tell_the_rest(self) -> None:
         if self._lines > MAX_LINES:
             log.warning("ext_authz: peers broke HTTP/2 %d times more", self._lines - MAX_LINES)
         self._lines = 0
-        self._look_at(iter([*self._peers, *self._leaving]))
-
-    def _look_at(self, peers: "Iterator[_Peer]") -> None:
-        # One in a turn: each may have a thousand streams to give up on.
-        peer = next(peers, None)
-        if peer is None:
-            self._sweep = self._loop.call_later(SWEEP_S, self._look_around)
-        else:
-            self._sweep = None
-            peer.expire()
-            self._loop.call_soon(self._look_at, peers)
 
 
 class _Peer(asyncio.BufferedProtocol):
@@ -332,7 +333,7 @@ class _Peer(asyncio.BufferedProtocol):
     @property
     def behind(self) -> bool:
         """More has come of it than has been read, and will be in its next turn."""
-        return self.connection.behind and not self._unread_since
+        return self.connection.behind and not self._unread_since and not self._left_at
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         return self._server.buffer

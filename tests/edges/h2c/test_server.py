@@ -6,8 +6,9 @@ import socket
 import stat
 import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from tests.edges.h2c.peer import (
     PING,
     PREFACE,
     SCHEME,
+    SETTINGS_ACK,
     TYPE,
     Listener,
     Peer,
@@ -37,6 +39,7 @@ from tests.edges.h2c.peer import (
     data,
     fields,
     frame,
+    grpc,
     headers,
     reset,
     settings,
@@ -422,6 +425,41 @@ def test_whoever_fills_the_queue_turns_nobody_else_away(
             assert judge.batches[0] == [b"hog", b"one", b"hog", b"two"]
             await _until(lambda: len(hog.heard) == 16)
             assert not any("away" in line for line in honest.heard)
+
+    play(scenario())
+
+
+def test_there_is_one_batch_a_turn_whoever_never_stops_sending(play: Play) -> None:
+    async def scenario() -> None:
+        judge = Judge()
+        turn, turns = 0, []
+        judge.at[b"hi"] = lambda: turns.append(turn)
+        async with serving(judge, batch=1) as (_, path):
+            flood, steady = Wire(path), Wire(path)
+            with closing(flood, steady):
+                for wire in (flood, steady):
+                    await wire.greet()
+                    wire.say(SETTINGS_ACK + wire.open(0, 2**30))
+                # RFC 7541 §4.2: what follows says first that the table is empty.
+                unsent = {
+                    flood: headers(1, b"\x20" + block()) + data(1, grpc(b"hi")),
+                    steady: headers(1, b"\x20" + block()) + data(1, grpc(b"hi")),
+                }
+                numbers = {flood: count(3, 2), steady: count(3, 2)}
+                while len(turns) < 1000:
+                    turn += 1
+                    # One sends more than is read in a turn; the other always has calls that wait.
+                    for wire, calls in ((flood, 300), (steady, 2)):
+                        unsent[wire] = unsent[wire] or b"".join(
+                            map(call, islice(numbers[wire], calls))
+                        )
+                        with contextlib.suppress(BlockingIOError):
+                            unsent[wire] = unsent[wire][wire.socket.send(unsent[wire]) :]
+                        with contextlib.suppress(BlockingIOError):
+                            wire.socket.recv(1 << 20)
+                    await asyncio.sleep(0)
+                # That of the turn, and that of a peer that has just been read to the end.
+                assert max(Counter(turns).values()) <= 2
 
     play(scenario())
 
@@ -886,7 +924,7 @@ def test_violations_are_counted_and_logged_a_few_at_a_time(
                     assert (await wire.to_the_end())[-1].startswith("goaway 0 ")
             assert server.figures()["violations"] == {"PROTOCOL_ERROR": 1, "FRAME_SIZE_ERROR": 4}
             assert len(caplog.messages) == h2c.MAX_LINES
-            server._look_around()
+            server._tell_the_rest()
             assert caplog.messages[-1] == "ext_authz: peers broke HTTP/2 2 times more"
 
     play(scenario())
