@@ -21,6 +21,7 @@ from authz import __version__, envoy_config
 from authz.core.audit import AuditRow, change_row
 from authz.core.identity import TokenVerifier
 from authz.core.mode import Mode
+from authz.edges.cpu_quota import Thrift
 from authz.edges.h2c.server import BATCH, H2cServer
 from authz.edges.http import admin
 from authz.edges.http.app import build_app
@@ -174,7 +175,7 @@ def _transport(settings: Settings, gate: Gate) -> Transport:
     address = settings.ext_authz_address or settings.ext_authz_socket
     if settings.ext_authz_transport == "h2c":
         batch = BATCH if settings.audit_sync == "normal" else BATCH_PER_FSYNC
-        return H2cServer(gate.check_all, gate.turn_away, address, batch)
+        return H2cServer(gate.check_all, gate.turn_away, address, batch, Thrift())
     # Only here: importing grpcio takes 0.1 s and 10 MB.
     from authz.edges import pem  # noqa: PLC0415
     from authz.edges.ext_authz import ExtAuthzServer, Tls  # noqa: PLC0415

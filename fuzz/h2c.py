@@ -108,6 +108,7 @@ class Watched:
         self.check()
 
     def _turn(self, part: bytes) -> list[Stream]:
+        self.connection.account.refill()
         asked = self.connection.receive(part, self.now)
         for stream in asked:
             # What was given up within the same turn is not kept.
@@ -151,6 +152,7 @@ class Watched:
         streams = seen._streams.values()
         assert seen.open_streams <= limits.MAX_STREAMS
         assert self._budget.held == seen.held == sum(stream.held for stream in streams)
+        assert self._budget.streams == len(streams)
         assert seen.held <= limits.MAX_HELD + SLACK
         for stream in streams:
             parts = len(stream.body or b"") + len(stream.unsent)

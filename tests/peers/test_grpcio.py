@@ -306,8 +306,8 @@ def test_a_call_whose_deadline_passed_in_the_queue_is_not_decided(transport: str
         served.until_unread(before + 5000)
         judge.release(b"first")
         judge.until_held(b"held")
-        [peer] = served.server._waiting._turns
-        [stream] = peer.line
+        [line] = served.server._waiting._lines
+        [(_, stream)] = line.calls
         assert 0 < stream.deadline - stream.opened <= PATIENCE_S + 1  # it rounds up
         stream.deadline = served.loop.time() - 0.001
         waiting.go_on()

@@ -41,16 +41,20 @@ CONNECTION_WINDOW: Final = 16 * 1024 * 1024
 #: Bytes of messages that came in parts and of answers that the peers' windows keep back, of all
 #: connections together. Envoy's usual message fits into one frame and its window is large, so it
 #: has none; a hundred calls at once with as many headers as Envoy takes stay below it. Beyond it
-#: the connection that holds most of them loses its largest.
+#: the caller that holds most of them loses the largest.
 MAX_HELD: Final = 8 * 1024 * 1024
 #: Frames that ask for nothing (PING, SETTINGS, RST_STREAM, PRIORITY, empty DATA…) or for something
 #: that is not here, beyond `NOISE_PER_ANSWER` for each answer of the gate. Envoy sends one or two a
 #: call when it gives up on all of them, and a second of that at full speed stays below it.
 MAX_NOISE: Final = 10_000
 NOISE_PER_ANSWER: Final = 4
-#: What a peer may have done in one turn, in units of about 2 µs, so that it takes half a
+#: Streams that all connections may have open together; beyond it each may have `FEW_STREAMS`. A
+#: stream without its message is some 300 bytes.
+MAX_ALL_STREAMS: Final = 8 * MAX_STREAMS
+FEW_STREAMS: Final = 64
+#: What a caller may have done in one turn, in units of about 2 µs, so that it takes half a
 #: millisecond. Each frame is one, each that asks for nothing another one, and a call two more: 64
-#: of Envoy's calls. What a frame costs beyond it is taken off the peer's next turns.
+#: of Envoy's calls. What a frame costs beyond it is taken off the caller's next turns.
 MAX_WORK: Final = 256
 #: What decoding costs, in the same unit: each field of a header block that is not known.
 FIELD_WORK: Final = 3
@@ -124,28 +128,52 @@ class Stream:
         self.ended = False
 
 
-class Budget:
-    """Bytes that all connections of a server hold together, up to `MAX_HELD`."""
+class Account:
+    """What one caller holds and may have done in a turn, over all its connections."""
 
-    __slots__ = ("_holders", "held")
+    __slots__ = ("allowance", "held", "holding")
+
+    def __init__(self) -> None:
+        #: What is left of `MAX_WORK`; negative where one frame cost more than there was.
+        self.allowance = MAX_WORK
+        self.held = 0
+        #: Its connections that hold something.
+        self.holding: set[Connection] = set()
+
+    def refill(self) -> None:
+        """It is its turn again."""
+        self.allowance = min(self.allowance, 0) + MAX_WORK
+
+
+class Budget:
+    """What all connections of a server hold together: bytes up to `MAX_HELD`, and streams."""
+
+    __slots__ = ("_holders", "held", "streams")
 
     def __init__(self) -> None:
         self.held = 0
-        self._holders: set[Connection] = set()
+        self.streams = 0
+        self._holders: set[Account] = set()
 
     def change(self, holder: "Connection", size: int) -> None:
         """A connection holds so many bytes more, or fewer."""
+        account = holder.account
         self.held += size
+        account.held += size
         holder.held += size
         if holder.held:
-            self._holders.add(holder)
+            account.holding.add(holder)
+            self._holders.add(account)
         else:
-            self._holders.discard(holder)
+            account.holding.discard(holder)
+            if not account.holding:
+                self._holders.discard(account)
 
     def settle(self) -> None:
         """Where it is too much, whoever holds most gives up, and nobody else has to."""
         while self.held > MAX_HELD:
-            max(self._holders, key=_HELD).give_up_most()
+            most = max(self._holders, key=_HELD)
+            max(most.holding, key=_HELD).give_up_most()
 
 
 _HELD: Final = attrgetter("held")
@@ -154,10 +182,23 @@ _HELD: Final = attrgetter("held")
 class Connection:
     """What one peer has sent, and what is to be sent to it."""
 
-    def __init__(self, violated: Callable[[ErrorCode, str], None], budget: Budget) -> None:
-        """`violated(code, reason)`: the peer broke the protocol."""
+    def __init__(
+        self,
+        violated: Callable[[ErrorCode, str], None],
+        budget: Budget,
+        account: Account | None = None,
+    ) -> None:
+        """
+        Args:
+            violated: called with a code and a reason: the peer broke the protocol.
+            budget: what the server's connections share.
+            account: what those of the same caller share.
+        """
         self._violated = violated
         self._budget = budget
+        self.account = Account() if account is None else account
+        #: Called when there is something to write that comes of what another connection did.
+        self.wake: Callable[[], None] = lambda: None
         self._out: list[bytes] = [_SETTINGS]
         self._reader = FrameReader()
         self._headers = HeaderReader()
@@ -171,8 +212,6 @@ class Connection:
         self._blocked: dict[int, Stream] = {}
         self._starved: dict[int, Stream] = {}
         self._noise = 0
-        #: What is left of `MAX_WORK`, negative where one frame cost more than there was.
-        self._allowance = 0
         self._receive_left = CONNECTION_WINDOW
         self._send_left = frames.DEFAULT_WINDOW
         self._peer_window = frames.DEFAULT_WINDOW
@@ -222,9 +261,8 @@ class Connection:
             return []
         self._asked = []
         self._reader.feed(data)
-        allowance = self._allowance
-        self._allowance = MAX_WORK if allowance > 0 else allowance + MAX_WORK
-        if self._allowance <= 0:
+        account = self.account
+        if account.allowance <= 0:
             self.behind = True
             return self._asked
         try:
@@ -232,13 +270,13 @@ class Connection:
                 self._count_noise(0)
             for frame in self._reader.frames():
                 self._read_frame(frame, now)
-                if self._allowance <= 0:
+                if account.allowance <= 0:
                     break
         except Violation as violation:
             self._end(violation.code, str(violation))
         except CompressionError as error:
             self._end(error.code, str(error))
-        self.behind = self._allowance <= 0 and not self.over
+        self.behind = account.allowance <= 0 and not self.over
         return self._asked
 
     def answer(self, stream: Stream, message: bytes, credit: int = 0) -> None:
@@ -282,9 +320,8 @@ class Connection:
         if stream.ended:
             return
         if status is not Status.DEADLINE_EXCEEDED:
-            # What nobody can answer; `receive` looks at it. A late call may be our fault.
-            self._noise += 1
-            self._allowance -= 1
+            # What nobody can answer. A late call may be our fault.
+            self._charge(1)
         self._answer_headers(stream, trailers_only(status, reason))
 
     def expire(self, now: float) -> None:
@@ -295,6 +332,7 @@ class Connection:
                     self._reset(stream, ErrorCode.CANCEL)
             elif not stream.remote_closed and now > min(stream.deadline, stream.opened + STREAM_S):
                 self.refuse(stream, Status.DEADLINE_EXCEEDED, "the request did not arrive in time")
+                self._charge(1)
 
     def drain(self) -> None:
         """Say that we go: what is under way is answered, what comes later is not for us."""
@@ -316,11 +354,9 @@ class Connection:
         reason = "more incomplete messages and unread answers than anybody else"
         self._violated(ErrorCode.ENHANCE_YOUR_CALM, reason)
         self._reset(stream, ErrorCode.ENHANCE_YOUR_CALM)
-        # All streams were looked at. Whose bytes they were may be another peer's turn now, so that
-        # nothing is raised here.
-        work = 1 + (len(self._streams) >> 5)
-        self._noise += work
-        self._allowance -= work
+        # All streams were looked at. It may be another peer's turn now, so nothing is raised here.
+        self._charge(1 + (len(self._streams) >> 5))
+        self.wake()
 
     def hung_up(self) -> None:
         """The peer sends nothing more; it may still read what is under way."""
@@ -345,7 +381,7 @@ class Connection:
 
     def _read_frame(self, frame: Frame, now: float) -> None:
         kind, flags, number, data, start, stop = frame
-        self._allowance -= 1
+        self.account.allowance -= 1
         if not self.greeted and (kind != frames.SETTINGS or flags & frames.ACK):
             raise Violation(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
         if kind == frames.DATA:
@@ -355,7 +391,9 @@ class Connection:
         elif kind in self._readers:
             self._readers[kind](flags, number, data[start:stop])
         else:
-            self._count_noise()  # §4.1: types that nobody knows are ignored
+            # §4.1: types that nobody knows are ignored. And a block asks for something when it is
+            # complete.
+            self._count_noise()
 
     def _on_block(self, number: int, flags: int, block: bytes, now: float) -> None:
         if number & 1 == 0:
@@ -376,7 +414,11 @@ class Connection:
             return
         stream = Stream(number, head, now)
         self._streams[number] = stream
-        if len(self._streams) > MAX_STREAMS:
+        budget = self._budget
+        budget.streams += 1
+        if len(self._streams) > MAX_STREAMS or (
+            budget.streams > MAX_ALL_STREAMS and len(self._streams) > FEW_STREAMS
+        ):
             self._stream_error(stream, ErrorCode.REFUSED_STREAM, "more streams than allowed")
             return
         if head.malformed:
@@ -489,7 +531,7 @@ class Connection:
         else:
             stream.message = data[start + PREFIX_SIZE : stop]
             self._asked.append(stream)
-            self._allowance -= 2  # to be queued, or turned away
+            self.account.allowance -= 2  # to be queued, or turned away
 
     def _read_priority(self, _flags: int, number: int, payload: bytes) -> None:
         if number == 0:
@@ -606,15 +648,19 @@ class Connection:
 
     # ------------------------------------------------------------ ends
 
-    def _count_noise(self, count: int = 1) -> None:
+    def _charge(self, count: int) -> None:
+        """As `_count_noise`, where nobody could catch what it raises: `receive` looks at it."""
         self._noise += count
-        self._allowance -= count
+        self.account.allowance -= count
+
+    def _count_noise(self, count: int = 1) -> None:
+        self._charge(count)
         if self._noise > MAX_NOISE:
             raise Violation(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
 
     def _count_fields(self) -> None:
         if self._headers.decoded:
-            self._allowance -= FIELD_WORK * self._headers.decoded
+            self.account.allowance -= FIELD_WORK * self._headers.decoded
             self._headers.decoded = 0
 
     def _forget(self, stream: Stream) -> None:
@@ -622,6 +668,7 @@ class Connection:
         stream.ended = True
         stream.message = b""
         del self._streams[stream.id]
+        self._budget.streams -= 1
         if stream.held:
             stream.body = None
             self._hold(stream, -stream.held)
@@ -673,7 +720,7 @@ class Connection:
                 return
             part, stream.unsent = stream.unsent[:size], stream.unsent[size:]
             self._send_left -= size
-            self._allowance -= 1
+            self.account.allowance -= 1
             stream.credit -= size
             self._hold(stream, -size)
             self._out.append(frames.frame(frames.DATA, 0, number, part))

@@ -4,6 +4,7 @@ They are literals that touch no dynamic table and use no Huffman code (RFC 7541 
 is the same bytes on every connection.
 """
 
+import functools
 from enum import IntEnum
 from typing import Final
 from urllib.parse import quote
@@ -47,6 +48,7 @@ RESPONSE_HEADERS: Final = _OK + _CONTENT_TYPE
 OK_TRAILERS: Final = _field(b"grpc-status", b"0")
 
 
+@functools.lru_cache(maxsize=64)
 def trailers_only(status: Status, reason: str) -> bytes:
     """The block of an answer without a message (gRPC over HTTP/2, Trailers-Only)."""
     # Status-Message: percent-encoded, space to tilde as they are.
@@ -57,6 +59,7 @@ def trailers_only(status: Status, reason: str) -> bytes:
     return block + _field(b"grpc-message", said.encode("ascii"))
 
 
+@functools.lru_cache(maxsize=64)
 def http_only(status: int) -> bytes:
     """The block of an answer to what is no gRPC call."""
     block = _field(b":status", b"%d" % status) + _field(b"content-length", b"0")

@@ -1,10 +1,10 @@
 """Calls that wait for the gate, taken in turns of who asked.
 
-- Every peer has its own line, and one call of each is taken before a second one of any. So whoever
-  asks most waits longest, and keeps nobody else waiting.
+- Every caller has its own line, and one call of each is taken before a second one of any. So
+  whoever asks most waits longest, and keeps nobody else waiting.
 - There is a limit for all together. Beyond it the longest line gives its newest call up.
-- A call whose caller has given up holds no place. While there is more to read of what a peer has
-  sent, its calls stay: what comes next may be that it has.
+- A call that was given up holds no place. While more of what a peer has sent is about to be read,
+  its calls stay: what comes next may be that it has given up.
 """
 
 from collections import deque
@@ -13,51 +13,56 @@ from typing import Final, Generic, Protocol, TypeVar
 from authz.edges.h2c.connection import Stream
 
 
-class Asker(Protocol):
-    """Whose calls wait."""
+class Peer(Protocol):
+    """The connection that a call came over."""
 
     @property
-    def line(self) -> deque[Stream]:
-        """Its calls, oldest first. The queue alone changes it."""
-
-    @property
-    def behind(self) -> bool:
-        """More has come of it than has been read."""
+    def being_read(self) -> bool:
+        """More has come of it, and is about to be read."""
 
 
-P = TypeVar("P", bound=Asker)
+P = TypeVar("P", bound=Peer)
+
+
+class Line(Generic[P]):
+    """The calls of one caller, oldest first. The queue alone changes it."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self) -> None:
+        self.calls: deque[tuple[P, Stream]] = deque()
 
 
 class FairQueue(Generic[P]):
-    """Calls of many peers, up to `limit`."""
+    """Calls of many callers, up to `limit`."""
 
     def __init__(self, limit: int) -> None:
         self._limit: Final = limit
         self._size = 0
-        #: Who has calls here, in the order of their turns.
-        self._turns: deque[P] = deque()
+        #: Those with calls in them, in the order of their turns.
+        self._lines: deque[Line[P]] = deque()
         self._tidied = False
-        #: Calls that were dropped because their caller had given up.
+        #: Calls that were dropped because they were given up.
         self.abandoned = 0
 
     def __len__(self) -> int:
         return self._size
 
-    def put(self, peer: P, stream: Stream) -> tuple[P, Stream] | None:
-        """Add a call; the one that has to go for it, which may be the call itself."""
+    def put(self, line: Line[P], peer: P, stream: Stream) -> tuple[P, Stream] | None:
+        """Add a call to a line; the one that has to go for it, which may be the call itself."""
         refused = None
         if self._size >= self._limit and not self._tidy():
             # Whoever has its share when all places are taken is not who needs one.
-            if len(peer.line) >= self._limit // len(self._turns):
+            if len(line.calls) >= self._limit // len(self._lines):
                 return peer, stream
-            longest = max(self._turns, key=lambda other: len(other.line))
-            refused = longest, longest.line.pop()
+            longest = max(self._lines, key=lambda other: len(other.calls))
+            refused = longest.calls.pop()
             self._size -= 1
-            if not longest.line:
-                self._turns.remove(longest)
-        if not peer.line:
-            self._turns.append(peer)
-        peer.line.append(stream)
+            if not longest.calls:
+                self._lines.remove(longest)
+        if not line.calls:
+            self._lines.append(line)
+        line.calls.append((peer, stream))
         self._size += 1
         return refused
 
@@ -65,26 +70,26 @@ class FairQueue(Generic[P]):
         """The next calls, at most so many; those that were given up are left out."""
         self._tidied = False
         taken: list[tuple[P, Stream]] = []
-        turns = self._turns
+        lines = self._lines
         passed = 0
-        while passed < len(turns) and len(taken) < count:
-            peer = turns[0]
-            if peer.behind:
+        while passed < len(lines) and len(taken) < count:
+            calls = lines[0].calls
+            entry = calls[0]
+            if entry[0].being_read and not entry[1].ended:
                 passed += 1
-                turns.rotate(-1)
+                lines.rotate(-1)
                 continue
             passed = 0
-            line = peer.line
-            stream = line.popleft()
+            calls.popleft()
             self._size -= 1
-            if line:
-                turns.rotate(-1)
+            if calls:
+                lines.rotate(-1)
             else:
-                turns.popleft()
-            if stream.ended:
+                lines.popleft()
+            if entry[1].ended:
                 self.abandoned += 1
             else:
-                taken.append((peer, stream))
+                taken.append(entry)
         return taken
 
     def _tidy(self) -> bool:
@@ -92,13 +97,13 @@ class FairQueue(Generic[P]):
         if self._tidied:
             return False  # once a batch: who asks and gives up must not make everybody pay for it
         self._tidied = True
-        for peer in self._turns:
-            wanted = [stream for stream in peer.line if not stream.ended]
-            dropped = len(peer.line) - len(wanted)
+        for line in self._lines:
+            wanted = [entry for entry in line.calls if not entry[1].ended]
+            dropped = len(line.calls) - len(wanted)
             if dropped:
                 self.abandoned += dropped
                 self._size -= dropped
-                peer.line.clear()
-                peer.line.extend(wanted)
-        self._turns = deque(peer for peer in self._turns if peer.line)
+                line.calls.clear()
+                line.calls.extend(wanted)
+        self._lines = deque(line for line in self._lines if line.calls)
         return self._size < self._limit

@@ -60,8 +60,9 @@ class FrameReader:
     def frames(self) -> Iterator[Frame]:
         """The frames that are complete. Who stops early gets the next one the next time.
 
-        HEADERS come with the whole block, without padding and priority, and CONTINUATION not at
-        all; DATA come as they are, since padding counts against the window.
+        HEADERS come with the whole block, without padding and priority, when its last part is
+        there; for each part before that there is an empty CONTINUATION. DATA come as they are,
+        since padding counts against the window.
 
         Raises:
             Violation: where the bytes are no frames; nothing may be read after that.
@@ -93,7 +94,9 @@ class FrameReader:
                 raise Violation(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted")
             if kind in (frames.HEADERS, frames.CONTINUATION):
                 whole = self._read_block(kind, flags, number, data[start:stop])
-                if whole is not None:
+                if whole is None:
+                    yield frames.CONTINUATION, 0, number, b"", 0, 0
+                else:
                     first_flags, block = whole
                     yield frames.HEADERS, first_flags, number, block, 0, len(block)
             else:

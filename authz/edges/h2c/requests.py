@@ -20,6 +20,10 @@ from authz.edges.h2c.frames import ErrorCode
 MAX_BLOCK: Final = 8192
 #: What a block may decode to, counted as SETTINGS_MAX_HEADER_LIST_SIZE is (RFC 9113 §6.5.2).
 MAX_HEADER_LIST: Final = 16_384
+#: Bytes of a path that are looked at: no method that is served has so many.
+MAX_PATH: Final = 256
+#: Bytes of a block that cost as much as a field: those of Huffman's code are decoded one by one.
+BYTES_PER_FIELD: Final = 24
 #: Decoded blocks that are kept. Envoy's differ in what a trace context or a timeout makes of them.
 MAX_KEPT: Final = 256
 #: Bytes of a block that is kept: with `MAX_KEPT` it bounds what a hostile peer can make us remember
@@ -47,7 +51,7 @@ MAX_DIGITS: Final = 18
 class Head(NamedTuple):
     """What a request's header block says."""
 
-    #: The path of the gRPC method, as sent; empty when something else than a method is asked.
+    #: The path of the gRPC method, `MAX_PATH` bytes of it; empty when no method is asked for.
     method: bytes
     #: Why no method is reached, as an answer: status 0 when one is.
     http_status: int
@@ -74,7 +78,7 @@ class HeaderReader:
         self._decoder = hpack.Decoder(MAX_HEADER_LIST)
         self._stateless = False
         self._kept: dict[bytes, Head] = {}
-        #: Fields that were decoded, and two for each block: what the work is in proportion to. For
+        #: What has been decoded, in fields: a block is two, its size and what it has are added. For
         #: whoever sets it back to 0.
         self.decoded = 0
 
@@ -110,6 +114,7 @@ class HeaderReader:
         if _SIZE_UPDATES.match(block):
             reason = "a header block with more than two table size updates"
             raise CompressionError(ErrorCode.COMPRESSION_ERROR, reason)
+        self.decoded += 2 + len(block) // BYTES_PER_FIELD
         try:
             fields: Sequence[tuple[bytes, bytes]] = self._decoder.decode(block, raw=True)  # type: ignore[assignment]
         except hpack.OversizedHeaderListError:
@@ -119,7 +124,7 @@ class HeaderReader:
         except Exception as error:  # noqa: BLE001 - whatever hostile bytes make of the decoder
             reason = f"a header block cannot be decoded: {type(error).__name__}"
             raise CompressionError(ErrorCode.COMPRESSION_ERROR, reason) from None
-        self.decoded += len(fields) + 2
+        self.decoded += len(fields)
         decoder = self._decoder
         # From this block on, not before it: it may still have used the table.
         self._stateless = decoder.max_allowed_table_size == 0 == decoder.header_table_size
@@ -164,7 +169,7 @@ def _head_of(fields: Sequence[tuple[bytes, bytes]]) -> Head:
         return Head(b"", 415, 0.0, content_length, "")
     timeouts = [value for name, value in fields if name == b"grpc-timeout"]
     patience = timeout_s(timeouts[-1].decode("latin-1")) if timeouts else float("inf")
-    return Head(path, 0, patience, content_length, "")
+    return Head(path[:MAX_PATH], 0, patience, content_length, "")
 
 
 def _defect_of_fields(fields: Sequence[tuple[bytes, bytes]], *, pseudo: bool) -> str:

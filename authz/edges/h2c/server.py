@@ -5,27 +5,39 @@
   shared by whatever came together.
 - What waits is bounded: `MAX_IN_FLIGHT` calls; the next one is turned away at once. A call whose
   caller has reset it, or whose deadline has passed, is not judged.
-- Peers take turns. One that sends more than a turn allows is not read from until it has been worked
-  off, one peer's turn between two looks at the sockets. Nor is one that does not read its answers.
-- The newest connection is let in. When there are too many, the one goes for it whose last answer
-  is longest ago; one whose calls wait for the gate never is.
+- Callers take turns: processes, whatever number of connections they have; where the kernel does
+  not say which process it is, connections. One that sends more than a turn allows is not read from
+  until that has been worked off, one turn between two looks at the sockets. Nor is one that does
+  not read its answers.
+- The newest connection is let in. When there are too many, one goes for it of the caller that has
+  most: the one that was not of use for longest.
 - Draining: the listener closes, each peer is told (GOAWAY), and every call that was accepted is
   answered before its connection closes.
 """
 
 import asyncio
 import logging
+import socket
+import struct
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Final, cast
 
 from grpc_health.v1 import health_pb2
 
-from authz.edges.h2c.connection import NOISE_PER_ANSWER, STREAM_S, Budget, Connection, Stream
+from authz.edges.cpu_quota import Thrift
+from authz.edges.h2c.connection import (
+    NOISE_PER_ANSWER,
+    STREAM_S,
+    Account,
+    Budget,
+    Connection,
+    Stream,
+)
 from authz.edges.h2c.frames import ErrorCode
 from authz.edges.h2c.grpc_status import Status
-from authz.edges.h2c.queueing import FairQueue
+from authz.edges.h2c.queueing import FairQueue, Line
 from authz.edges.sockets import BACKLOG, bind_local
 
 log = logging.getLogger(__name__)
@@ -40,6 +52,12 @@ MAX_IN_FLIGHT: Final = 512
 #: Calls judged before their answers leave: Envoy works on these while we judge the next. More in
 #: one batch save a little of the commit and let the two wait for each other (bench/README.md).
 BATCH: Final = 8
+#: Seconds that calls are collected for where processor time is short: what comes alone costs four
+#: times what it costs among others, and a quota that is used up costs everybody tens of them.
+GATHER_S: Final = 0.001
+#: Seconds that a call waits at most for the rest of what its peer has sent: that it was given up is
+#: in there, if it was, and is worth waiting for; but a flood of others can make that take long.
+PATIENCE_S: Final = 0.02
 #: Connections at once. Envoy has one for each of its threads.
 MAX_CONNECTIONS: Final = 128
 #: Seconds between two looks at what takes too long.
@@ -56,6 +74,11 @@ MAX_UNREAD: Final = 64 * 1024
 MAX_LINES: Final = 3
 
 
+#: Linux's SO_PEERCRED and `struct ucred` (unix(7)); other systems have others, or none.
+_CREDENTIALS: Final = getattr(socket, "SO_PEERCRED", 0)
+_UCRED: Final = struct.Struct("3i")
+
+
 class H2cServer:
     """Serves ext_authz on a unix socket or a loopback address."""
 
@@ -65,6 +88,7 @@ class H2cServer:
         turned_away: Callable[[], bytes],
         address: Path | tuple[str, int],
         batch: int = BATCH,
+        thrift: Thrift | None = None,
     ) -> None:
         """
         Args:
@@ -72,7 +96,9 @@ class H2cServer:
             turned_away: the CheckResponse for a call that is not judged.
             address: a socket's path, or a loopback address and a port.
             batch: calls that are judged together at most.
+            thrift: when to save processor time; where there is enough, never.
         """
+        self._thrift = thrift
         self._address = address
         self._batch = batch
         self._check_all = check_all
@@ -82,9 +108,14 @@ class H2cServer:
         #: Those that we have closed and that have something to read before they are gone.
         self._leaving: dict[_Peer, None] = {}
         self._waiting: FairQueue[_Peer] = FairQueue(MAX_IN_FLIGHT)
-        self._judging = False
-        #: Peers with bytes that their turn did not reach, in the order of their next turns.
-        self._behind: deque[_Peer] = deque()
+        self._callers: dict[Hashable, _Caller] = {}
+        #: Callers with bytes that their turn did not reach, in the order of their next turns.
+        self._turns: deque[_Caller] = deque()
+        #: Those who have been read from since the last round.
+        self._read: set[Account] = set()
+        #: A round follows; a batch waits for more calls.
+        self._scheduled = False
+        self._gathering: asyncio.TimerHandle | None = None
         self._serving = False
         #: Where all peers are read into, one after the other.
         self.buffer = memoryview(bytearray(READ_SIZE))
@@ -148,6 +179,85 @@ class H2cServer:
         for peer in [*self._peers, *self._leaving]:
             peer.abort()
 
+    # ------------------------------------------------------------ rounds
+
+    def schedule(self) -> None:
+        """There is something to do once the sockets have been looked at."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._round)
+
+    def has_read(self, caller: "_Caller") -> None:
+        """A caller's bytes came, and were read as far as its allowance went."""
+        self._read.add(caller.account)
+        self.schedule()
+
+    def wait_turn(self, peer: "_Peer") -> None:
+        """Not all that a peer has sent was read: it goes on when the others have had a turn."""
+        caller = peer.caller
+        if not caller.behind:
+            self._turns.append(caller)
+        caller.behind.append(peer)
+        self.schedule()
+
+    def _round(self) -> None:
+        """What comes between two looks at the sockets: one turn more, and one batch."""
+        self._scheduled = False
+        for account in self._read:
+            account.refill()
+        self._read.clear()
+        if self._turns:
+            # One alone, so that whoever asks little is not behind all that ask much.
+            caller = self._turns.popleft()
+            peer = caller.behind.popleft()
+            if caller.behind:
+                self._turns.append(caller)
+            peer.go_on()
+        size = len(self._waiting)
+        if size:
+            if self._thrift and size < self._batch and self._thrift.short(self.now()):
+                if self._gathering is None:
+                    self._gathering = self._loop.call_later(GATHER_S, self._judge)
+            else:
+                self._judge()
+        if self._turns:
+            self.schedule()
+
+    def _judge(self) -> None:
+        """One batch: judge, commit, answer."""
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        taken = self._waiting.take(self._batch)
+        if not taken:
+            return  # What waits is of those who are being read: there is a round for each turn.
+        if self._waiting:
+            self.schedule()
+        batch: list[tuple[_Peer, Stream]] = []
+        now = self.now()
+        touched: dict[_Peer, None] = {}
+        for entry in taken:
+            peer, stream = entry
+            touched[peer] = None
+            if now > stream.deadline:
+                self._late += 1
+                reason = "the caller's deadline has passed"
+                peer.connection.refuse(stream, Status.DEADLINE_EXCEEDED, reason)
+            else:
+                batch.append(entry)
+        if batch:
+            try:
+                answers = self._check_all([stream.message for _, stream in batch])
+                for (peer, stream), answer in zip(batch, answers, strict=True):
+                    peer.connection.answer(stream, answer, NOISE_PER_ANSWER)
+            except Exception:
+                log.exception("ext_authz: the gate failed")
+                for peer, stream in batch:
+                    peer.connection.refuse(stream, Status.INTERNAL, "the gate failed")
+        for peer in touched:
+            peer.answered_at = now
+            peer.flush()
+
     # ------------------------------------------------------------ what peers ask
 
     def ask(self, peer: "_Peer", asked: Sequence[Stream]) -> None:
@@ -158,10 +268,9 @@ class H2cServer:
             elif stream.head.method != CHECK:
                 self._answer_other(peer.connection, stream)
             else:
-                refused = self._waiting.put(peer, stream)
+                refused = self._waiting.put(peer.caller.line, peer, stream)
                 if refused is not None:
                     self._turn_away(*refused, asking=peer)
-        self.judge_soon()
 
     def _turn_away(self, peer: "_Peer", stream: Stream, asking: "_Peer") -> None:
         if stream.ended:
@@ -170,45 +279,7 @@ class H2cServer:
         self.overloaded += 1
         peer.connection.answer(stream, self._turned_away())
         if peer is not asking:
-            peer.flush()
-
-    def judge_soon(self) -> None:
-        """Calls may wait, and no batch is on its way."""
-        if not self._judging and self._waiting:
-            self._judging = True
-            self._loop.call_soon(self._judge)
-
-    def _judge(self) -> None:
-        self._judging = False
-        self._judge_batch()
-
-    def _judge_batch(self) -> None:
-        """Judge, commit, answer."""
-        taken = self._waiting.take(self._batch)
-        if not taken:
-            return  # What waits is of peers that are behind: `_next_turn` comes back to it.
-        # The next one after the sockets were looked at: its calls may have been given up by then.
-        self.judge_soon()
-        batch: list[tuple[_Peer, Stream]] = []
-        now = self._loop.time()
-        touched: dict[_Peer, None] = {}
-        for entry in taken:
-            peer, stream = entry
-            if now > stream.deadline:
-                self._late += 1
-                reason = "the caller's deadline has passed"
-                peer.connection.refuse(stream, Status.DEADLINE_EXCEEDED, reason)
-                touched[peer] = None
-            else:
-                batch.append(entry)
-        if batch:
-            answers = self._check_all([stream.message for _, stream in batch])
-            for (peer, stream), answer in zip(batch, answers, strict=True):
-                peer.connection.answer(stream, answer, NOISE_PER_ANSWER)
-                touched[peer] = None
-        for peer in touched:
-            peer.answered_at = now
-            peer.flush()
+            peer.wake()
 
     def _answer_other(self, connection: Connection, stream: Stream) -> None:
         if stream.head.method != HEALTH:
@@ -228,23 +299,46 @@ class H2cServer:
 
     # ------------------------------------------------------------ connections
 
-    def joined(self, peer: "_Peer") -> bool:
-        """A peer has connected; False: there are too many, or we are going."""
-        if not self._serving or (len(self._peers) >= MAX_CONNECTIONS and not self._made_room()):
-            return False
+    def joined(self, peer: "_Peer", transport: asyncio.Transport) -> "_Caller | None":
+        """A peer has connected; whose connection it is, and nobody's while we are going."""
+        if not self._serving:
+            return None
+        who = self.identity(transport)
+        if len(self._peers) >= MAX_CONNECTIONS:
+            self._make_room(who)
+        caller = self._callers.get(who)
+        if caller is None:
+            caller = self._callers[who] = _Caller(who)
+        caller.peers += 1
         self._peers[peer] = None
-        return True
+        return caller
 
-    def _made_room(self) -> bool:
-        idle = [peer for peer in self._peers if not peer.line]
-        if not idle:
-            return False
-        min(idle, key=lambda peer: peer.answered_at).dismiss()
-        return True
+    def identity(self, transport: asyncio.Transport) -> Hashable:
+        """Who is at the other end, as far as the kernel says: a process and its user.
+
+        One in another PID namespace has the number 0, as all in there have; then, and where there
+        is no unix socket, every connection counts for itself.
+        """
+        if isinstance(self._address, Path) and _CREDENTIALS:
+            raw = transport.get_extra_info("socket").getsockopt(
+                socket.SOL_SOCKET, _CREDENTIALS, _UCRED.size
+            )
+            process, user, _ = _UCRED.unpack(raw)
+            if process:
+                return process, user
+        return object()
+
+    def _make_room(self, coming: Hashable) -> None:
+        def connections(peer: _Peer) -> int:
+            return peer.caller.peers + (peer.caller.who == coming)
+
+        most = max(map(connections, self._peers))
+        of_most = [peer for peer in self._peers if connections(peer) == most]
+        min(of_most, key=lambda peer: peer.used_at).dismiss()
 
     def leaves(self, peer: "_Peer") -> None:
         """Nothing more is taken from a peer, which may still read what it was sent."""
-        self._peers.pop(peer, None)
+        self._forget(peer)
         self._leaving[peer] = None
         if len(self._leaving) > MAX_CONNECTIONS:
             first = next(iter(self._leaving))
@@ -253,33 +347,29 @@ class H2cServer:
 
     def left(self, peer: "_Peer") -> None:
         """A peer's connection is closed."""
-        self._peers.pop(peer, None)
+        self._forget(peer)
         self._leaving.pop(peer, None)
-        self.judge_soon()
+        self.schedule()
 
-    def make_connection(self) -> Connection:
+    def _forget(self, peer: "_Peer") -> None:
+        if peer in self._peers:
+            del self._peers[peer]
+            caller = peer.caller
+            caller.peers -= 1
+            if not caller.peers:
+                del self._callers[caller.who]
+
+    def make_connection(self, caller: "_Caller") -> Connection:
         """The protocol's side of a new peer."""
-        return Connection(self._on_violation, self._budget)
+        return Connection(self._on_violation, self._budget, caller.account)
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """In the loop's next turn."""
+        self._loop.call_soon(call)
 
     def now(self) -> float:
         """The loop's clock, seconds."""
         return self._loop.time()
-
-    def wait_turn(self, peer: "_Peer") -> None:
-        """A peer has sent more than its turn allowed: it goes on when the others have had one."""
-        self._behind.append(peer)
-        if len(self._behind) == 1:
-            self._loop.call_soon(self._next_turn)
-
-    def _next_turn(self) -> None:
-        # One, and then a look at the sockets, so that whoever asks little is not behind them all.
-        peer = self._behind.popleft()
-        if self._behind:
-            self._loop.call_soon(self._next_turn)
-        peer.go_on()
-        if not peer.behind:
-            # Before it is read from again, or who never stops sending would have no answer.
-            self._judge_batch()
 
     def _on_violation(self, code: ErrorCode, reason: str) -> None:
         self.violations[code.name] += 1
@@ -291,6 +381,8 @@ class H2cServer:
         while True:
             await asyncio.sleep(SWEEP_S)
             self._tell_the_rest()
+            if self._thrift:
+                self._thrift.renew()
             for peer in [*self._peers, *self._leaving]:
                 peer.expire()
                 # One in a turn: each may have a thousand streams to give up on.
@@ -302,37 +394,75 @@ class H2cServer:
         self._lines = 0
 
 
+class _Caller:
+    """Who asks, over one or more connections."""
+
+    __slots__ = ("account", "behind", "line", "peers", "who")
+
+    def __init__(self, who: Hashable) -> None:
+        self.who = who
+        self.account = Account()
+        #: Its calls that wait.
+        self.line: Line[_Peer] = Line()
+        #: Its connections with bytes that were not read yet, in the order of their turns.
+        self.behind: deque[_Peer] = deque()
+        #: How many it has.
+        self.peers = 0
+
+
 class _Peer(asyncio.BufferedProtocol):
     """One accepted connection."""
 
+    #: Whose it is, and what is said on it; set when it is let in.
+    caller: _Caller
+    connection: Connection
+
     def __init__(self, server: H2cServer) -> None:
         self._server = server
-        self.connection = server.make_connection()
-        #: Its calls that wait (`FairQueue`).
-        self.line: deque[Stream] = deque()
-        #: When it connected, when it last had an answer of the gate, when we closed it; 0: never.
+        #: When it connected; when it last had an answer of the gate and when we closed it, or 0.
         self._since = server.now()
         self.answered_at = 0.0
         self._left_at = 0.0
         self._transport: asyncio.Transport | None = None
         #: Since when it has not read what it was sent; 0 while it does.
         self._unread_since = 0.0
+        #: Since when there is something left to read of what it has sent; 0 while there is not.
+        self._behind_since = 0.0
         self._reading = True
         self._in_turn = False
+        self._waking = False
         self._hung_up = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's own class, which is no subclass of asyncio's.
-        self._transport = cast("asyncio.Transport", transport)
-        if not self._server.joined(self):
-            self._transport.abort()
+        accepted = cast("asyncio.Transport", transport)
+        caller = self._server.joined(self, accepted)
+        if caller is None:
+            accepted.abort()
             return
-        self._transport.set_write_buffer_limits(high=MAX_UNREAD)
+        self._transport = accepted
+        self.caller = caller
+        self.connection = self._server.make_connection(caller)
+        self.connection.wake = self.wake
+        accepted.set_write_buffer_limits(high=MAX_UNREAD)
         self.flush()
 
     @property
-    def behind(self) -> bool:
-        """More has come of it than has been read, and will be in its next turn."""
+    def used_at(self) -> float:
+        """When it was last of use."""
+        return max(self._since, self.answered_at)
+
+    @property
+    def being_read(self) -> bool:
+        """More has come of it than has been read, and is about to be: it may be a reset."""
+        return (
+            self._behind_since > 0
+            and self._can_go_on
+            and self._server.now() - self._behind_since < PATIENCE_S
+        )
+
+    @property
+    def _can_go_on(self) -> bool:
         return self.connection.behind and not self._unread_since and not self._left_at
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
@@ -340,6 +470,7 @@ class _Peer(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._receive(bytes(self._server.buffer[:nbytes]))
+        self._server.has_read(self.caller)
 
     def _receive(self, data: bytes) -> None:
         asked = self.connection.receive(data, self._server.now())
@@ -352,7 +483,8 @@ class _Peer(asyncio.BufferedProtocol):
     def go_on(self) -> None:
         """Its turn: what came is read further."""
         self._in_turn = False
-        if self.behind:
+        if self._can_go_on:
+            self.caller.account.refill()
             self._receive(b"")
 
     def _pace(self) -> None:
@@ -360,7 +492,11 @@ class _Peer(asyncio.BufferedProtocol):
         transport, behind = self._transport, self.connection.behind
         if transport is None or transport.is_closing():
             return
-        if self.behind and not self._in_turn:
+        if not behind:
+            self._behind_since = 0.0
+        elif not self._behind_since:
+            self._behind_since = self._server.now()
+        if self._can_go_on and not self._in_turn:
             self._in_turn = True
             self._server.wait_turn(self)
         if self._hung_up and not behind:
@@ -380,18 +516,29 @@ class _Peer(asyncio.BufferedProtocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        self._transport = None
-        self.connection.lost()
-        self._server.left(self)
+        if self._transport is not None:
+            self._transport = None
+            self.connection.lost()
+            self._server.left(self)
 
     def pause_writing(self) -> None:
         self._unread_since = self._server.now()
         self._pace()
-        self._server.judge_soon()
+        self._server.schedule()
 
     def resume_writing(self) -> None:
         self._unread_since = 0.0
         self._pace()
+
+    def wake(self) -> None:
+        """There is something to write that came about in another peer's turn."""
+        if not self._waking:
+            self._waking = True
+            self._server.soon(self._awake)
+
+    def _awake(self) -> None:
+        self._waking = False
+        self.flush()
 
     def flush(self) -> None:
         """Write what there is to write; close when that was all."""

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import hpack
 from hyperframe import frame as hyper
 
-from authz.edges.h2c.connection import NOISE_PER_ANSWER, Budget, Connection, Stream
+from authz.edges.h2c.connection import NOISE_PER_ANSWER, Account, Budget, Connection, Stream
 from authz.edges.h2c.frames import ErrorCode
 from authz.edges.h2c.grpc_status import Status
 
@@ -205,11 +205,11 @@ class Listener:
 class Peer(Listener):
     """One connection in memory, with a gate that answers with the message backwards."""
 
-    def __init__(self, *, budget: Budget | None = None) -> None:
+    def __init__(self, *, budget: Budget | None = None, account: Account | None = None) -> None:
         super().__init__()
         self.broken: list[str] = []
         self.budget = budget or Budget()
-        self.connection = Connection(self._on_violation, self.budget)
+        self.connection = Connection(self._on_violation, self.budget, account)
         #: Messages that the gate has seen.
         self.judged: list[bytes] = []
         self.now = 0.0
@@ -243,6 +243,7 @@ class Peer(Listener):
 
     def turn(self, sent: bytes = b"") -> None:
         """What one turn allows of what has been sent. It is judged when all has been read."""
+        self.connection.account.refill()
         self.waiting += self.connection.receive(sent, self.now)
         if not self.holding and not self.connection.behind:
             self._judge()

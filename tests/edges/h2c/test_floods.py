@@ -8,10 +8,13 @@ from collections.abc import Callable
 from itertools import count, islice
 from typing import Final
 
+import hpack
 import pytest
 
 from authz.edges.h2c.connection import (
+    FEW_STREAMS,
     FIELD_WORK,
+    MAX_ALL_STREAMS,
     MAX_FORGIVEN,
     MAX_GAPS,
     MAX_HELD,
@@ -21,22 +24,28 @@ from authz.edges.h2c.connection import (
     MAX_WORK,
     NOISE_PER_ANSWER,
     STREAM_S,
+    Account,
     Budget,
 )
 from authz.edges.h2c.reading import MAX_CONTINUATIONS
+from authz.edges.h2c.requests import BYTES_PER_FIELD, MAX_KEPT_BLOCK, MAX_PATH
 from tests.edges.h2c.peer import (
     ACK,
+    AUTHORITY,
     CONTINUATION,
     DATA,
     END_HEADERS,
     END_STREAM,
     GOAWAY,
+    METHOD,
     PADDED,
     PING,
     PREFACE,
     PRIORITY,
     PROBE,
+    SCHEME,
     SETTINGS_ACK,
+    TYPE,
     Peer,
     block,
     call,
@@ -143,6 +152,8 @@ def test_headers_above_our_goaway_are_not_without_end() -> None:
 #: A block of 480 fields, each of which is decoded: about the most that a block can cost.
 FIELDS: Final = 480
 WIDE: Final = b"\x83\x86\x84" + b"\x00\x01a\x00" * (FIELDS - 3)
+#: One of a field that is long: each byte of Huffman's code is decoded for itself.
+LONG: Final = b"\x83\x86\x84" + hpack.Encoder().encode([(b"a", b"a" * 12_000)], huffman=True)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +165,7 @@ WIDE: Final = b"\x83\x86\x84" + b"\x00\x01a\x00" * (FIELDS - 3)
         pytest.param(lambda n: call(n) + reset(n), id="reset"),
         pytest.param(call, id="calls"),
         pytest.param(lambda n: headers(n, WIDE), id="wide-blocks"),
+        pytest.param(lambda n: headers(n, LONG), id="long-blocks"),
     ],
 )
 def test_a_turn_is_bounded_and_nothing_is_lost(piece: Callable[[int], bytes]) -> None:
@@ -164,7 +176,7 @@ def test_a_turn_is_bounded_and_nothing_is_lost(piece: Callable[[int], bytes]) ->
     times = min(64 * 1024 // size, MAX_STREAMS)
     peer = Peer().greet(acknowledged=False)
     # Its first block is decoded, and may have to be worked off.
-    while peer.connection._allowance <= 0:
+    while peer.connection.account.allowance <= 0:
         peer.turn()
     unread = times * size
     peer.turn(sent(times))
@@ -178,14 +190,74 @@ def test_a_turn_is_bounded_and_nothing_is_lost(piece: Callable[[int], bytes]) ->
         peer.turn()
         turns += 1
     assert unread == 0
-    fields_in_all = FIELDS * times if size > len(WIDE) else 0
-    assert turns >= max(2, times * 2 // MAX_WORK)
-    assert turns >= fields_in_all * FIELD_WORK // MAX_WORK
+    decoded = times * {WIDE: FIELDS, LONG: len(LONG) // BYTES_PER_FIELD}.get(piece(3)[9:], 0)
+    assert turns >= max(2, times * 2 // MAX_WORK, decoded * FIELD_WORK // MAX_WORK)
     assert not peer.broken
     # What it hears is what it would have heard in one turn for each.
     other = Peer().greet(acknowledged=False)
     heard = [line for at in range(times) for line in other.send(piece(3 + 2 * at))]
     assert sorted(peer.read()) == sorted(heard)
+
+
+def test_what_one_connection_has_spent_is_missing_on_the_next_of_the_same_caller() -> None:
+    account = Account()
+    first, second = Peer(account=account).greet(), Peer(account=account).greet()
+    first.turn(headers(3, WIDE, END_HEADERS | END_STREAM))
+    assert account.allowance < 0
+    assert second.connection.receive(call(3), 0.0) == []
+    assert second.send(b"") == ["answer 3 'ih'"]
+    assert Peer().greet().works()
+
+
+def test_half_calls_that_are_given_up_are_not_without_end() -> None:
+    peer = Peer().greet()
+    numbers = count(3, 2)
+    while not peer.connection.over:
+        peer.send(b"".join(map(headers, islice(numbers, MAX_STREAMS))))
+        peer.connection.expire(STREAM_S + 0.1)
+        peer.read()
+        assert next(numbers) <= 3 * MAX_NOISE
+    assert peer.broken == [CALM]
+
+
+def test_parts_of_blocks_are_not_without_end() -> None:
+    peer = Peer().greet()
+    numbers = count(3, 2)
+    while not peer.connection.over:
+        number = next(numbers)
+        peer.send(headers(number, b"\x83\x86\x84", 0) + frame(CONTINUATION, 0, number) * 7)
+        peer.send(frame(CONTINUATION, END_HEADERS, number) + reset(number))
+        assert number <= MAX_NOISE
+    assert peer.broken == [CALM]
+
+
+def test_long_paths_are_not_kept() -> None:
+    path = (b":path", b"/" + b"x" * 4000)
+    long = block((METHOD, SCHEME, path, AUTHORITY, TYPE))
+    for acknowledged in (True, False):
+        peer = Peer().greet(acknowledged=acknowledged)
+        peer.send(headers(3, long))
+        [stream] = peer.connection._streams.values()
+        assert len(stream.head.method) == MAX_PATH
+        assert all(len(kept) <= MAX_KEPT_BLOCK for kept in peer.connection._headers._kept)
+
+
+def test_open_streams_of_all_connections_together_are_bounded() -> None:
+    budget = Budget()
+    peers = [Peer(budget=budget).greet() for _ in range(40)]
+    numbers = range(3, 3 + 2 * MAX_STREAMS, 2)
+    for peer in peers:
+        peer.send(b"".join(map(headers, numbers)))
+    assert MAX_ALL_STREAMS < budget.streams <= MAX_ALL_STREAMS + len(peers) * FEW_STREAMS
+    assert {code for peer in peers for code in peer.broken} == {"REFUSED_STREAM"}
+    # There is room for some of each, whoever has the rest.
+    late = Peer(budget=budget).greet()
+    assert late.send(b"".join(call(n) for n in (3, 5, 7))) == [
+        f"answer {n} 'ih'" for n in (3, 5, 7)
+    ]
+    for peer in peers:
+        peer.connection.lost()
+    assert budget.streams == 0
 
 
 def test_who_has_spent_more_than_a_turn_sits_out() -> None:
@@ -196,7 +268,7 @@ def test_who_has_spent_more_than_a_turn_sits_out() -> None:
         assert peer.connection.behind
         peer.turn()
         sat_out += 1
-    assert sat_out == FIELD_WORK * FIELDS // MAX_WORK
+    assert sat_out >= FIELD_WORK * FIELDS // MAX_WORK
 
 
 def test_a_call_that_was_given_up_holds_nothing_while_it_waits() -> None:

@@ -267,6 +267,7 @@ class Client:
                 self._hear(heard[begin : begin + 10_007])
 
     def _serve(self, part: bytes) -> None:
+        self._server.account.refill()
         for stream in self._server.receive(part, 0.0):
             assert stream.head.method == CHECK
             if stream.message == b"no":

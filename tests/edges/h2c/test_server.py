@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import stat
+import sys
 import tempfile
 import time
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Sequence
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, Final
@@ -16,10 +18,18 @@ import pytest
 import uvloop
 from grpc_health.v1 import health_pb2
 
+from authz.edges.cpu_quota import Thrift
 from authz.edges.h2c import server as h2c
 from authz.edges.h2c.connection import MAX_NOISE, MAX_STREAMS, STREAM_S, Connection, Stream
 from authz.edges.h2c.frames import ErrorCode
-from authz.edges.h2c.server import GREETING_S, MAX_CONNECTIONS, MAX_UNREAD, SERVICE, H2cServer
+from authz.edges.h2c.server import (
+    GREETING_S,
+    MAX_CONNECTIONS,
+    MAX_UNREAD,
+    SERVICE,
+    H2cServer,
+    _Caller,
+)
 from authz.edges.sockets import BACKLOG
 from tests.edges.h2c.peer import (
     ACK,
@@ -72,6 +82,10 @@ class Clocked(H2cServer):
 
     def now(self) -> float:
         return super().now() + self.ahead
+
+    def identity(self, transport: asyncio.Transport) -> Hashable:
+        """Every connection for itself, as if its process were in another container."""
+        return object()
 
     def look_around(self) -> None:
         for peer in [*self._peers, *self._leaving]:
@@ -154,11 +168,11 @@ class Wire(Listener):
 
 @contextlib.asynccontextmanager
 async def serving(
-    judge: Callable[[Sequence[bytes]], list[bytes]], batch: int = 64
+    judge: Callable[[Sequence[bytes]], list[bytes]], batch: int = 64, thrift: Thrift | None = None
 ) -> AsyncIterator[tuple[Clocked, Path]]:
     with tempfile.TemporaryDirectory(prefix="authz-") as directory:
         path = Path(directory) / "ext_authz.sock"
-        server = Clocked(judge, lambda: b"away", path, batch)
+        server = Clocked(judge, lambda: b"away", path, batch, thrift)
         await server.start()
         try:
             yield server, path
@@ -212,6 +226,48 @@ def test_a_batch_is_bounded_and_the_order_is_kept(play: Play) -> None:
                 assert len(await wire.hear_lines(10)) == 10
                 assert [len(batch) for batch in judge.batches] == [4, 4, 2]
                 assert judge.asked == [b"%d" % n for n in range(1, 21, 2)]
+
+    play(scenario())
+
+
+def test_where_processor_time_is_short_calls_are_collected(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h2c, "GATHER_S", 0.2)
+    used = count()
+    # Each look finds more than there is.
+    thrift = Thrift(lambda: 0.25, lambda: next(used) * 1e9)
+
+    async def scenario() -> None:
+        judge = Judge()
+        async with serving(judge, batch=3, thrift=thrift) as (_, path):
+            one, other = Wire(path), Wire(path)
+            with closing(one, other):
+                await one.greet()
+                await other.greet()
+                assert not thrift.short(0)
+                assert thrift.short(1)
+                one.say(call(1, b"first"))
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                assert judge.asked == []
+                other.say(call(1, b"second"))
+                assert await one.hear_lines(1) == ["answer 1 'tsrif'"]
+                assert await other.hear_lines(1) == ["answer 1 'dnoces'"]
+                assert [sorted(batch) for batch in judge.batches] == [[b"first", b"second"]]
+                # As many as one batch takes need not wait for more.
+                monkeypatch.setattr(h2c, "GATHER_S", 3600.0)
+                one.say(call(3, b"a") + call(5, b"b"))
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                assert len(judge.batches) == 1
+                other.say(call(3, b"c"))
+                assert await one.hear_lines(2) == ["answer 3 'a'", "answer 5 'b'"]
+                assert await other.hear_lines(1) == ["answer 3 'c'"]
+                # And where there is time again, nothing waits.
+                monkeypatch.setattr(thrift, "short", lambda _now: False)
+                one.say(call(7, b"d"))
+                assert await one.hear_lines(1) == ["answer 7 'd'"]
 
     play(scenario())
 
@@ -309,22 +365,27 @@ def test_a_call_whose_deadline_has_passed_while_it_waited_is_not_judged(play: Pl
 class Desk:
     """What `H2cServer.ask` knows of a peer, without a socket."""
 
+    being_read = False
+
     def __init__(self, peer: Peer) -> None:
         self.connection: Connection = peer.connection
+        self.caller = _Caller(self)
         self.heard: list[str] = []
-        self.line: deque[Stream] = deque()
         self.answered_at = 0.0
         self._peer = peer
-
-    @property
-    def behind(self) -> bool:
-        return self.connection.behind
 
     def flush(self) -> None:
         self.heard += self._peer.read()
 
+    wake = flush
+
     def asks(self, sent: bytes) -> list[Stream]:
-        return self.connection.receive(sent, 0.0)
+        asked = self.connection.receive(sent, 0.0)
+        while self.connection.behind:
+            self.connection.account.refill()
+            asked += self.connection.receive(b"", 0.0)
+        self.connection.account.refill()
+        return asked
 
 
 def test_calls_that_were_given_up_hold_no_place_in_the_queue(
@@ -339,6 +400,7 @@ def test_calls_that_were_given_up_hold_no_place_in_the_queue(
             numbers = range(3, 3 + 2 * 64, 2)
             server.ask(hostile, hostile.asks(b"".join(map(call, numbers))))  # type: ignore[arg-type]
             hostile.asks(b"".join(map(reset, numbers)))
+            server.schedule()
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             server.ask(honest, honest.asks(b"".join(map(call, range(3, 99, 2)))))  # type: ignore[arg-type]
@@ -347,27 +409,26 @@ def test_calls_that_were_given_up_hold_no_place_in_the_queue(
     play(scenario())
 
 
-def test_a_gate_that_raises_costs_its_batch_and_nobody_else(play: Play) -> None:
+def test_a_gate_that_raises_costs_its_batch_and_nobody_else(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario() -> None:
         def fail() -> None:
             raise RuntimeError("a bug of ours")
 
         judge = Judge()
         judge.at[b"bad"] = fail
-        raised: list[object] = []
-        asyncio.get_running_loop().set_exception_handler(
-            lambda _loop, context: raised.append(context.get("exception"))
-        )
-        async with serving(judge, batch=1) as (_, path):
+        async with serving(judge, batch=1) as (server, path):
             one, other = Wire(path), Wire(path)
             with closing(one, other):
                 await one.greet()
                 await other.greet()
                 one.say(call(1, b"bad") + call(3, b"good"))
                 other.say(call(1, b"mine"))
-                assert await one.hear_lines(1) == ["answer 3 'doog'"]
+                assert await one.hear_lines(2) == ["status 1 INTERNAL", "answer 3 'doog'"]
                 assert await other.hear_lines(1) == ["answer 1 'enim'"]
-        assert [type(error) for error in raised] == [RuntimeError]
+                assert all(peer.connection.open_streams == 0 for peer in server._peers)
+        assert caplog.messages == ["ext_authz: the gate failed"]
 
     play(scenario())
 
@@ -395,7 +456,7 @@ def test_one_call_does_not_wait_for_a_flood(play: Play) -> None:
                 flood.say(_cheap(numbers))
                 honest.say(call(1))
                 assert await honest.hear_lines(1) == ["answer 1 'ih'"]
-                assert peer.behind
+                assert peer.connection.behind
                 assert peer.connection._last < numbers[-1] // 4
                 assert await flood.hear_lines(5000) == [f"http {n} 415" for n in numbers]
                 # It is read from again.
@@ -421,6 +482,7 @@ def test_whoever_fills_the_queue_turns_nobody_else_away(
             # Its newest calls, and it hears of it at once.
             assert server.overloaded == 2
             assert hog.heard == ["answer 33 'away'", "answer 31 'away'"]
+            server.schedule()
             await _until(lambda: len(honest.heard) == 2)
             assert judge.batches[0] == [b"hog", b"one", b"hog", b"two"]
             await _until(lambda: len(hog.heard) == 16)
@@ -464,7 +526,11 @@ def test_there_is_one_batch_a_turn_whoever_never_stops_sending(play: Play) -> No
     play(scenario())
 
 
-def test_calls_and_their_resets_are_read_to_the_end_before_any_is_judged(play: Play) -> None:
+def test_calls_and_their_resets_are_read_to_the_end_before_any_is_judged(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h2c, "PATIENCE_S", 3600.0)
+
     async def scenario() -> None:
         judge = Judge()
         async with serving(judge) as (server, path):
@@ -478,6 +544,27 @@ def test_calls_and_their_resets_are_read_to_the_end_before_any_is_judged(play: P
                 await _until(lambda: server.abandoned == 300)
                 assert judge.asked == []
                 assert server.overloaded == 0
+
+    play(scenario())
+
+
+def test_a_call_does_not_wait_for_long_for_what_is_behind_it(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h2c, "PATIENCE_S", 0.0)
+
+    async def scenario() -> None:
+        async with serving(Judge()) as (server, path):
+            wire = Wire(path)
+            with closing(wire):
+                await wire.greet()
+                [peer] = server._peers
+                wire.say(call(1) + _cheap(range(3, 8003, 2)))
+                heard: list[str] = []
+                while "answer 1 'ih'" not in heard:
+                    heard += await wire.hear_lines(1)
+                assert peer.connection.behind
+                assert len(heard) < 2000
 
     play(scenario())
 
@@ -525,7 +612,7 @@ def test_what_is_behind_a_flood_is_answered_before_we_go(play: Play) -> None:
                 await wire.greet()
                 [peer] = server._peers
                 wire.say(_cheap(range(1, 4001, 2)) + call(4001))
-                await _until(lambda: peer.behind)
+                await _until(lambda: peer.connection.behind)
                 stopping = asyncio.ensure_future(server.stop(PATIENCE_S))
                 heard = await wire.to_the_end()
                 assert "answer 4001 'ih'" in heard
@@ -557,7 +644,6 @@ def test_a_flood_whose_answers_are_not_read_is_not_worked_off(play: Play) -> Non
                 other.say(call(1))
                 assert await other.hear_lines(1) == ["answer 1 'ih'"]
                 assert peer.connection._last == before
-                assert not peer.behind
                 # Once it reads, all comes, in order.
                 assert await deaf.hear_lines(4000) == [f"http {n} 415" for n in numbers]
 
@@ -772,7 +858,7 @@ async def _until(holds: Callable[[], object]) -> None:
 
 
 def test_2000_connections(play: Play) -> None:
-    """The newest is let in, for the one that has been of no use for longest."""
+    """The newest is let in, for the one that has not been of use for longest."""
 
     async def scenario() -> None:
         async with serving(Judge()) as (server, path):
@@ -786,14 +872,16 @@ def test_2000_connections(play: Play) -> None:
                 useful = [connect() for _ in range(3)]
                 for wire in useful:
                     await wire.greet()
-                    wire.say(call(1))
-                    assert await wire.hear_lines(1) == ["answer 1 'ih'"]
                 others: list[Wire] = []
-                for _ in range(20):
+                for number in range(1, 41, 2):
+                    server.ahead = number
                     wires = [connect() for _ in range(100)]
                     for wire in wires:
                         await wire.greet()
                     others += wires
+                    for wire in useful:
+                        wire.say(call(number))
+                        assert await wire.hear_lines(1) == [f"answer {number} 'ih'"]
                     assert server.figures()["connections"] == min(len(others) + 3, MAX_CONNECTIONS)
                 kept = others[3 - MAX_CONNECTIONS :]
                 for wire in others[: -len(kept)]:
@@ -802,37 +890,96 @@ def test_2000_connections(play: Play) -> None:
                 for wire in kept[:5] + kept[-5:]:
                     wire.say(call(1))
                     assert await wire.hear_lines(1) == ["answer 1 'ih'"]
-                for wire in useful:
-                    wire.say(call(3))
-                    assert await wire.hear_lines(1) == ["answer 3 'ih'"]
 
     play(scenario())
 
 
-def test_a_connection_whose_calls_wait_is_not_the_one_that_goes(
+def test_whoever_has_most_connections_loses_one(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(h2c, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(h2c, "MAX_CONNECTIONS", 4)
+    whose = iter(["honest", "hog", "hog", "hog", "hog", "other", "hog"])
+    monkeypatch.setattr(Clocked, "identity", lambda _server, _transport: next(whose))
 
     async def scenario() -> None:
-        judge = Judge()
-        async with serving(judge, batch=1) as (server, path):
-            wires = [Wire(path) for _ in range(3)]
-            with closing(*wires):
-                for wire in wires:
-                    await wire.greet()
-                # Whoever looks at the newcomer does so while they wait: it is there already.
-                judge.at[b"first"] = lambda: wires.append(Wire(path))
-                for at, wire in enumerate(wires[:3]):
-                    first = call(1, b"%d" % at if at else b"first")
-                    wire.say(first + b"".join(call(n, b"%d" % at) for n in range(3, 41, 2)))
-                assert await wires[0].hear_lines(20)
-                with closing(wires[3]):
-                    assert await wires[3].to_the_end() == []
-                for at in (1, 2):
-                    heard = await wires[at].hear_lines(20)
-                    assert heard == [f"answer {n} '{at}'" for n in range(1, 41, 2)]
-                assert server.figures()["connections"] == 3
+        async with serving(Judge()) as (server, path):
+            wires: list[Wire] = []
+            with contextlib.ExitStack() as stack:
+                for at in range(7):
+                    server.ahead = at
+                    wires.append(Wire(path))
+                    stack.callback(wires[-1].close)
+                    await wires[-1].greet()
+                    # What waits or is under way keeps nobody in.
+                    wires[-1].say(headers(1) + data(1, b"\0", 0))
+                    await asyncio.sleep(0.01)
+                gone = [at for at, wire in enumerate(wires) if _has_ended(wire.socket)]
+                assert gone == [1, 2, 3]
+                assert [peer.caller.who for peer in server._peers] == [
+                    "honest", "hog", "other", "hog"
+                ]  # fmt: skip
+                assert set(server._callers) == {"honest", "other", "hog"}
+                for at in (0, 4, 5, 6):
+                    wires[at].say(call(3))
+                    assert await wires[at].hear_lines(1) == ["answer 3 'ih'"]
+
+    play(scenario())
+
+
+def _has_ended(one: socket.socket) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        while one.recv(65_536):
+            pass
+        return True
+    return False
+
+
+HOARDER: Final = """
+import socket, sys
+kept = []
+for _ in range(200):
+    one = socket.socket(socket.AF_UNIX)
+    one.connect(sys.argv[1])
+    one.sendall(bytes.fromhex(sys.argv[2]))
+    kept.append(one)
+print("connected", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not h2c._CREDENTIALS, reason="the kernel does not say whose a connection is")
+def test_a_process_that_hoards_connections_takes_none_of_another(play: Play) -> None:
+    async def scenario() -> None:
+        with tempfile.TemporaryDirectory(prefix="authz-") as directory:
+            path = Path(directory) / "ext_authz.sock"
+            server = H2cServer(Judge(), lambda: b"away", path)
+            await server.start()
+            first = Wire(path)
+            await first.greet()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", HOARDER, str(path), (PREFACE + settings()).hex(),
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert await process.stdout.readline() == b"connected\n"
+            await _until(lambda: server.figures()["connections"] == MAX_CONNECTIONS)
+            second = Wire(path)
+            with closing(first, second):
+                await second.greet()
+                for wire in (first, second):
+                    wire.say(call(1))
+                    assert await wire.hear_lines(1) == ["answer 1 'ih'"]
+                mine = [
+                    peer for peer in server._peers if peer.caller.who == (os.getpid(), os.getuid())
+                ]
+                assert len(mine) == 2
+                process.stdin.close()
+                await process.wait()
+                await _until(lambda: server.figures()["connections"] == 2)
+                assert len(server._callers) == 1
+            await server.stop(0)
+            await asyncio.sleep(0.01)
 
     play(scenario())
 
