@@ -19,6 +19,7 @@ import asyncio
 import logging
 import socket
 import struct
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ MAX_IN_FLIGHT: Final = 512
 BATCH: Final = 8
 #: Seconds that calls are collected for where processor time is short: what comes alone costs four
 #: times what it costs among others, and a quota that is used up costs everybody tens of them.
-GATHER_S: Final = 0.001
+GATHER_S: Final = 0.002
 #: Seconds that a call waits at most for the rest of what its peer has sent: that it was given up is
 #: in there, if it was, and is worth waiting for; but a flood of others can make that take long.
 PATIENCE_S: Final = 0.02
@@ -113,9 +114,9 @@ class H2cServer:
         self._turns: deque[_Caller] = deque()
         #: Those who have been read from since the last round.
         self._read: set[Account] = set()
-        #: A round follows; a batch waits for more calls.
+        #: A round follows; and it is the one that calls were collected for.
         self._scheduled = False
-        self._gathering: asyncio.TimerHandle | None = None
+        self._gathered = False
         self._serving = False
         #: Where all peers are read into, one after the other.
         self.buffer = memoryview(bytearray(READ_SIZE))
@@ -213,21 +214,29 @@ class H2cServer:
             if caller.behind:
                 self._turns.append(caller)
             peer.go_on()
-        size = len(self._waiting)
-        if size:
-            if self._thrift and size < self._batch and self._thrift.short(self.now()):
-                if self._gathering is None:
-                    self._gathering = self._loop.call_later(GATHER_S, self._judge)
+        if self._waiting:
+            if self._should_gather():
+                # Not a timer: each call that came meanwhile would wake us, and that is the cost.
+                time.sleep(GATHER_S)
+                self.schedule()
             else:
                 self._judge()
         if self._turns:
             self.schedule()
 
+    def _should_gather(self) -> bool:
+        """Whether more calls are worth waiting for; not twice in succession."""
+        self._gathered = (
+            self._thrift is not None
+            and not self._gathered
+            and not self._turns
+            and len(self._waiting) < self._batch
+            and self._thrift.short(self.now())
+        )
+        return self._gathered
+
     def _judge(self) -> None:
         """One batch: judge, commit, answer."""
-        if self._gathering is not None:
-            self._gathering.cancel()
-            self._gathering = None
         taken = self._waiting.take(self._batch)
         if not taken:
             return  # What waits is of those who are being read: there is a round for each turn.
