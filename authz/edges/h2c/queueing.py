@@ -17,8 +17,12 @@ class Peer(Protocol):
     """The connection that a call came over."""
 
     @property
+    def behind_since(self) -> float:
+        """Since when more has come of it than has been read; 0 while all has been."""
+
+    @property
     def being_read(self) -> bool:
-        """More has come of it, and is about to be read."""
+        """The rest is about to be read, and worth waiting for."""
 
 
 P = TypeVar("P", bound=Peer)
@@ -75,7 +79,8 @@ class FairQueue(Generic[P]):
         while passed < len(lines) and len(taken) < count:
             calls = lines[0].calls
             entry = calls[0]
-            if entry[0].being_read and not entry[1].ended:
+            peer, stream = entry
+            if peer.behind_since and peer.being_read and not stream.ended:
                 passed += 1
                 lines.rotate(-1)
                 continue
@@ -86,7 +91,7 @@ class FairQueue(Generic[P]):
                 lines.rotate(-1)
             else:
                 lines.popleft()
-            if entry[1].ended:
+            if stream.ended:
                 self.abandoned += 1
             else:
                 taken.append(entry)

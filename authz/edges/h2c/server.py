@@ -436,7 +436,7 @@ class _Peer(asyncio.BufferedProtocol):
         #: Since when it has not read what it was sent; 0 while it does.
         self._unread_since = 0.0
         #: Since when there is something left to read of what it has sent; 0 while there is not.
-        self._behind_since = 0.0
+        self.behind_since = 0.0
         self._reading = True
         self._in_turn = False
         self._waking = False
@@ -464,11 +464,7 @@ class _Peer(asyncio.BufferedProtocol):
     @property
     def being_read(self) -> bool:
         """More has come of it than has been read, and is about to be: it may be a reset."""
-        return (
-            self._behind_since > 0
-            and self._can_go_on
-            and self._server.now() - self._behind_since < PATIENCE_S
-        )
+        return self._can_go_on and self._server.now() - self.behind_since < PATIENCE_S
 
     @property
     def _can_go_on(self) -> bool:
@@ -502,9 +498,9 @@ class _Peer(asyncio.BufferedProtocol):
         if transport is None or transport.is_closing():
             return
         if not behind:
-            self._behind_since = 0.0
-        elif not self._behind_since:
-            self._behind_since = self._server.now()
+            self.behind_since = 0.0
+        elif not self.behind_since:
+            self.behind_since = self._server.now()
         if self._can_go_on and not self._in_turn:
             self._in_turn = True
             self._server.wait_turn(self)

@@ -366,6 +366,7 @@ def test_a_call_whose_deadline_has_passed_while_it_waited_is_not_judged(play: Pl
 class Desk:
     """What `H2cServer.ask` knows of a peer, without a socket."""
 
+    behind_since = 0.0
     being_read = False
 
     def __init__(self, peer: Peer) -> None:
