@@ -115,7 +115,10 @@ class Gate:
         return self._away[mode]
 
     def close(self) -> None:
-        """Record what no batch came for: calls that were turned away since the last one."""
+        """Record what no batch came for: calls that were turned away since the last one.
+
+        Also in bypass mode, since it was in another one that they were.
+        """
         if self._turned_away:
             self._record([], [self._turned_away_row(self._snapshot(), self.mode)])
 

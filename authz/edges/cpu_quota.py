@@ -5,6 +5,7 @@
 - What cannot be read is no limit: nothing that depends on it is more than a saving.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,7 +53,7 @@ def _groups(cgroups: Path, membership: Path) -> Iterator[Path]:
             root = cgroups
         elif "cpu" in controllers.split(","):
             root = cgroups / controllers
-            root = root if root.exists() else cgroups / "cpu"
+            root = root if os.path.isdir(root) else cgroups / "cpu"  # noqa: PTH112 - it never raises
         else:
             continue
         # In a container the path may be the host's, and what is mounted ours.
@@ -72,7 +73,7 @@ class Thrift:
         """
         Args:
             cpus: processors' worth of time that may be used.
-            used_s: seconds of it that have been used so far.
+            used_s: seconds of it that we have used so far, whoever else is in the group.
         """
         self._cpus = cpus
         self._used_s = used_s

@@ -109,7 +109,9 @@ def test_the_asyncio_client_gets_the_same(transport: str) -> None:
         async with grpc.aio.insecure_channel(f"unix:{socket}", options=OPTIONS) as channel:
             check: Any = channel.unary_unary(CHECK)
             asked = [b"%d" % number for number in range(300)]
-            answers = await asyncio.gather(*(check(raw, timeout=PATIENCE_S) for raw in asked))
+            answers = await asyncio.gather(
+                *(check(raw, timeout=PATIENCE_S, wait_for_ready=True) for raw in asked)
+            )
             assert answers == [raw[::-1] for raw in asked]
             other: Any = channel.unary_unary(f"/{SERVICE}/Other")
             with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -323,7 +325,10 @@ def test_connections_come_and_go_and_leave_nothing(transport: str) -> None:
 
         def one(number: int) -> bytes:
             with _channel(served.target) as channel:
-                return bytes(_check(channel)(b"%d" % number, timeout=PATIENCE_S))
+                # Of some thousand connections the client does not notice one's SETTINGS, tries
+                # again after 20 s, and fails a call meanwhile that does not wait.
+                asked = _check(channel)(b"%d" % number, timeout=PATIENCE_S, wait_for_ready=True)
+                return bytes(asked)
 
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(one, range(100)))

@@ -48,13 +48,13 @@ MAX_HELD: Final = 8 * 1024 * 1024
 #: call when it gives up on all of them, and a second of that at full speed stays below it.
 MAX_NOISE: Final = 10_000
 NOISE_PER_ANSWER: Final = 4
-#: Streams that all connections may have open together; beyond it each may have `FEW_STREAMS`. A
-#: stream without its message is some 300 bytes.
+#: Streams that all connections may have open together before each caller is held to its share of
+#: them. A stream without its message is some 300 bytes.
 MAX_ALL_STREAMS: Final = 8 * MAX_STREAMS
-FEW_STREAMS: Final = 64
 #: What a caller may have done in one turn, in units of about 2 µs, so that it takes half a
-#: millisecond. Each frame is one, each that asks for nothing another one, and a call two more: 64
-#: of Envoy's calls. What a frame costs beyond it is taken off the caller's next turns.
+#: millisecond. Each frame is one, each 4 KiB of DATA another, each that asks for nothing another,
+#: and a call two more: 64 of Envoy's calls. What one frame costs beyond it, up to 3 ms for a block
+#: of 500 fields, is taken off the caller's next turns.
 MAX_WORK: Final = 256
 #: What decoding costs, in the same unit: each field of a header block that is not known.
 FIELD_WORK: Final = 3
@@ -131,11 +131,12 @@ class Stream:
 class Account:
     """What one caller holds and may have done in a turn, over all its connections."""
 
-    __slots__ = ("allowance", "held", "holding")
+    __slots__ = ("allowance", "held", "holding", "streams")
 
     def __init__(self) -> None:
         #: What is left of `MAX_WORK`; negative where one frame cost more than there was.
         self.allowance = MAX_WORK
+        self.streams = 0
         self.held = 0
         #: Its connections that hold something.
         self.holding: set[Connection] = set()
@@ -148,12 +149,19 @@ class Account:
 class Budget:
     """What all connections of a server hold together: bytes up to `MAX_HELD`, and streams."""
 
-    __slots__ = ("_holders", "held", "streams")
+    __slots__ = ("_holders", "callers", "held", "streams")
 
     def __init__(self) -> None:
         self.held = 0
         self.streams = 0
+        #: How many share it.
+        self.callers = 1
         self._holders: set[Account] = set()
+
+    def has_room(self, account: Account) -> bool:
+        """Whether a caller may have as many streams as it has."""
+        share = MAX_ALL_STREAMS // max(1, self.callers)
+        return self.streams <= MAX_ALL_STREAMS or account.streams <= share
 
     def change(self, holder: "Connection", size: int) -> None:
         """A connection holds so many bytes more, or fewer."""
@@ -262,8 +270,9 @@ class Connection:
         self._asked = []
         self._reader.feed(data)
         account = self.account
+        account.allowance -= 1
         if account.allowance <= 0:
-            self.behind = True
+            self.behind = self._reader.unread > 0
             return self._asked
         try:
             if self._noise > MAX_NOISE:
@@ -276,7 +285,7 @@ class Connection:
             self._end(violation.code, str(violation))
         except CompressionError as error:
             self._end(error.code, str(error))
-        self.behind = account.allowance <= 0 and not self.over
+        self.behind = account.allowance <= 0 and self._reader.unread > 0 and not self.over
         return self._asked
 
     def answer(self, stream: Stream, message: bytes, credit: int = 0) -> None:
@@ -345,6 +354,10 @@ class Connection:
     def dismiss(self) -> None:
         """Say that we go, now: what is under way is not answered."""
         if not self.over:
+            for stream in self._streams.values():
+                if not stream.unsent:
+                    # §8.7: it was not decided, so that it may be asked again.
+                    self._out.append(frames.rst_stream(stream.id, ErrorCode.REFUSED_STREAM))
             self._out.append(frames.goaway(min(self._last, self._accept_until), ErrorCode.NO_ERROR))
             self.lost()
 
@@ -406,19 +419,19 @@ class Connection:
             self._gaps.append(range(self._last + 2 if self._last else 1, number, 2))
         self._last = number
         # Even of a stream that is refused: blocks build on each other.
-        head = self._headers.read(block)
-        self._count_fields()
+        try:
+            head = self._headers.read(block)
+        finally:
+            self._count_fields()
         if number > self._accept_until:
             self._forgive(number)
             self._count_noise()
             return
         stream = Stream(number, head, now)
         self._streams[number] = stream
-        budget = self._budget
-        budget.streams += 1
-        if len(self._streams) > MAX_STREAMS or (
-            budget.streams > MAX_ALL_STREAMS and len(self._streams) > FEW_STREAMS
-        ):
+        self._budget.streams += 1
+        self.account.streams += 1
+        if len(self._streams) > MAX_STREAMS or not self._budget.has_room(self.account):
             self._stream_error(stream, ErrorCode.REFUSED_STREAM, "more streams than allowed")
             return
         if head.malformed:
@@ -433,8 +446,10 @@ class Connection:
 
     def _on_late_block(self, number: int, flags: int, block: bytes) -> None:
         """A header block of a stream that is not new: trailers, or a mistake."""
-        defect = self._headers.read_trailers(block)
-        self._count_fields()
+        try:
+            defect = self._headers.read_trailers(block)
+        finally:
+            self._count_fields()
         stream = self._streams.get(number)
         if stream is None:
             if number in self._forgiven:
@@ -455,6 +470,7 @@ class Connection:
     def _read_data(self, flags: int, number: int, data: bytes, start: int, stop: int) -> None:
         size = stop - start
         self._receive_left -= size
+        self.account.allowance -= size >> 12
         if self._receive_left < CONNECTION_WINDOW >> 1:
             if self._receive_left < 0:
                 raise Violation(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the window")
@@ -649,7 +665,7 @@ class Connection:
     # ------------------------------------------------------------ ends
 
     def _charge(self, count: int) -> None:
-        """As `_count_noise`, where nobody could catch what it raises: `receive` looks at it."""
+        """As `_count_noise`, where nothing may be raised: the next `receive` looks at the sum."""
         self._noise += count
         self.account.allowance -= count
 
@@ -669,6 +685,7 @@ class Connection:
         stream.message = b""
         del self._streams[stream.id]
         self._budget.streams -= 1
+        self.account.streams -= 1
         if stream.held:
             stream.body = None
             self._hold(stream, -stream.held)

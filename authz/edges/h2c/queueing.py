@@ -3,8 +3,9 @@
 - Every caller has its own line, and one call of each is taken before a second one of any. So
   whoever asks most waits longest, and keeps nobody else waiting.
 - There is a limit for all together. Beyond it the longest line gives its newest call up.
-- A call that was given up holds no place. While more of what a peer has sent is about to be read,
-  its calls stay: what comes next may be that it has given up.
+- A call that was given up holds no place when places are needed. While more of what a peer has
+  sent is about to be read, its calls stay, and what is behind them in the line: what comes next may
+  be that they were given up.
 """
 
 from collections import deque
@@ -15,10 +16,6 @@ from authz.edges.h2c.connection import Stream
 
 class Peer(Protocol):
     """The connection that a call came over."""
-
-    @property
-    def behind_since(self) -> float:
-        """Since when more has come of it than has been read; 0 while all has been."""
 
     @property
     def being_read(self) -> bool:
@@ -75,26 +72,22 @@ class FairQueue(Generic[P]):
         self._tidied = False
         taken: list[tuple[P, Stream]] = []
         lines = self._lines
-        passed = 0
-        while passed < len(lines) and len(taken) < count:
-            calls = lines[0].calls
-            entry = calls[0]
-            peer, stream = entry
-            if peer.behind_since and peer.being_read and not stream.ended:
-                passed += 1
-                lines.rotate(-1)
+        passed: list[Line[P]] = []
+        while lines and len(taken) < count:
+            line = lines.popleft()
+            peer, stream = line.calls[0]
+            if peer.being_read and not stream.ended:
+                passed.append(line)
                 continue
-            passed = 0
-            calls.popleft()
+            line.calls.popleft()
             self._size -= 1
-            if calls:
-                lines.rotate(-1)
-            else:
-                lines.popleft()
+            if line.calls:
+                lines.append(line)
             if stream.ended:
                 self.abandoned += 1
             else:
-                taken.append(entry)
+                taken.append((peer, stream))
+        lines.extend(passed)
         return taken
 
     def _tidy(self) -> bool:

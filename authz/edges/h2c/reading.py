@@ -1,8 +1,9 @@
 """Bytes to frames, wherever the network cut them (RFC 9113 §3.4, §4, §6.2, §6.10).
 
 - What comes out is whole: a frame when all of it is there, a header block when its last
-  CONTINUATION is. At most one frame and one block are kept meanwhile, both of bounded size.
-- Frames are taken one by one, and who takes them may stop: the rest waits where it is.
+  CONTINUATION is. Of those that are not, one frame and one block are kept, both of bounded size.
+- Frames are taken one by one, and who takes them may stop: the rest waits where it is, and is as
+  much as was fed at once.
 - Which streams there are, and what a frame means, is not known here.
 """
 
@@ -58,7 +59,8 @@ class FrameReader:
         self._data, self._at = b"", 0
 
     def frames(self) -> Iterator[Frame]:
-        """The frames that are complete. Who stops early gets the next one the next time.
+        """The frames that are complete. Who stops early gets the next one of the next call, not of
+        the same iterator.
 
         HEADERS come with the whole block, without padding and priority, when its last part is
         there; for each part before that there is an empty CONTINUATION. DATA come as they are,

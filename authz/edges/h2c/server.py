@@ -1,14 +1,14 @@
-"""The fast transport's listener: what arrives in one turn of the event loop is one batch.
+"""The fast transport's listener: what arrives in one turn of the event loop is judged together.
 
-- A turn reads every connection that has something, then `check_all` judges what was asked, commits
-  once, and each connection gets one write. So there is no answer before its row, and a commit is
-  shared by whatever came together.
+- A turn reads every connection that has something, then `check_all` judges a batch of what waits
+  and commits once, and then its answers are written. So there is no answer before its row, and a
+  commit is shared by what came together.
 - What waits is bounded: `MAX_IN_FLIGHT` calls; the next one is turned away at once. A call whose
   caller has reset it, or whose deadline has passed, is not judged.
 - Callers take turns: processes, whatever number of connections they have; where the kernel does
   not say which process it is, connections. One that sends more than a turn allows is not read from
-  until that has been worked off, one turn between two looks at the sockets. Nor is one that does
-  not read its answers.
+  until that has been worked off: by one turn more between two looks at the sockets, of one such
+  caller. Nor is one that does not read its answers.
 - The newest connection is let in. When there are too many, one goes for it of the caller that has
   most: the one that was not of use for longest.
 - Draining: the listener closes, each peer is told (GOAWAY), and every call that was accepted is
@@ -54,10 +54,10 @@ MAX_IN_FLIGHT: Final = 512
 #: one batch save a little of the commit and let the two wait for each other (bench/README.md).
 BATCH: Final = 8
 #: Seconds that calls are collected for where processor time is short: what comes alone costs four
-#: times what it costs among others, and a quota that is used up costs everybody tens of them.
+#: times what it costs among others, and a quota that is used up stops everything for tens of ms.
 GATHER_S: Final = 0.002
-#: Seconds that a call waits at most for the rest of what its peer has sent: that it was given up is
-#: in there, if it was, and is worth waiting for; but a flood of others can make that take long.
+#: Seconds that calls wait at a stretch for the rest of what their peer has sent: that they were
+#: given up is in there, if they were, and is worth waiting for; but others can make that take long.
 PATIENCE_S: Final = 0.02
 #: Connections at once. Envoy has one for each of its threads.
 MAX_CONNECTIONS: Final = 128
@@ -65,8 +65,8 @@ MAX_CONNECTIONS: Final = 128
 SWEEP_S: Final = 1.0
 #: Seconds until a new connection must have said SETTINGS.
 GREETING_S: Final = 5.0
-#: Bytes that are read at once, and so what one peer can have waiting for its turns: 64 of Envoy's
-#: calls. All peers together come to 8 MiB.
+#: Bytes that are read at once, and so what one peer can have waiting for its turns, besides the
+#: frame and the block that are not complete: 64 of Envoy's calls. All peers come to 11 MiB.
 READ_SIZE: Final = 64 * 1024
 #: Bytes that may wait for a peer to read them before it is not read from: hundreds of answers,
 #: besides what the kernel keeps.
@@ -113,7 +113,7 @@ class H2cServer:
         #: Callers with bytes that their turn did not reach, in the order of their next turns.
         self._turns: deque[_Caller] = deque()
         #: Those who have been read from since the last round.
-        self._read: set[Account] = set()
+        self._fed: set[Account] = set()
         #: A round follows; and it is the one that calls were collected for.
         self._scheduled = False
         self._gathered = False
@@ -127,12 +127,12 @@ class H2cServer:
         self.violations: Counter[str] = Counter()
         #: Calls that were not judged because too many waited.
         self.overloaded = 0
-        self._late = 0
+        self._given_up = 0
 
     @property
     def abandoned(self) -> int:
         """Calls that were not judged because their caller had given up."""
-        return self._late + self._waiting.abandoned
+        return self._given_up + self._waiting.abandoned
 
     def figures(self) -> dict[str, object]:
         """Connections now; since the start, calls not judged and violations by error code."""
@@ -178,6 +178,8 @@ class H2cServer:
         if self._sweep is not None:
             self._sweep.cancel()
         for peer in [*self._peers, *self._leaving]:
+            # Now, not when the loop gets to it: nothing is judged any more once we have returned.
+            peer.connection.lost()
             peer.abort()
 
     # ------------------------------------------------------------ rounds
@@ -190,7 +192,7 @@ class H2cServer:
 
     def has_read(self, caller: "_Caller") -> None:
         """A caller's bytes came, and were read as far as its allowance went."""
-        self._read.add(caller.account)
+        self._fed.add(caller.account)
         self.schedule()
 
     def wait_turn(self, peer: "_Peer") -> None:
@@ -204,15 +206,18 @@ class H2cServer:
     def _round(self) -> None:
         """What comes between two looks at the sockets: one turn more, and one batch."""
         self._scheduled = False
-        for account in self._read:
-            account.refill()
-        self._read.clear()
+        peer = None
         if self._turns:
             # One alone, so that whoever asks little is not behind all that ask much.
             caller = self._turns.popleft()
             peer = caller.behind.popleft()
             if caller.behind:
                 self._turns.append(caller)
+            self._fed.add(caller.account)
+        for account in self._fed:
+            account.refill()
+        self._fed.clear()
+        if peer is not None:
             peer.go_on()
         if self._waiting:
             if self._should_gather():
@@ -239,7 +244,9 @@ class H2cServer:
         """One batch: judge, commit, answer."""
         taken = self._waiting.take(self._batch)
         if not taken:
-            return  # What waits is of those who are being read: there is a round for each turn.
+            # What waits, if anything does, is of those who are being read, for whose turns there
+            # are rounds, or who are about to leave, which makes another.
+            return
         if self._waiting:
             self.schedule()
         batch: list[tuple[_Peer, Stream]] = []
@@ -249,7 +256,7 @@ class H2cServer:
             peer, stream = entry
             touched[peer] = None
             if now > stream.deadline:
-                self._late += 1
+                self._given_up += 1
                 reason = "the caller's deadline has passed"
                 peer.connection.refuse(stream, Status.DEADLINE_EXCEEDED, reason)
             else:
@@ -257,12 +264,13 @@ class H2cServer:
         if batch:
             try:
                 answers = self._check_all([stream.message for _, stream in batch])
-                for (peer, stream), answer in zip(batch, answers, strict=True):
-                    peer.connection.answer(stream, answer, NOISE_PER_ANSWER)
             except Exception:
                 log.exception("ext_authz: the gate failed")
                 for peer, stream in batch:
                     peer.connection.refuse(stream, Status.INTERNAL, "the gate failed")
+            else:
+                for (peer, stream), answer in zip(batch, answers, strict=True):
+                    peer.connection.answer(stream, answer, NOISE_PER_ANSWER)
         for peer in touched:
             peer.answered_at = now
             peer.flush()
@@ -273,7 +281,7 @@ class H2cServer:
         """Queue what is for the gate, answer what is not."""
         for stream in asked:
             if stream.ended:
-                self._late += 1
+                self._given_up += 1
             elif stream.head.method != CHECK:
                 self._answer_other(peer.connection, stream)
             else:
@@ -283,7 +291,7 @@ class H2cServer:
 
     def _turn_away(self, peer: "_Peer", stream: Stream, asking: "_Peer") -> None:
         if stream.ended:
-            self._late += 1
+            self._given_up += 1
             return
         self.overloaded += 1
         peer.connection.answer(stream, self._turned_away())
@@ -318,6 +326,7 @@ class H2cServer:
         caller = self._callers.get(who)
         if caller is None:
             caller = self._callers[who] = _Caller(who)
+            self._budget.callers = len(self._callers)
         caller.peers += 1
         self._peers[peer] = None
         return caller
@@ -367,6 +376,7 @@ class H2cServer:
             caller.peers -= 1
             if not caller.peers:
                 del self._callers[caller.who]
+                self._budget.callers = len(self._callers)
 
     def make_connection(self, caller: "_Caller") -> Connection:
         """The protocol's side of a new peer."""
@@ -389,13 +399,16 @@ class H2cServer:
     async def _look_around(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            self._tell_the_rest()
-            if self._thrift:
-                self._thrift.renew()
-            for peer in [*self._peers, *self._leaving]:
-                peer.expire()
-                # One in a turn: each may have a thousand streams to give up on.
-                await asyncio.sleep(0)
+            try:
+                self._tell_the_rest()
+                if self._thrift:
+                    self._thrift.renew()
+                for peer in [*self._peers, *self._leaving]:
+                    peer.expire()
+                    # One in a turn: each may have a thousand streams to give up on.
+                    await asyncio.sleep(0)
+            except Exception:
+                log.exception("ext_authz: looking for what takes too long failed")
 
     def _tell_the_rest(self) -> None:
         if self._lines > MAX_LINES:
@@ -428,7 +441,7 @@ class _Peer(asyncio.BufferedProtocol):
 
     def __init__(self, server: H2cServer) -> None:
         self._server = server
-        #: When it connected; when it last had an answer of the gate and when we closed it, or 0.
+        #: When it connected; when a call of it was last answered and when we closed it, or 0.
         self._since = server.now()
         self.answered_at = 0.0
         self._left_at = 0.0
@@ -436,7 +449,7 @@ class _Peer(asyncio.BufferedProtocol):
         #: Since when it has not read what it was sent; 0 while it does.
         self._unread_since = 0.0
         #: Since when there is something left to read of what it has sent; 0 while there is not.
-        self.behind_since = 0.0
+        self._behind_since = 0.0
         self._reading = True
         self._in_turn = False
         self._waking = False
@@ -464,7 +477,11 @@ class _Peer(asyncio.BufferedProtocol):
     @property
     def being_read(self) -> bool:
         """More has come of it than has been read, and is about to be: it may be a reset."""
-        return self._can_go_on and self._server.now() - self.behind_since < PATIENCE_S
+        return (
+            self._behind_since > 0
+            and self._can_go_on
+            and self._server.now() - self._behind_since < PATIENCE_S
+        )
 
     @property
     def _can_go_on(self) -> bool:
@@ -488,19 +505,25 @@ class _Peer(asyncio.BufferedProtocol):
     def go_on(self) -> None:
         """Its turn: what came is read further."""
         self._in_turn = False
-        if self._can_go_on:
-            self.caller.account.refill()
+        if not self._can_go_on:
+            return
+        try:
             self._receive(b"")
+        except Exception:
+            # Nobody else would read it any further. The loop does as much for what it calls itself.
+            log.exception("ext_authz: a connection failed")
+            self.abort()
 
     def _pace(self) -> None:
         """Read what it sends while it reads what it is sent, and has nothing left to work off."""
-        transport, behind = self._transport, self.connection.behind
+        transport = self._transport
         if transport is None or transport.is_closing():
             return
+        behind = self.connection.behind
         if not behind:
-            self.behind_since = 0.0
-        elif not self.behind_since:
-            self.behind_since = self._server.now()
+            self._behind_since = 0.0
+        elif not self._behind_since:
+            self._behind_since = self._server.now()
         if self._can_go_on and not self._in_turn:
             self._in_turn = True
             self._server.wait_turn(self)

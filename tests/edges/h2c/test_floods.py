@@ -12,7 +12,6 @@ import hpack
 import pytest
 
 from authz.edges.h2c.connection import (
-    FEW_STREAMS,
     FIELD_WORK,
     MAX_ALL_STREAMS,
     MAX_FORGIVEN,
@@ -190,7 +189,8 @@ def test_a_turn_is_bounded_and_nothing_is_lost(piece: Callable[[int], bytes]) ->
         peer.turn()
         turns += 1
     assert unread == 0
-    decoded = times * {WIDE: FIELDS, LONG: len(LONG) // BYTES_PER_FIELD}.get(piece(3)[9:], 0)
+    # The last one is paid for later.
+    decoded = (times - 1) * {WIDE: FIELDS, LONG: len(LONG) // BYTES_PER_FIELD}.get(piece(3)[9:], 0)
     assert turns >= max(2, times * 2 // MAX_WORK, decoded * FIELD_WORK // MAX_WORK)
     assert not peer.broken
     # What it hears is what it would have heard in one turn for each.
@@ -242,22 +242,42 @@ def test_long_paths_are_not_kept() -> None:
         assert all(len(kept) <= MAX_KEPT_BLOCK for kept in peer.connection._headers._kept)
 
 
-def test_open_streams_of_all_connections_together_are_bounded() -> None:
-    budget = Budget()
-    peers = [Peer(budget=budget).greet() for _ in range(40)]
+def test_whoever_opens_most_streams_is_held_to_its_share() -> None:
+    budget, hog = Budget(), Account()
+    budget.callers = 2
+    hostile = [Peer(budget=budget, account=hog).greet() for _ in range(40)]
     numbers = range(3, 3 + 2 * MAX_STREAMS, 2)
-    for peer in peers:
+    for peer in hostile:
         peer.send(b"".join(map(headers, numbers)))
-    assert MAX_ALL_STREAMS < budget.streams <= MAX_ALL_STREAMS + len(peers) * FEW_STREAMS
-    assert {code for peer in peers for code in peer.broken} == {"REFUSED_STREAM"}
-    # There is room for some of each, whoever has the rest.
-    late = Peer(budget=budget).greet()
-    assert late.send(b"".join(call(n) for n in (3, 5, 7))) == [
-        f"answer {n} 'ih'" for n in (3, 5, 7)
-    ]
-    for peer in peers:
+    assert budget.streams == hog.streams == MAX_ALL_STREAMS
+    assert {code for peer in hostile for code in peer.broken} == {"REFUSED_STREAM"}
+    # As many as it may have are there for somebody else.
+    honest = Peer(budget=budget).greet()
+    honest.holding = True
+    honest.send(b"".join(map(call, numbers)))
+    assert len(honest.waiting) == MAX_STREAMS
+    assert len(honest.release()) == MAX_STREAMS
+    assert honest.broken == []
+    for peer in (*hostile, honest):
         peer.connection.lost()
-    assert budget.streams == 0
+    assert (budget.streams, hog.streams) == (0, 0)
+
+
+def test_blocks_that_cannot_be_decoded_cost_what_was_decoded_of_them() -> None:
+    peer = Peer().greet()
+    before = peer.connection.account.allowance
+    peer.turn(headers(3, bytes((0x40, 0x7F)) + bytes(7000)))
+    assert peer.connection.over
+    assert before - peer.connection.account.allowance > 7000 // BYTES_PER_FIELD
+
+
+def test_bytes_that_are_no_frame_yet_cost_something() -> None:
+    peer = Peer().greet()
+    peer.connection.account.refill()
+    for byte in data(3, bytes(FRAME))[: MAX_WORK + 10]:
+        assert peer.connection.receive(bytes((byte,)), 0.0) == []
+    assert peer.connection.account.allowance <= 0
+    assert peer.connection.behind
 
 
 def test_who_has_spent_more_than_a_turn_sits_out() -> None:

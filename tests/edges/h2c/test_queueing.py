@@ -18,7 +18,6 @@ class Caller:
     def __init__(self) -> None:
         self.line: Line[Caller] = Line()
         self.being_read = False
-        self.behind_since = 1.0
         self._numbers = count(1, 2)
 
     def call(self) -> Stream:

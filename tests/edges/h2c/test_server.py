@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Sequen
 from itertools import count, islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import pytest
 import uvloop
@@ -366,7 +366,6 @@ def test_a_call_whose_deadline_has_passed_while_it_waited_is_not_judged(play: Pl
 class Desk:
     """What `H2cServer.ask` knows of a peer, without a socket."""
 
-    behind_since = 0.0
     being_read = False
 
     def __init__(self, peer: Peer) -> None:
@@ -776,6 +775,60 @@ def test_stop_ends_within_its_grace_whatever_peers_do(play: Play) -> None:
                 await asyncio.wait_for(server.stop(0.05), PATIENCE_S)
                 await asyncio.sleep(0.01)
                 assert server.figures()["connections"] == 0
+
+    play(scenario())
+
+
+def test_nothing_is_judged_once_it_has_stopped(play: Play) -> None:
+    async def scenario() -> None:
+        judge = Judge()
+        async with serving(judge, batch=1) as (server, path):
+            wire = Wire(path)
+            with closing(wire):
+                await wire.greet()
+                judge.at[b"hi"] = lambda: time.sleep(0.005)
+                wire.say(b"".join(map(call, range(1, 81, 2))))
+                await _until(lambda: judge.asked)
+                await server.stop(0)
+                judged = len(judge.asked)
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                assert len(judge.asked) == judged < 40
+
+    play(scenario())
+
+
+def test_a_bug_of_ours_costs_one_connection(
+    play: Play, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(h2c, "SWEEP_S", 0.01)
+
+    def fail(*_: object) -> NoReturn:
+        raise RuntimeError("a bug of ours")
+
+    async def scenario() -> None:
+        async with serving(Judge()) as (server, path):
+            flood = Wire(path)
+            await flood.greet()
+            [peer] = server._peers
+            other = Wire(path)
+            with closing(flood, other):
+                await other.greet()
+                # In a look at what takes too long, and then in a turn of its own.
+                monkeypatch.setattr(peer, "expire", fail)
+                await _until(lambda: len(caplog.messages) == 2)
+                monkeypatch.undo()
+                flood.say(_cheap(range(1, 8001, 2)))
+                await _until(lambda: peer.connection.behind)
+                monkeypatch.setattr(peer.connection, "receive", fail)
+                await flood.to_the_end()
+                other.say(call(1))
+                assert await other.hear_lines(1) == ["answer 1 'ih'"]
+                await _until(lambda: server.figures()["connections"] == 1)
+        assert {*caplog.messages} == {
+            "ext_authz: looking for what takes too long failed",
+            "ext_authz: a connection failed",
+        }
 
     play(scenario())
 
