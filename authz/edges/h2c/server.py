@@ -17,20 +17,17 @@
 
 import asyncio
 import logging
-import socket
-import struct
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from grpc_health.v1 import health_pb2
 
 from authz.edges.cpu_quota import Thrift
 from authz.edges.h2c.connection import (
     NOISE_PER_ANSWER,
-    STREAM_S,
     Account,
     Budget,
     Connection,
@@ -38,7 +35,8 @@ from authz.edges.h2c.connection import (
 )
 from authz.edges.h2c.frames import ErrorCode
 from authz.edges.h2c.grpc_status import Status
-from authz.edges.h2c.queueing import FairQueue, Line
+from authz.edges.h2c.peers import Caller, Peer, identity
+from authz.edges.h2c.queueing import FairQueue
 from authz.edges.sockets import BACKLOG, bind_local
 
 log = logging.getLogger(__name__)
@@ -56,28 +54,15 @@ BATCH: Final = 8
 #: Seconds that calls are collected for where processor time is short: what comes alone costs four
 #: times what it costs among others, and a quota that is used up stops everything for tens of ms.
 GATHER_S: Final = 0.002
-#: Seconds that calls wait at a stretch for the rest of what their peer has sent: that they were
-#: given up is in there, if they were, and is worth waiting for; but others can make that take long.
-PATIENCE_S: Final = 0.02
 #: Connections at once. Envoy has one for each of its threads.
 MAX_CONNECTIONS: Final = 128
 #: Seconds between two looks at what takes too long.
 SWEEP_S: Final = 1.0
-#: Seconds until a new connection must have said SETTINGS.
-GREETING_S: Final = 5.0
 #: Bytes that are read at once, and so what one peer can have waiting for its turns, besides the
 #: frame and the block that are not complete: 64 of Envoy's calls. All peers come to 11 MiB.
 READ_SIZE: Final = 64 * 1024
-#: Bytes that may wait for a peer to read them before it is not read from: hundreds of answers,
-#: besides what the kernel keeps.
-MAX_UNREAD: Final = 64 * 1024
 #: Lines logged about violations in one sweep; the rest are counted.
 MAX_LINES: Final = 3
-
-
-#: Linux's SO_PEERCRED and `struct ucred` (unix(7)); other systems have others, or none.
-_CREDENTIALS: Final = getattr(socket, "SO_PEERCRED", 0)
-_UCRED: Final = struct.Struct("3i")
 
 
 class H2cServer:
@@ -105,13 +90,13 @@ class H2cServer:
         self._check_all = check_all
         self._turned_away = turned_away
         #: Connections, oldest first.
-        self._peers: dict[_Peer, None] = {}
+        self._peers: dict[Peer, None] = {}
         #: Those that we have closed and that have something to read before they are gone.
-        self._leaving: dict[_Peer, None] = {}
-        self._waiting: FairQueue[_Peer] = FairQueue(MAX_IN_FLIGHT)
-        self._callers: dict[Hashable, _Caller] = {}
+        self._leaving: dict[Peer, None] = {}
+        self._waiting: FairQueue[Peer] = FairQueue(MAX_IN_FLIGHT)
+        self._callers: dict[Hashable, Caller] = {}
         #: Callers with bytes that their turn did not reach, in the order of their next turns.
-        self._turns: deque[_Caller] = deque()
+        self._turns: deque[Caller] = deque()
         #: Those who have been read from since the last round.
         self._fed: set[Account] = set()
         #: A round follows; and it is the one that calls were collected for.
@@ -155,11 +140,11 @@ class H2cServer:
         listener = bind_local(self._address)
         if isinstance(self._address, Path):
             self._server: asyncio.Server = await self._loop.create_unix_server(
-                lambda: _Peer(self), sock=listener, backlog=BACKLOG
+                lambda: Peer(self), sock=listener, backlog=BACKLOG
             )
         else:
             self._server = await self._loop.create_server(
-                lambda: _Peer(self), sock=listener, backlog=BACKLOG
+                lambda: Peer(self), sock=listener, backlog=BACKLOG
             )
         self._serving = True
         self._sweep = self._loop.create_task(self._look_around())
@@ -190,12 +175,12 @@ class H2cServer:
             self._scheduled = True
             self._loop.call_soon(self._round)
 
-    def has_read(self, caller: "_Caller") -> None:
+    def has_read(self, caller: Caller) -> None:
         """A caller's bytes came, and were read as far as its allowance went."""
         self._fed.add(caller.account)
         self.schedule()
 
-    def wait_turn(self, peer: "_Peer") -> None:
+    def wait_turn(self, peer: Peer) -> None:
         """Not all that a peer has sent was read: it goes on when the others have had a turn."""
         caller = peer.caller
         if not caller.behind:
@@ -249,9 +234,9 @@ class H2cServer:
             return
         if self._waiting:
             self.schedule()
-        batch: list[tuple[_Peer, Stream]] = []
+        batch: list[tuple[Peer, Stream]] = []
         now = self.now()
-        touched: dict[_Peer, None] = {}
+        touched: dict[Peer, None] = {}
         for entry in taken:
             peer, stream = entry
             touched[peer] = None
@@ -277,7 +262,7 @@ class H2cServer:
 
     # ------------------------------------------------------------ what peers ask
 
-    def ask(self, peer: "_Peer", asked: Sequence[Stream]) -> None:
+    def ask(self, peer: Peer, asked: Sequence[Stream]) -> None:
         """Queue what is for the gate, answer what is not."""
         for stream in asked:
             if stream.ended:
@@ -289,7 +274,7 @@ class H2cServer:
                 if refused is not None:
                     self._turn_away(*refused, asking=peer)
 
-    def _turn_away(self, peer: "_Peer", stream: Stream, asking: "_Peer") -> None:
+    def _turn_away(self, peer: Peer, stream: Stream, asking: Peer) -> None:
         if stream.ended:
             self._given_up += 1
             return
@@ -316,45 +301,30 @@ class H2cServer:
 
     # ------------------------------------------------------------ connections
 
-    def joined(self, peer: "_Peer", transport: asyncio.Transport) -> "_Caller | None":
+    def joined(self, peer: Peer, transport: asyncio.Transport) -> Caller | None:
         """A peer has connected; whose connection it is, and nobody's while we are going."""
         if not self._serving:
             return None
-        who = self.identity(transport)
+        who = identity(transport)
         if len(self._peers) >= MAX_CONNECTIONS:
             self._make_room(who)
         caller = self._callers.get(who)
         if caller is None:
-            caller = self._callers[who] = _Caller(who)
+            caller = self._callers[who] = Caller(who)
             self._budget.callers = len(self._callers)
         caller.peers += 1
         self._peers[peer] = None
         return caller
 
-    def identity(self, transport: asyncio.Transport) -> Hashable:
-        """Who is at the other end, as far as the kernel says: a process and its user.
-
-        One in another PID namespace has the number 0, as all in there have; then, and where there
-        is no unix socket, every connection counts for itself.
-        """
-        if isinstance(self._address, Path) and _CREDENTIALS:
-            raw = transport.get_extra_info("socket").getsockopt(
-                socket.SOL_SOCKET, _CREDENTIALS, _UCRED.size
-            )
-            process, user, _ = _UCRED.unpack(raw)
-            if process:
-                return process, user
-        return object()
-
     def _make_room(self, coming: Hashable) -> None:
-        def connections(peer: _Peer) -> int:
+        def connections(peer: Peer) -> int:
             return peer.caller.peers + (peer.caller.who == coming)
 
         most = max(map(connections, self._peers))
         of_most = [peer for peer in self._peers if connections(peer) == most]
         min(of_most, key=lambda peer: peer.used_at).dismiss()
 
-    def leaves(self, peer: "_Peer") -> None:
+    def leaves(self, peer: Peer) -> None:
         """Nothing more is taken from a peer, which may still read what it was sent."""
         self._forget(peer)
         self._leaving[peer] = None
@@ -363,13 +333,13 @@ class H2cServer:
             del self._leaving[first]
             first.abort()
 
-    def left(self, peer: "_Peer") -> None:
+    def left(self, peer: Peer) -> None:
         """A peer's connection is closed."""
         self._forget(peer)
         self._leaving.pop(peer, None)
         self.schedule()
 
-    def _forget(self, peer: "_Peer") -> None:
+    def _forget(self, peer: Peer) -> None:
         if peer in self._peers:
             del self._peers[peer]
             caller = peer.caller
@@ -378,7 +348,7 @@ class H2cServer:
                 del self._callers[caller.who]
                 self._budget.callers = len(self._callers)
 
-    def make_connection(self, caller: "_Caller") -> Connection:
+    def make_connection(self, caller: Caller) -> Connection:
         """The protocol's side of a new peer."""
         return Connection(self._on_violation, self._budget, caller.account)
 
@@ -414,196 +384,3 @@ class H2cServer:
         if self._lines > MAX_LINES:
             log.warning("ext_authz: peers broke HTTP/2 %d times more", self._lines - MAX_LINES)
         self._lines = 0
-
-
-class _Caller:
-    """Who asks, over one or more connections."""
-
-    __slots__ = ("account", "behind", "line", "peers", "who")
-
-    def __init__(self, who: Hashable) -> None:
-        self.who = who
-        self.account = Account()
-        #: Its calls that wait.
-        self.line: Line[_Peer] = Line()
-        #: Its connections with bytes that were not read yet, in the order of their turns.
-        self.behind: deque[_Peer] = deque()
-        #: How many it has.
-        self.peers = 0
-
-
-class _Peer(asyncio.BufferedProtocol):
-    """One accepted connection."""
-
-    #: Whose it is, and what is said on it; set when it is let in.
-    caller: _Caller
-    connection: Connection
-
-    def __init__(self, server: H2cServer) -> None:
-        self._server = server
-        #: When it connected; when a call of it was last answered and when we closed it, or 0.
-        self._since = server.now()
-        self.answered_at = 0.0
-        self._left_at = 0.0
-        self._transport: asyncio.Transport | None = None
-        #: Since when it has not read what it was sent; 0 while it does.
-        self._unread_since = 0.0
-        #: Since when there is something left to read of what it has sent; 0 while there is not.
-        self._behind_since = 0.0
-        self._reading = True
-        self._in_turn = False
-        self._waking = False
-        self._hung_up = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's own class, which is no subclass of asyncio's.
-        accepted = cast("asyncio.Transport", transport)
-        caller = self._server.joined(self, accepted)
-        if caller is None:
-            accepted.abort()
-            return
-        self._transport = accepted
-        self.caller = caller
-        self.connection = self._server.make_connection(caller)
-        self.connection.wake = self.wake
-        accepted.set_write_buffer_limits(high=MAX_UNREAD)
-        self.flush()
-
-    @property
-    def used_at(self) -> float:
-        """When it was last of use."""
-        return max(self._since, self.answered_at)
-
-    @property
-    def being_read(self) -> bool:
-        """More has come of it than has been read, and is about to be: it may be a reset."""
-        return (
-            self._behind_since > 0
-            and self._can_go_on
-            and self._server.now() - self._behind_since < PATIENCE_S
-        )
-
-    @property
-    def _can_go_on(self) -> bool:
-        return self.connection.behind and not self._unread_since and not self._left_at
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
-        return self._server.buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._receive(bytes(self._server.buffer[:nbytes]))
-        self._server.has_read(self.caller)
-
-    def _receive(self, data: bytes) -> None:
-        asked = self.connection.receive(data, self._server.now())
-        if asked:
-            self._server.ask(self, asked)
-        self.flush()
-        if self.connection.behind or not self._reading or self._hung_up:
-            self._pace()
-
-    def go_on(self) -> None:
-        """Its turn: what came is read further."""
-        self._in_turn = False
-        if not self._can_go_on:
-            return
-        try:
-            self._receive(b"")
-        except Exception:
-            # Nobody else would read it any further. The loop does as much for what it calls itself.
-            log.exception("ext_authz: a connection failed")
-            self.abort()
-
-    def _pace(self) -> None:
-        """Read what it sends while it reads what it is sent, and has nothing left to work off."""
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        behind = self.connection.behind
-        if not behind:
-            self._behind_since = 0.0
-        elif not self._behind_since:
-            self._behind_since = self._server.now()
-        if self._can_go_on and not self._in_turn:
-            self._in_turn = True
-            self._server.wait_turn(self)
-        if self._hung_up and not behind:
-            self.connection.hung_up()
-            self.flush()
-        elif self._reading != (not behind and not self._unread_since):
-            self._reading = not self._reading
-            if self._reading:
-                transport.resume_reading()
-            else:
-                transport.pause_reading()
-
-    def eof_received(self) -> bool:
-        # It may have shut down its side alone, and still wait for answers.
-        self._hung_up = True
-        self._pace()
-        return True
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        if self._transport is not None:
-            self._transport = None
-            self.connection.lost()
-            self._server.left(self)
-
-    def pause_writing(self) -> None:
-        self._unread_since = self._server.now()
-        self._pace()
-        self._server.schedule()
-
-    def resume_writing(self) -> None:
-        self._unread_since = 0.0
-        self._pace()
-
-    def wake(self) -> None:
-        """There is something to write that came about in another peer's turn."""
-        if not self._waking:
-            self._waking = True
-            self._server.soon(self._awake)
-
-    def _awake(self) -> None:
-        self._waking = False
-        self.flush()
-
-    def flush(self) -> None:
-        """Write what there is to write; close when that was all."""
-        transport = self._transport
-        if transport is None:
-            return
-        out = self.connection.take_output()
-        if out:
-            transport.write(out)
-        if self.connection.drained and not self._left_at:
-            self._left_at = self._server.now()
-            transport.close()
-            self._server.leaves(self)
-
-    def drain(self) -> None:
-        """Tell the peer that we go."""
-        self.connection.drain()
-        self.flush()
-
-    def dismiss(self) -> None:
-        """Let the connection go, which may come again."""
-        self.connection.dismiss()
-        self.flush()
-
-    def expire(self) -> None:
-        """Give up on what takes too long."""
-        now = self._server.now()
-        silent = not self.connection.greeted and now - self._since > GREETING_S
-        deaf = self._unread_since and now - self._unread_since > STREAM_S
-        gone = self._left_at and now - self._left_at > STREAM_S
-        if silent or deaf or gone:
-            self.abort()
-            return
-        self.connection.expire(now)
-        self.flush()
-
-    def abort(self) -> None:
-        """Close now, whatever is under way."""
-        if self._transport is not None:
-            self._transport.abort()

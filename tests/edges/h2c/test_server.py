@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from itertools import count, islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,17 +20,12 @@ import uvloop
 from grpc_health.v1 import health_pb2
 
 from authz.edges.cpu_quota import Thrift
+from authz.edges.h2c import peers
 from authz.edges.h2c import server as h2c
 from authz.edges.h2c.connection import MAX_NOISE, MAX_STREAMS, STREAM_S, Connection, Stream
 from authz.edges.h2c.frames import ErrorCode
-from authz.edges.h2c.server import (
-    GREETING_S,
-    MAX_CONNECTIONS,
-    MAX_UNREAD,
-    SERVICE,
-    H2cServer,
-    _Caller,
-)
+from authz.edges.h2c.peers import GREETING_S, MAX_UNREAD, Caller
+from authz.edges.h2c.server import MAX_CONNECTIONS, SERVICE, H2cServer
 from authz.edges.sockets import BACKLOG
 from tests.edges.h2c.peer import (
     ACK,
@@ -76,6 +71,12 @@ def play(request: pytest.FixtureRequest) -> Play:
     return run
 
 
+@pytest.fixture(autouse=True)
+def nobody_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every connection counts for itself, as if its process were in another container."""
+    monkeypatch.setattr(h2c, "identity", lambda _transport: object())
+
+
 class Clocked(H2cServer):
     """A server whose patience can be tried without waiting."""
 
@@ -83,10 +84,6 @@ class Clocked(H2cServer):
 
     def now(self) -> float:
         return super().now() + self.ahead
-
-    def identity(self, transport: asyncio.Transport) -> Hashable:
-        """Every connection for itself, as if its process were in another container."""
-        return object()
 
     def look_around(self) -> None:
         for peer in [*self._peers, *self._leaving]:
@@ -370,7 +367,7 @@ class Desk:
 
     def __init__(self, peer: Peer) -> None:
         self.connection: Connection = peer.connection
-        self.caller = _Caller(self)
+        self.caller = Caller(self)
         self.heard: list[str] = []
         self.answered_at = 0.0
         self._peer = peer
@@ -530,7 +527,7 @@ def test_there_is_one_batch_a_turn_whoever_never_stops_sending(play: Play) -> No
 def test_calls_and_their_resets_are_read_to_the_end_before_any_is_judged(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(h2c, "PATIENCE_S", 3600.0)
+    monkeypatch.setattr(peers, "PATIENCE_S", 3600.0)
 
     async def scenario() -> None:
         judge = Judge()
@@ -552,7 +549,7 @@ def test_calls_and_their_resets_are_read_to_the_end_before_any_is_judged(
 def test_a_call_does_not_wait_for_long_for_what_is_behind_it(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(h2c, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(peers, "PATIENCE_S", 0.0)
 
     async def scenario() -> None:
         async with serving(Judge()) as (server, path):
@@ -954,7 +951,7 @@ def test_whoever_has_most_connections_loses_one(
 ) -> None:
     monkeypatch.setattr(h2c, "MAX_CONNECTIONS", 4)
     whose = iter(["honest", "hog", "hog", "hog", "hog", "other", "hog"])
-    monkeypatch.setattr(Clocked, "identity", lambda _server, _transport: next(whose))
+    monkeypatch.setattr(h2c, "identity", lambda _transport: next(whose))
 
     async def scenario() -> None:
         async with serving(Judge()) as (server, path):
@@ -1002,8 +999,12 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.skipif(not h2c._CREDENTIALS, reason="the kernel does not say whose a connection is")
-def test_a_process_that_hoards_connections_takes_none_of_another(play: Play) -> None:
+@pytest.mark.skipif(not peers.CREDENTIALS, reason="the kernel does not say whose a connection is")
+def test_a_process_that_hoards_connections_takes_none_of_another(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h2c, "identity", peers.identity)
+
     async def scenario() -> None:
         with tempfile.TemporaryDirectory(prefix="authz-") as directory:
             path = Path(directory) / "ext_authz.sock"
