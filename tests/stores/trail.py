@@ -137,7 +137,8 @@ def overfill(path: Path, root: int) -> None:
     """Let the first leaf of a table say that it has 200 rows (SQLite file format, §1.6).
 
     Those it does not have are read as row 0 each, so that whoever reads on behind the last one
-    begins at the first.
+    begins at the first. Their pointers are zeros, as in the gap before the rows, also where the gap
+    has no room for all of them.
     """
     with path.open("r+b") as stream:
         page = int.from_bytes(stream.read(18)[16:], "big")
@@ -146,8 +147,13 @@ def overfill(path: Path, root: int) -> None:
         assert (kind, cells > 0) == (5, True), "not an interior page of a table"
         stream.seek((root - 1) * page + first)
         leaf = int.from_bytes(stream.read(4), "big")
-        stream.seek((leaf - 1) * page + 3)
+        header = (leaf - 1) * page
+        stream.seek(header + 3)
+        there = int.from_bytes(stream.read(2), "big")
+        stream.seek(header + 3)
         stream.write((200).to_bytes(2, "big"))
+        stream.seek(header + 8 + 2 * there)
+        stream.write(bytes(2 * (200 - there)))
 
 
 def verify(path: Path, *, now: float = START, **options: object) -> Report:
