@@ -314,6 +314,16 @@ def test_those_turned_away_last_are_a_row_when_the_gate_closes() -> None:
     assert [row.resource for row in recorder.rows] == ["doc", "2 calls"]
 
 
+def test_a_gate_that_closes_in_bypass_tells_of_those_it_turned_away_before() -> None:
+    recorder = MemoryRecorder()
+    asked = gate(ALLOW_READS, recorder)
+    asked.turn_away()
+    asked.mode = Mode.BYPASS
+    asked.turn_away()
+    asked.close()
+    assert [row.resource for row in recorder.rows] == ["1 calls"]
+
+
 def test_a_gate_closes_without_a_store() -> None:
     for recorder in (MemoryRecorder(UNAVAILABLE), MemoryRecorder()):
         asked = gate(ALLOW_READS, recorder)

@@ -225,3 +225,47 @@ def test_a_bug_in_a_stage_is_503_and_says_nothing_of_itself(
                 "SELECT decision, enforced, code FROM audit WHERE source = 'proxy'"
             ).fetchone()
         assert row == ("error", "error" if mode == "enforce" else "allow", "internal")
+
+
+_TURNS_AWAY = """
+import asyncio, os
+from authz import logs, wiring
+from authz.settings import Settings
+
+class Gate(wiring.Gate):
+    def __init__(self, **parts):
+        super().__init__(**parts)
+        self.turn_away()
+
+class H2cServer(wiring.H2cServer):
+    def __init__(self, *parts):
+        super().__init__(*parts)
+        # What the service is made with saves processor time where that is short.
+        assert self._thrift is not None
+
+logs.configure("info", "text", "authz")
+wiring.Gate, wiring.H2cServer = Gate, H2cServer
+asyncio.run(wiring.serve(Settings.from_env(os.environ)))
+"""
+
+
+def test_calls_turned_away_last_are_on_record_and_signed_when_the_service_stops() -> None:
+    with starter.directory() as path:
+        env = environment(path, free_port(), "http://127.0.0.1:9", AUTHZ_RUN_DIR=str(path))
+        with (
+            (path / "stderr").open("w") as log,
+            subprocess.Popen(
+                [sys.executable, "-c", _TURNS_AWAY], env=env, cwd=path, stderr=log
+            ) as service,
+        ):
+            try:
+                wait_until(path.joinpath("http.sock").exists, "the service")
+            finally:
+                service.terminate()
+        assert service.returncode == 0, (path / "stderr").read_text()
+        with contextlib.closing(sqlite3.connect(path / "audit.db")) as database:
+            [[seq]] = database.execute(
+                "SELECT seq FROM audit WHERE action = 'overload' AND resource = '1 calls'"
+            )
+            [[signed]] = database.execute("SELECT max(seq) FROM audit_heads")
+        assert signed >= seq

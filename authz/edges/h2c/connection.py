@@ -136,6 +136,7 @@ class Account:
     def __init__(self) -> None:
         #: What is left of `MAX_WORK`; negative where one frame cost more than there was.
         self.allowance = MAX_WORK
+        #: Streams that are open, and bytes that count against the server's budget.
         self.streams = 0
         self.held = 0
         #: Its connections that hold something.
