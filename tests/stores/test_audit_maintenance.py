@@ -337,17 +337,34 @@ def _frames(connection: sqlite3.Connection) -> int | None:
 
 
 def test_passive_checkpoints_alone_never_reset_the_wal_of_a_busy_writer(path: Path) -> None:
-    """Why there is another kind."""
-    with _busy_writer(path), contextlib.closing(sqlite3.connect(path)) as other:
+    """Why there is another kind: a writer that has begun goes on where the WAL ends.
+
+    Without threads, so that there is always one that has begun when a checkpoint comes. Between two
+    of its transactions a checkpoint may find all of them, and the WAL be begun anew: by chance.
+    """
+    with (
+        contextlib.closing(sqlite3.connect(path, isolation_level=None)) as writer,
+        contextlib.closing(sqlite3.connect(path)) as other,
+    ):
+        writer.execute("PRAGMA journal_mode = WAL")
+        writer.execute("CREATE TABLE filling (bytes BLOB)")
+        writer.execute("PRAGMA wal_autocheckpoint = 0")
+        other.execute("SELECT 1 FROM filling").fetchall()  # so that it knows of the WAL
         frames = [0]
-
-        def grown() -> bool:
+        while len(frames) <= 20 or _wal_bytes(path) <= 4 * LIMIT:
+            writer.execute("BEGIN IMMEDIATE")
             now = _frames(other)
-            assert now is None or now >= frames[-1], "it was begun anew"
-            frames.append(frames[-1] if now is None else now)
-            return len(frames) > 20 and _wal_bytes(path) > 4 * LIMIT
-
-        _until(grown, "the WAL never grew")
+            assert now is not None
+            assert now >= frames[-1], "it was begun anew"
+            frames.append(now)
+            writer.execute("INSERT INTO filling VALUES (zeroblob(1000000))")
+            writer.execute("COMMIT")
+        # The other kind has the next one begin it anew.
+        other.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+        writer.execute("INSERT INTO filling VALUES ('')")
+        last = _frames(other)
+        assert last is not None
+        assert last < frames[1]
 
 
 def test_the_wal_of_a_busy_writer_stays_bounded(path: Path) -> None:
