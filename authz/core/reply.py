@@ -32,13 +32,14 @@ _OVERWRITE: Final = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 TRACE_HEADER: Final = "x-meshguard-trace-id"
 
 #: google.rpc.Code for the status of an answer; Envoy only looks at OK or not OK.
-_RPC_CODE: Final = {400: 3, 401: 16, 403: 7, 503: 14}
+_RPC_CODE: Final = {400: 3, 401: 16, 403: 7, 429: 8, 503: 14}
 
 #: The `error` word of an answer (CONTRACT §2; 400 and 503 are ours).
 _ERROR_WORD: Final = {
     400: "bad_request",
     401: "unauthorized",
     403: "Forbidden",
+    429: "rate_limited",
     503: "unavailable",
 }
 
