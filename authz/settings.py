@@ -15,7 +15,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
@@ -29,6 +29,9 @@ from pydantic import (
 )
 
 from authz.core.mode import Mode
+
+if TYPE_CHECKING:
+    from authz.core.jwks import KeySet
 
 #: HS256 needs a key of at least the hash's size (RFC 7518 §3.2).
 MIN_JWT_SECRET: Final = 32
@@ -295,7 +298,15 @@ class Settings(BaseModel):
         description="file that PROXY_AUTHORIZATION is read from at start",
     )
     jwt_secret: Annotated[SecretStr, _secret(MIN_JWT_SECRET, _HOW_JWT)] = Field(
-        alias="JWT_SECRET", description="key that signs and verifies agent tokens (HS256)"
+        SecretStr(""),
+        alias="JWT_SECRET",
+        description="key that signs and verifies agent tokens (HS256); not needed beside JWKS_FILE",
+    )
+    jwks_file: Path | None = Field(
+        None,
+        alias="JWKS_FILE",
+        description="JWK Set of public keys that verify agent tokens (EdDSA, ES256, RS256), read at"
+        " start and whenever it changes",
     )
     jwt_ttl_s: Annotated[int, BeforeValidator(_duration)] = Field(
         parse_duration("24h"),
@@ -420,6 +431,7 @@ class Settings(BaseModel):
         problems: list[str] = []
         given = _with_file(given, "PROXY_AUTHORIZATION", problems)
         given = _with_mode_file(given, problems)
+        problems += _token_key_problems(given)
         try:
             settings = cls.model_validate(given)
         except ValidationError as error:
@@ -494,8 +506,6 @@ def settings_of(env: Mapping[str, str], *names: str) -> Settings:
 def _sentence(item: Any) -> str:
     name = str(item["loc"][0])
     match item["type"]:
-        case "missing":
-            return f"{name}: not set; make one with: {_HOW_JWT}"
         case "value_error":
             return f"{name}: {item['ctx']['error']}"
         case "string_too_long":
@@ -526,18 +536,57 @@ def read_mode_file(path: Path) -> Mode:
     Raises:
         ValueError: it cannot be read, or holds none; one sentence that starts with the variable.
     """
-    try:
-        # Without O_NONBLOCK, opening a FIFO would wait for its writer.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:  # noqa: PTH123
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise ValueError(f"MODE_FILE: {path} is not a regular file")
-            text = stream.read(MAX_MODE_FILE + 1)
-    except OSError as error:
-        raise ValueError(f"MODE_FILE: {path} cannot be read: {error.strerror}") from None
+    text = _content("MODE_FILE", path, MAX_MODE_FILE)
     word = text.decode("ascii", "replace").strip().lower()
     if len(text) > MAX_MODE_FILE or word not in set(Mode):
         raise ValueError(f"MODE_FILE: {path} must hold enforce, audit or bypass")
     return Mode(word)
+
+
+def read_jwks_file(path: Path) -> "KeySet":
+    """The public keys that a JWKS_FILE holds.
+
+    Raises:
+        ValueError: it cannot be read, or is no set of public keys; one sentence that starts with
+            the variable.
+    """
+    # Only here: importing PyJWT takes 0.1 s, which whoever has no such file need not wait for.
+    from authz.core import jwks  # noqa: PLC0415
+
+    content = _content("JWKS_FILE", path, jwks.MAX_JWKS)
+    try:
+        return jwks.parse(content)
+    except ValueError as error:
+        raise ValueError(f"JWKS_FILE: {path}: {error}") from None
+
+
+def _content(variable: str, path: Path, limit: int) -> bytes:
+    """What a regular file holds, at most one byte more than the limit.
+
+    Raises:
+        ValueError: it cannot be read; one sentence that starts with the variable.
+    """
+    try:
+        # Without O_NONBLOCK, opening a FIFO would wait for its writer.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:  # noqa: PTH123
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise ValueError(f"{variable}: {path} is not a regular file")
+            return stream.read(limit + 1)
+    except OSError as error:
+        raise ValueError(f"{variable}: {path} cannot be read: {error.strerror}") from None
+
+
+def _token_key_problems(given: Mapping[str, str]) -> list[str]:
+    """What is wrong with where the keys of tokens come from."""
+    file = given.get("JWKS_FILE")
+    if file is None:
+        said = f"JWT_SECRET: not set; make one with: {_HOW_JWT}"
+        return [] if "JWT_SECRET" in given else [said]
+    try:
+        read_jwks_file(Path(file))
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def _with_mode_file(given: dict[str, str], problems: list[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -20,17 +20,18 @@ from fastapi import FastAPI
 from authz import __version__, envoy_config
 from authz.core.audit import AuditRow, change_row
 from authz.core.identity import TokenVerifier
+from authz.core.jwks import KeySet
 from authz.core.mode import Mode
 from authz.edges.cpu_quota import Thrift
 from authz.edges.h2c.server import BATCH, H2cServer
 from authz.edges.http import admin
 from authz.edges.http.app import build_app
 from authz.edges.http.probes import Health
-from authz.edges.reloader import Reloader, report
+from authz.edges.reloader import Followed, Reloader, report
 from authz.edges.sockets import bind_unix
 from authz.gate import Gate
 from authz.run_dir import StartError, run_directory
-from authz.settings import Settings, read_mode_file
+from authz.settings import Settings, read_jwks_file, read_mode_file
 from authz.stores.audit_key import default_key_file
 from authz.stores.audit_log import AuditLog
 from authz.stores.audit_maintenance import AuditMaintenance
@@ -62,7 +63,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
     `on_ready` is called when it can answer.
 
     Raises:
-        StartError: the run directory cannot be used.
+        StartError: the run directory, the keys of tokens or the transport cannot be used.
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(run_directory(settings.run_dir, "service"))
@@ -82,10 +83,11 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             now=time.time,
             new_id=_new_id,
         )
+        tokens = _tokens(settings)
         proxy_authorization = settings.proxy_authorization
         gate = Gate(
             snapshot=lambda: versions.current,
-            tokens=TokenVerifier(settings.jwt_secret.get_secret_value(), settings.agent_id),
+            tokens=tokens,
             recorder=audit,
             mode=settings.mode,
             now=time.time,
@@ -107,11 +109,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             directory,
             versions,
             loaded=loaded,
-            mode_file=settings.mode_file,
-            read_mode=lambda: (
-                read_mode_file(settings.mode_file) if settings.mode_file else settings.mode
-            ),
-            set_mode=lambda mode: _set_mode(settings, gate, versions, mode),
+            files=_followed(settings, gate, versions, tokens),
             poll_s=settings.policies_poll_s,
         )
         ext_authz = _transport(settings, gate)
@@ -119,7 +117,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             mode=lambda: gate.mode,
             loaded=lambda: reloader.loaded,
             versions=versions,
-            mode_problem=lambda: reloader.mode_problem,
+            problems=reloader.problems,
             audit=audit,
             allow_unrecorded=settings.audit_on_failure == "allow",
             started_at=time.time(),
@@ -259,6 +257,53 @@ def _maintenance(
         now=time.time,
         monotonic=time.monotonic,
     )
+
+
+def _tokens(settings: Settings) -> TokenVerifier:
+    """What verifies agent tokens.
+
+    Raises:
+        StartError: its public keys cannot be used.
+    """
+    secret = settings.jwt_secret.get_secret_value()
+    try:
+        keys = read_jwks_file(settings.jwks_file) if settings.jwks_file else None
+    except ValueError as error:
+        raise StartError(str(error)) from None
+    return TokenVerifier(secret, settings.agent_id, keys)
+
+
+def _followed(
+    settings: Settings, gate: Gate, versions: Versions, tokens: TokenVerifier
+) -> list[Followed[Any]]:
+    """The files besides the policies whose content is in force."""
+    found: list[Followed[Any]] = []
+    if settings.mode_file is not None:
+        found.append(
+            Followed(
+                "mode",
+                settings.mode_file,
+                read=read_mode_file,
+                use=lambda mode: _set_mode(settings, gate, versions, mode),
+                stays="the mode stays as it is",
+            )
+        )
+    if settings.jwks_file is not None:
+        found.append(
+            Followed(
+                "keys",
+                settings.jwks_file,
+                read=read_jwks_file,
+                use=lambda keys: _use_keys(tokens, keys),
+                stays="the keys stay as they are",
+            )
+        )
+    return found
+
+
+def _use_keys(tokens: TokenVerifier, keys: KeySet) -> None:
+    if tokens.use_keys(keys):
+        log.info("JWKS_FILE: %d public keys verify tokens from now on", len(keys))
 
 
 def _set_mode(settings: Settings, gate: Gate, versions: Versions, mode: Mode) -> None:

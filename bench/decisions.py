@@ -318,7 +318,7 @@ def _compared(
 def _after_a_swap(repeats: int) -> dict[str, Any]:
     """What a caller's first decision costs by new policies, and what `prepare` takes of that."""
     found: dict[str, Any] = {}
-    caller = Identity(AGENT, AGENT, "verified", 2, frozenset([TAG]), "")
+    caller = Identity(AGENT, AGENT, "verified", 2, frozenset([TAG]), "", 2)
     asked = _plain(0)
     headers = {"authorization": "none", "x-meshguard-action": asked.action}
     call = from_check_request(check_request("POST", "/proxy/somewhere", headers))

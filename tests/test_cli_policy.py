@@ -1389,7 +1389,7 @@ ACTIONS: Final = st.one_of(
 
 def _is_allowed(snapshot: Snapshot, agent: str, action: str) -> bool:
     call = calls.from_http("check", "GET", "/ours", "", lambda _, default: default)
-    who = Identity(agent, "", "verified", 2, frozenset(), "")
+    who = Identity(agent, "", "verified", 2, frozenset(), "", 2)
     case = Case(call._replace(action=action), who, snapshot)
     return judge(case, CHAIN).decision is Decision.ALLOW
 
@@ -1403,7 +1403,7 @@ def test_a_suggestion_allows_what_was_seen_and_nothing_else(
     seen: list[tuple[str, str, bool]], others: list[tuple[str, str]]
 ) -> None:
     found = suggest(
-        Seen(Identity(agent, "", "verified", 2, frozenset(), ""), action, 1, objected)
+        Seen(Identity(agent, "", "verified", 2, frozenset(), "", 2), action, 1, objected)
         for agent, action, objected in seen
     )
     sayable = {(agent, fold(action)) for agent, action, _ in seen if is_sayable(agent, action)}

@@ -38,8 +38,12 @@ def mint(
     from authz.core.timestamps import rfc3339
     from authz.settings import SettingsError, parse_duration, settings_of
 
+    env = environment(dev_secrets=insecure_dev_secrets)
+    if env.get("JWKS_FILE", "").strip() and not env.get("JWT_SECRET", "").strip():
+        fail(
+            ["JWT_SECRET: not set, and the keys in JWKS_FILE only verify: nothing to mint with"], 2
+        )
     try:
-        env = environment(dev_secrets=insecure_dev_secrets)
         settings = settings_of(env, "JWT_SECRET", "JWT_EXPIRES_IN")
     except SettingsError as error:
         fail(error.problems, 2)

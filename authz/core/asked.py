@@ -45,7 +45,13 @@ class AgentSpec(BaseModel):
         tier_rank = rank(self.tier)
         assert tier_rank is not None
         return Identity(
-            self.id, self.name or self.id, self.tier, tier_rank, frozenset(self.tags), self.org
+            self.id,
+            self.name or self.id,
+            self.tier,
+            tier_rank,
+            frozenset(self.tags),
+            self.org,
+            effective_rank=tier_rank,
         )
 
 

@@ -1,12 +1,16 @@
 """Who is calling: an `Authorization` header to an `Identity`, or to the reason there is none.
 
-- Algorithms are pinned to HS256 (RFC 8725 §3.1); the header's own `alg` only gets to be wrong.
+- Algorithms are pinned (RFC 8725 §3.1): HS256 to the secret; EdDSA, ES256 and RS256 each to public
+  keys of one type. The header's own `alg` and `kid` choose among these, or get to be wrong.
 - A token needs `sub` and `exp`. `exp` has no leeway; `nbf` and `iat` have `CLOCK_LEEWAY_S`, since
   the minting host's clock may run ahead of ours.
 - A signature is compared before anything of a token is read, so a forged one costs an HMAC and
-  not a parser's time; what carries the right one is judged by PyJWT.
+  not a parser's time; of a token that is not signed with the secret only the header is read before,
+  and that is bounded. What carries the right signature is judged by PyJWT.
 - Each way to fail has its own code; "no credential", "not ours" and "ours but bad" stay apart,
   because only the last kind must be kept from the upstream.
+- What the registry says of an agent wins over its token: a revoked agent is nobody from the next
+  call on. An agent that it does not know is who its token says.
 - Verified tokens are cached, at most `CACHE_SIZE`, each until its `exp`. Failures are never
   cached, so nobody can push a good token out with bad ones.
 """
@@ -17,7 +21,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import jwt
 from jwt.types import Options
@@ -27,6 +31,8 @@ from authz.core.tiers import UNVERIFIED, rank
 
 ISSUER: Final = "meshguard"
 ALGORITHM: Final = "HS256"
+#: What public keys verify, each by its type (RFC 8037, RFC 7518 §3.3 and §3.4).
+KEY_ALGORITHMS: Final = ("EdDSA", "ES256", "RS256")
 #: Seconds by which `nbf` and `iat` may lie in the future: NTP-kept hosts differ by far less.
 CLOCK_LEEWAY_S: Final = 60
 #: One sidecar serves one agent; tokens overlap only while they are being renewed.
@@ -37,8 +43,8 @@ MAX_TOKEN: Final = 8192
 MAX_CLAIM: Final = 256
 MAX_TAGS: Final = 64
 
-#: Longest header segment that is read of a token whose signature is not ours, characters; a
-#: plain HS256 header has 36.
+#: Longest header segment that is read of a token whose signature was not compared, characters; a
+#: plain HS256 header has 36, and one that names its key has not many more.
 MAX_HEADER: Final = 1024
 
 #: Signature checked, every claim left to us: PyJWT would read the system clock.
@@ -59,11 +65,13 @@ class Identity(NamedTuple):
 
     agent_id: str
     name: str
-    #: As the token spells it; compare `rank`.
+    #: As the registry or else the token spells it; compare `rank`.
     tier: str
     rank: int
     tags: frozenset[str]
     org_id: str
+    #: The lower of the registry's rank and the token's: what both of them vouch for.
+    effective_rank: int
 
 
 class Unidentified(NamedTuple):
@@ -76,7 +84,56 @@ class Unidentified(NamedTuple):
 
 
 #: The rank, tags and ids of a caller about whom nothing is known.
-ANONYMOUS: Final = Identity("", "", "unverified", UNVERIFIED, frozenset(), "")
+ANONYMOUS: Final = Identity("", "", "unverified", UNVERIFIED, frozenset(), "", UNVERIFIED)
+
+
+class Keys(Protocol):
+    """Public keys that tokens are verified with (`jwks.KeySet`)."""
+
+    def find(self, kid: str | None, alg: str) -> jwt.PyJWK | None:
+        """The one key that a token with this header is verified with, if there is one."""
+
+    def knows(self, kid: str | None) -> bool:
+        """Whether a key has this id, of whatever algorithm."""
+
+
+class Record(Protocol):
+    """What a registry has on an agent (`agents.Agent`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tier(self) -> str: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def tags(self) -> tuple[str, ...]: ...
+    @property
+    def org_id(self) -> str: ...
+    @property
+    def revoked_at(self) -> float | None: ...
+
+
+class Registry(Protocol):
+    """The agents that are known here."""
+
+    @property
+    def version(self) -> int:
+        """Grows with every change."""
+
+    def get(self, agent_id: str) -> Record | None:
+        """The record of an agent, if there is one."""
+
+
+class _Empty:
+    version: Final = 0
+
+    def get(self, agent_id: str) -> None:  # noqa: ARG002 - nobody is known
+        return None
+
+
+#: The registry that knows nobody: every agent is who its token says.
+EMPTY: Final[Registry] = _Empty()
 
 #: Two segments that start with the base64 of `{"`; the second holds the claims. Only a word's
 #: beginning is looked at, else `eyJeyJeyJ…` would be read once from each of its places.
@@ -89,11 +146,17 @@ _MALFORMED: Final = Unidentified(
     Code.TOKEN_MALFORMED, "the credential is not a well-formed JWT", ours=False
 )
 _WRONG_ALGORITHM: Final = Unidentified(
-    Code.TOKEN_WRONG_ALGORITHM, f"the token is not signed with {ALGORITHM}", ours=False
+    Code.TOKEN_WRONG_ALGORITHM,
+    "the token is signed with another algorithm than its key is for",
+    ours=False,
+)
+_UNKNOWN_KEY: Final = Unidentified(
+    Code.TOKEN_UNKNOWN_KEY, "the token names no key that is trusted here", ours=False
 )
 _BAD_SIGNATURE: Final = Unidentified(
     Code.TOKEN_BAD_SIGNATURE, "the token's signature does not verify", ours=False
 )
+_REVOKED: Final = Unidentified(Code.AGENT_REVOKED, "the agent was revoked", ours=True)
 _MISSING: Final = Unidentified(
     Code.TOKEN_MISSING, "the request has no Authorization: Bearer token", ours=False
 )
@@ -101,16 +164,49 @@ _MISSING: Final = Unidentified(
 NOT_LOOKED_AT: Final = Unidentified(Code.INTERNAL, "the token was not looked at", ours=True)
 
 
-class TokenVerifier:
-    """Verifies agent tokens against one shared secret."""
+class _Verified(NamedTuple):
+    """What a good token says, and when it does."""
 
-    def __init__(self, secret: str, pinned_agent: str = "") -> None:
-        """`pinned_agent`: the only `sub` that is accepted, when not empty (SIDECAR_AGENT_ID)."""
+    starts: float
+    expires: float
+    claimed: Identity
+
+
+class TokenVerifier:
+    """Verifies agent tokens against one shared secret, public keys, or both."""
+
+    def __init__(
+        self,
+        secret: str,
+        pinned_agent: str = "",
+        keys: Keys | None = None,
+        registry: Registry = EMPTY,
+    ) -> None:
+        """
+        Args:
+            secret: verifies HS256; empty where only `keys` verify.
+            pinned_agent: the only `sub` that is accepted, when not empty (SIDECAR_AGENT_ID).
+            keys: verify `KEY_ALGORITHMS`; None where only the secret verifies.
+            registry: whose records win over what tokens say.
+        """
         self._secret = secret
         self._key = secret.encode()
         self._pinned_agent = pinned_agent
-        #: Token to when it starts, when it expires, and whose it is.
-        self._verified: dict[str, tuple[float, float, Identity]] = {}
+        self._keys = keys
+        self._registry = registry
+        #: Token to what it says, the registry's version, and whose it is by that version.
+        self._verified: dict[str, tuple[_Verified, int, Identity]] = {}
+
+    def use_keys(self, keys: Keys | None) -> bool:
+        """Verify with these keys from now on; whether they are others than before.
+
+        What others have verified counts no longer, so a key that is gone is worth nothing at once.
+        """
+        if keys == self._keys:
+            return False
+        self._keys = keys
+        self._verified.clear()
+        return True
 
     def identify(self, authorization: str, now: float) -> Identity | Unidentified:
         """Read an `Authorization` header's value. `now` in seconds since the epoch."""
@@ -120,28 +216,39 @@ class TokenVerifier:
         if not token or scheme.lower() != "bearer":
             return _MISSING._replace(ours=_mentions_ours(authorization))
         if cached is not None:
-            starts, expires, identity = cached
-            if starts <= now < expires:
-                return identity
+            verified, version, identity = cached
+            if verified.starts <= now < verified.expires:
+                if version == self._registry.version:
+                    return identity
+                return self._look_up(token, verified)
             del self._verified[token]
         result = self._verify(token, now)
         if isinstance(result, Unidentified):
             return result
-        if len(self._verified) >= CACHE_SIZE:
-            del self._verified[next(iter(self._verified))]
-        self._verified[token] = result
-        return result[2]
+        return self._look_up(token, result)
 
-    def _verify(self, token: str, now: float) -> tuple[float, float, Identity] | Unidentified:
+    def _look_up(self, token: str, verified: _Verified) -> Identity | Unidentified:
+        """Whose a good token is by the registry; remembered, unless the agent was revoked."""
+        self._verified.pop(token, None)
+        # Before the record: whatever changes while it is read is looked up by the next call.
+        version = self._registry.version
+        caller = _registered(verified.claimed, self._registry.get(verified.claimed.agent_id))
+        if isinstance(caller, Identity):
+            if len(self._verified) >= CACHE_SIZE:
+                del self._verified[next(iter(self._verified))]
+            self._verified[token] = (verified, version, caller)
+        return caller
+
+    def _verify(self, token: str, now: float) -> _Verified | Unidentified:
         if len(token) > MAX_TOKEN:
             reason = f"the token is longer than {MAX_TOKEN} characters"
             return Unidentified(Code.TOKEN_MALFORMED, reason, ours=_mentions_ours(token))
-        if not self._is_signed(token):
-            return _why_unsigned(token)
+        key = self._secret if self._is_signed(token) else self._key_of(token)
+        if isinstance(key, Unidentified):
+            return key._replace(ours=_mentions_ours(token))
+        algorithm = key.algorithm_name if isinstance(key, jwt.PyJWK) else ALGORITHM
         try:
-            decoded = jwt.decode_complete(
-                token, self._secret, algorithms=[ALGORITHM], options=_OPTIONS
-            )
+            decoded = jwt.decode_complete(token, key, algorithms=[algorithm], options=_OPTIONS)
         except jwt.InvalidAlgorithmError:
             return _WRONG_ALGORITHM._replace(ours=True)
         except Exception:  # noqa: BLE001
@@ -155,20 +262,62 @@ class TokenVerifier:
 
     def _is_signed(self, token: str) -> bool:
         """Whether the last segment is the HMAC over the others (RFC 7515 §5.2, HS256)."""
+        if not self._secret:
+            return False  # anybody could make an HMAC with an empty key
         signed, _, signature = token.rpartition(".")
         mac = hmac.digest(self._key, signed.encode("utf-8", "replace"), "sha256")
         expected = base64.urlsafe_b64encode(mac).rstrip(b"=")
         return hmac.compare_digest(expected, signature.encode("utf-8", "replace"))
 
+    def _key_of(self, token: str) -> jwt.PyJWK | Unidentified:
+        """The public key that a token is signed with; whose it is otherwise is not looked at."""
+        header = _header_of(token)
+        if header is None:
+            return _MALFORMED
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if algorithm == ALGORITHM and self._secret:
+            return _BAD_SIGNATURE
+        if self._keys is None or algorithm not in KEY_ALGORITHMS:
+            return _WRONG_ALGORITHM
+        if not (kid is None or isinstance(kid, str)):
+            return _MALFORMED
+        key = self._keys.find(kid, algorithm)
+        if key is None:
+            return _WRONG_ALGORITHM if self._keys.knows(kid) else _UNKNOWN_KEY
+        signed, _, signature = token.rpartition(".")
+        # By the key's own algorithm, never by what the header says it is.
+        fits = key.Algorithm.verify(signed.encode(), key.key, _bytes_of(signature))
+        return key if fits else _BAD_SIGNATURE
+
     def _accept(
         self, header: Mapping[str, Any], claims: Mapping[str, Any], now: float
-    ) -> tuple[float, float, Identity]:
-        starts, expires, identity = _judge_claims(header, claims, now)
-        if self._pinned_agent and identity.agent_id != self._pinned_agent:
+    ) -> _Verified:
+        if "crit" in header:
+            # RFC 7515 §4.1.11: what is critical and not understood makes the whole invalid.
+            raise _Refused(Code.TOKEN_MALFORMED, "the token's header has a crit")
+        verified = _judge_claims(header, claims, now)
+        if self._pinned_agent and verified.claimed.agent_id != self._pinned_agent:
             raise _Refused(
                 Code.TOKEN_WRONG_AGENT, "the token belongs to another agent than this sidecar's"
             )
-        return starts, expires, identity
+        return verified
+
+
+def _registered(claimed: Identity, record: Record | None) -> Identity | Unidentified:
+    """Whose a token is that says it is `claimed`'s, by the registry's record of that agent."""
+    if record is None:
+        return claimed
+    if record.revoked_at is not None:
+        return _REVOKED
+    return Identity(
+        agent_id=claimed.agent_id,
+        name=record.name,
+        tier=record.tier,
+        rank=record.rank,
+        tags=frozenset(record.tags),
+        org_id=record.org_id,
+        effective_rank=min(record.rank, claimed.rank),
+    )
 
 
 def mint(
@@ -212,9 +361,7 @@ def mint(
     return token
 
 
-def _judge_claims(
-    header: Mapping[str, Any], claims: Mapping[str, Any], now: float
-) -> tuple[float, float, Identity]:
+def _judge_claims(header: Mapping[str, Any], claims: Mapping[str, Any], now: float) -> _Verified:
     if str(header.get("typ", "JWT")).lower() not in ("jwt", "at+jwt"):
         # Tokens for other purposes share the secret; they identify nobody (RFC 8725 §3.11).
         raise _Refused(Code.TOKEN_BAD_CLAIM, "the token's typ is not JWT")
@@ -245,7 +392,7 @@ def _judge_claims(
         raise _Refused(
             Code.TOKEN_BAD_CLAIM, f"the token's tags are not a list of at most {MAX_TAGS}"
         )
-    return (
+    return _Verified(
         starts,
         expires,
         Identity(
@@ -255,6 +402,7 @@ def _judge_claims(
             rank=tier_rank,
             tags=frozenset(_checked("tags", tag) for tag in tags),
             org_id=_text(claims, "orgId", "org"),
+            effective_rank=tier_rank,
         ),
     )
 
@@ -299,21 +447,16 @@ def _checked(name: str, value: object) -> str:
     return value
 
 
-def _why_unsigned(token: str) -> Unidentified:
-    """Which of the reasons it is that a token does not carry our signature."""
-    ours = _mentions_ours(token)
+def _header_of(token: str) -> Mapping[str, Any] | None:
+    """The header of a token whose signature was not compared; None where there is none to read."""
     first = token.partition(".")[0]
     if len(first) > MAX_HEADER or not _THREE_SEGMENTS.fullmatch(token):
-        return _MALFORMED._replace(ours=ours)
+        return None
     try:
         header = json.loads(_bytes_of(first))
     except (ValueError, RecursionError):
-        return _MALFORMED._replace(ours=ours)
-    if not isinstance(header, dict):
-        return _MALFORMED._replace(ours=ours)
-    if header.get("alg") != ALGORITHM:
-        return _WRONG_ALGORITHM._replace(ours=ours)
-    return _BAD_SIGNATURE._replace(ours=ours)
+        return None
+    return header if isinstance(header, dict) else None
 
 
 def _mentions_ours(credential: str) -> bool:

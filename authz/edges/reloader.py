@@ -1,4 +1,4 @@
-"""Reloading: files that change on disk become the policies and the mode in force.
+"""Reloading: files that change on disk become the policies, the mode and the keys in force.
 
 - A burst of changes is one reload: nothing is read until it has been quiet for `QUIET_S` and no
   file is open for writing, and for no longer than `PATIENCE_S` since the first of them. A file that
@@ -16,11 +16,10 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from authz.core.mode import Mode
 from authz.core.policy_file import Problem
 from authz.edges.threads import in_thread
 from authz.edges.watcher import OPEN_S, Watcher
@@ -44,6 +43,49 @@ FLUSH_S: Final = 5.0
 PREPARED: Final = 64
 
 
+T = TypeVar("T")
+
+
+class Followed(Generic[T]):
+    """A file of its own whose content is in force; one that turns bad changes nothing."""
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        *,
+        read: Callable[[Path], T],
+        use: Callable[[T], None],
+        stays: str,
+    ) -> None:
+        """
+        Args:
+            name: what it holds, as `/health` calls it.
+            read: reads it, in a thread; raises ValueError with a sentence when it cannot.
+            use: puts what was read in force, whether or not it is something else.
+            stays: what is logged after that sentence: `the mode stays as it is`.
+        """
+        self.name = name
+        self.path = path
+        self._read = read
+        self._use = use
+        self._stays = stays
+        #: Why what is in force is not what the file says.
+        self.problem = ""
+
+    async def reload(self) -> None:
+        """Read the file again; a problem is logged once."""
+        try:
+            content = await in_thread(lambda: self._read(self.path))
+        except ValueError as error:
+            if str(error) != self.problem:
+                log.error("%s; %s", error, self._stays)
+            self.problem = str(error)
+            return
+        self.problem = ""
+        self._use(content)
+
+
 class _Read(NamedTuple):
     """A reading, with all about it that takes time to find out."""
 
@@ -56,7 +98,7 @@ class _Read(NamedTuple):
 
 
 class Reloader:
-    """Keeps policies and mode as the files say."""
+    """Keeps policies, and what else is followed, as the files say."""
 
     def __init__(
         self,
@@ -64,16 +106,13 @@ class Reloader:
         versions: Versions,
         *,
         loaded: Loaded,
-        mode_file: Path | None,
-        read_mode: Callable[[], Mode],
-        set_mode: Callable[[Mode], None],
+        files: Sequence[Followed[Any]],
         poll_s: float,
     ) -> None:
         """
         Args:
             loaded: what is in force now.
-            read_mode: reads the mode; raises ValueError with a sentence when it cannot.
-            set_mode: applies a mode, whether or not it is another one.
+            files: what else is followed.
             poll_s: seconds between looks besides being told; 0 for none.
         """
         #: The last reading.
@@ -82,27 +121,27 @@ class Reloader:
         self.reloads = 0
         self._directory = directory
         self._versions = versions
-        self._mode_file = mode_file
-        self._read_mode = read_mode
-        self._set_mode = set_mode
+        self._files = files
         self._poll_s = poll_s
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._last_change = 0.0
         self._asked = False
-        #: Why the mode is not what its file says.
-        self.mode_problem = ""
         self._signature: object = None
         #: Files were being written at the last reading, and were left out of it.
         self._left_out = False
-        #: Where MODE_FILE leads to; the watcher speaks of real paths.
-        self._mode_path = ""
+        #: Where the followed files lead to; the watcher speaks of real paths.
+        self._real_paths: set[str] = set()
         self._watcher = Watcher(self._on_change, is_ours=self._is_ours)
 
     def ask(self) -> None:
         """Read everything again now, and say so even if nothing has changed (SIGHUP)."""
         self._asked = True
         self._changed.set()
+
+    def problems(self) -> dict[str, str]:
+        """What is not as its file says, and why; policies are not among it."""
+        return {file.name: file.problem for file in self._files if file.problem}
 
     async def run(self) -> None:
         """Watch and reload until cancelled."""
@@ -131,8 +170,8 @@ class Reloader:
         self._watch(self.loaded, Pace())
 
     def _watch(self, loaded: Loaded, pace: Pace) -> bool:
-        files = [self._mode_file] if self._mode_file is not None else []
-        self._mode_path = os.path.realpath(self._mode_file) if self._mode_file else ""
+        files = [file.path for file in self._files]
+        self._real_paths = {os.path.realpath(path) for path in files}
         seen = pace.over([*loaded.directories, *loaded.paths])
         links = pace.over(loaded.links)
         try:
@@ -144,7 +183,7 @@ class Reloader:
             return False
 
     def _is_ours(self, path: str) -> bool:
-        return path.endswith(SUFFIXES) or path == self._mode_path
+        return path.endswith(SUFFIXES) or path in self._real_paths
 
     def _on_change(self) -> None:
         self._last_change = time.monotonic()
@@ -191,7 +230,8 @@ class Reloader:
     async def _reload(self) -> None:
         self._changed.clear()
         asked, self._asked = self._asked, False
-        await self._reload_mode()
+        for followed in self._files:
+            await followed.reload()
         started = time.monotonic()
         try:
             read = await in_thread(self._read)
@@ -249,17 +289,6 @@ class Reloader:
             sorted({*loaded.stale} - now),
             sorted(now - {*loaded.stale}),
         )
-
-    async def _reload_mode(self) -> None:
-        try:
-            mode = await in_thread(self._read_mode)
-        except ValueError as error:
-            if str(error) != self.mode_problem:
-                log.error("%s; the mode stays as it is", error)
-            self.mode_problem = str(error)
-            return
-        self.mode_problem = ""
-        self._set_mode(mode)
 
     async def _flush(self) -> None:
         while True:

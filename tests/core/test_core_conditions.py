@@ -26,7 +26,7 @@ from authz.core.tiers import TIERS, rank
 from authz.core.verdict import Decision, Verdict, judge
 from tests.builders import check_request, snapshot
 
-WHO: Final = Identity("agent-1", "Reviewer", "verified", 2, frozenset({"ci", "writer"}), "acme")
+WHO: Final = Identity("agent-1", "Reviewer", "verified", 2, frozenset({"ci", "writer"}), "acme", 2)
 CALL: Final = from_check_request(check_request("GET", "/proxy/api/users?x=1", {}))
 
 
@@ -625,7 +625,7 @@ def test_a_resource_that_is_not_named_is_unknown() -> None:
 
 # ---------------------------------------------------------------- agents
 
-NAMELESS: Final = Identity("agent-2", "", "basic", 1, frozenset(), "")
+NAMELESS: Final = Identity("agent-2", "", "basic", 1, frozenset(), "", 1)
 
 
 @pytest.mark.parametrize(

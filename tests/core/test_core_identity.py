@@ -39,7 +39,7 @@ def refusal(authorization: str, now: float = NOW) -> Unidentified:
 def test_a_good_token_names_its_agent() -> None:
     caller = known(bearer(name="Reviewer", tags=["code-review", "ci"], orgId="acme"))
     assert caller == Identity(
-        "agent-1", "Reviewer", "verified", 2, frozenset({"code-review", "ci"}), "acme"
+        "agent-1", "Reviewer", "verified", 2, frozenset({"code-review", "ci"}), "acme", 2
     )
 
 
@@ -356,7 +356,7 @@ def test_what_is_minted_is_verified() -> None:
         org_id="acme",
     )
     assert known(f"Bearer {minted}", NOW + 0.75) == Identity(
-        "agent-7", "Seven", "elevated", 3, frozenset({"a", "b"}), "acme"
+        "agent-7", "Seven", "elevated", 3, frozenset({"a", "b"}), "acme", 3
     )
     assert refusal(f"Bearer {minted}", NOW + 61).code is Code.TOKEN_EXPIRED
 

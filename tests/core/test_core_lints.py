@@ -26,7 +26,6 @@ from authz.core.pattern import Matcher, compile_pattern
 from authz.core.policy_doc import PolicyDoc
 from authz.core.policy_file import parse_file
 from authz.core.policy_set import PolicyFile, build
-from authz.core.tiers import rank
 from tests.builders import check_request
 
 BUNDLED: Final = sorted((Path(__file__).parents[2] / "policies").glob("*.yaml"))
@@ -35,7 +34,7 @@ BUNDLED: Final = sorted((Path(__file__).parents[2] / "policies").glob("*.yaml"))
 ACTIONS: Final = [
     "".join(letters) for size in range(5) for letters in itertools.product("abc", repeat=size)
 ]
-WHO: Final = Identity("agent-1", "", "verified", 2, frozenset(), "")
+WHO: Final = Identity("agent-1", "", "verified", 2, frozenset(), "", 2)
 CALLS: Final = {
     action: from_check_request(check_request())._replace(action=action) for action in ACTIONS
 }
@@ -418,7 +417,7 @@ def test_a_default_that_is_called_overruled_is_so_for_somebody(
 ) -> None:
     told = conflicts(*scoped)
     callers = [
-        Identity(agent_id, "", "verified", rank("verified") or 0, frozenset(tags), org)
+        Identity(agent_id, "", "verified", 2, frozenset(tags), org, 2)
         for agent_id in ("x", "y", "z")
         for tags in ((), ("x",), ("y",), ("x", "y"))
         for org in ("", "x", "y")

@@ -106,7 +106,7 @@ REQUESTS: Final = st.builds(
 )
 CALLERS: Final = st.builds(
     lambda agent_id, tier, tags, org: Identity(
-        agent_id, "", tier, tiers.rank(tier) or 0, frozenset(tags), org
+        agent_id, "", tier, tiers.rank(tier) or 0, frozenset(tags), org, tiers.rank(tier) or 0
     ),
     st.sampled_from(IDS),
     st.sampled_from(TIERS),
@@ -455,7 +455,7 @@ def test_conditions_decide_as_the_naive_reading_does(world: World) -> None:
 
 # Every operator on every kind of value
 
-NOBODY: Final = Identity("a", "", "verified", 2, frozenset(), "")
+NOBODY: Final = Identity("a", "", "verified", 2, frozenset(), "", 2)
 PLAIN: Final = Asked("GET", "a", None, None, None)
 VALUES_OF_K: Final[tuple[Any, ...]] = (
     *(None, "", "a", "A", "ab", "docs/a/A", "\u00c9a", "1"),
@@ -597,7 +597,7 @@ def test_every_order_of_rules_decides_as_the_naive_reading_does(order: str) -> N
 
 
 def test_every_pair_of_scopes_is_weighed_as_in_the_naive_reading() -> None:
-    caller = Identity("a", "", "basic", 1, frozenset({"t"}), "o")
+    caller = Identity("a", "", "basic", 1, frozenset({"t"}), "o", 1)
     lists = {"agentIds": ["a"], "tags": ["t"], "trustTiers": ["basic"], "orgIds": ["o"]}
     scopes = [
         {name: lists[name] for name in names}

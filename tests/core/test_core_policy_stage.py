@@ -39,7 +39,7 @@ def who(
 ) -> Identity:
     rung = rank(tier)
     assert rung is not None
-    return Identity(agent_id, "", tier, rung, frozenset(tags), org)
+    return Identity(agent_id, "", tier, rung, frozenset(tags), org, rung)
 
 
 def asks(action: str) -> Call:

@@ -59,7 +59,7 @@ class Service:
             mode=lambda: Mode.ENFORCE,
             loaded=lambda: Loaded(build([]), ()),
             versions=self.versions,
-            mode_problem=str,
+            problems=dict,
             audit=self.audit,
             allow_unrecorded=False,
             started_at=NOON,

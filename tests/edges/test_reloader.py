@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import errno
 import itertools
+import os
 import shutil
 import sqlite3
 import tarfile
@@ -15,21 +16,25 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 from inotify_simple import INotify
 
+from authz.core.identity import Identity, TokenVerifier
+from authz.core.jwks import KeySet
 from authz.core.mode import Mode
 from authz.edges import reloader as module
-from authz.edges.reloader import Reloader
+from authz.edges.reloader import Followed, Reloader
 from authz.edges.watcher import Watcher
-from authz.settings import read_mode_file
+from authz.settings import read_jwks_file, read_mode_file
 from authz.stores.audit_log import AuditLog
 from authz.stores.policies import Loaded, PolicyDirectory, load
 from authz.stores.version_log import VersionReader
 from authz.stores.versions import Versions
-from tests.builders import MemoryRecorder, bearer, check_request, gate
+from tests.builders import NOW, MemoryRecorder, bearer, check_request, gate
 from tests.e2e.sidecar import PATIENCE_S
+from tests.signers import Signer, jwks
 
 POLICY = """\
 name: {name}
@@ -73,8 +78,16 @@ class CountingDirectory(PolicyDirectory):
 class Live:
     """A reloader at work on a directory."""
 
-    def __init__(self, path: Path, database: Path, mode_file: Path | None, poll_s: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        database: Path,
+        mode_file: Path | None,
+        keys_file: Path | None,
+        poll_s: float,
+    ) -> None:
         self.database = database
+        self.tokens = TokenVerifier("")
         self.directory = CountingDirectory(path)
         self.audit = AuditLog(database, monotonic=time.monotonic)
         self.audit.open()
@@ -94,14 +107,33 @@ class Live:
             self.directory,
             self.versions,
             loaded=loaded,
-            mode_file=mode_file,
-            read_mode=lambda: read_mode_file(mode_file) if mode_file else self.mode,
-            set_mode=self._set_mode,
+            files=self._followed(mode_file, keys_file),
             poll_s=poll_s,
         )
 
+    def _followed(self, mode_file: Path | None, keys_file: Path | None) -> list[Followed[Any]]:
+        found: list[Followed[Any]] = []
+        if mode_file is not None:
+            stays = "the mode stays as it is"
+            found.append(
+                Followed("mode", mode_file, read=read_mode_file, use=self._set_mode, stays=stays)
+            )
+        if keys_file is not None:
+            stays = "the keys stay as they are"
+            found.append(
+                Followed("keys", keys_file, read=read_jwks_file, use=self._use_keys, stays=stays)
+            )
+        return found
+
     def _set_mode(self, mode: Mode) -> None:
         self.mode = mode
+
+    def _use_keys(self, keys: KeySet) -> None:
+        self.tokens.use_keys(keys)
+
+    def accepts(self, signer: Signer) -> bool:
+        """Whether a token that this key signed identifies somebody now."""
+        return isinstance(self.tokens.identify(f"Bearer {signer.token()}", NOW), Identity)
 
     def now(self) -> dict[str, str]:
         """The policies in force by name, with their versions."""
@@ -126,11 +158,16 @@ class Live:
 
 @contextlib.asynccontextmanager
 async def _live(
-    path: Path, tmp_path: Path, *, mode_file: Path | None = None, poll_s: float = 0
+    path: Path,
+    tmp_path: Path,
+    *,
+    mode_file: Path | None = None,
+    keys_file: Path | None = None,
+    poll_s: float = 0,
 ) -> AsyncIterator[Live]:
     """A reloader that watches already."""
     database = tmp_path / "state" / "audit.db"
-    live = Live(path, database, mode_file, poll_s)
+    live = Live(path, database, mode_file, keys_file, poll_s)
     running = asyncio.create_task(live.reloader.run())
     try:
         await live.until(lambda: live.directory.readings > 1 or running.done(), "it to watch")
@@ -276,7 +313,7 @@ def test_a_burst_of_changes_is_one_reload(root: Path, tmp_path: Path) -> None:
 
 def test_a_change_before_it_watches_is_not_missed(root: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
-        live = Live(root, tmp_path / "state" / "audit.db", None, 0)
+        live = Live(root, tmp_path / "state" / "audit.db", None, None, 0)
         _write(root / "a.yaml", "2")
         running = asyncio.create_task(live.reloader.run())
         await live.until_now(a="2")
@@ -664,17 +701,19 @@ def test_a_reading_that_fails_leaves_what_was_in_force(
     assert "reading the policies failed; what was in force stays" in _messages(caplog)
 
 
-@pytest.mark.parametrize("what", ["versions.reload", "set_mode", "versions.flush"])
+@pytest.mark.parametrize("what", ["reload", "use", "flush"])
 def test_a_bug_beside_the_reading_does_not_end_the_watch(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr(module, "FLUSH_S", 0.01)
     failed: list[str] = []
+    mode_file = tmp_path / "mode"
+    mode_file.write_text("enforce")
 
     async def scenario() -> None:
-        async with _live(root, tmp_path) as live:
-            target = live.reloader if what == "set_mode" else live.versions
-            name = "_set_mode" if what == "set_mode" else what.removeprefix("versions.")
+        async with _live(root, tmp_path, mode_file=mode_file) as live:
+            target = live.reloader._files[0] if what == "use" else live.versions
+            name = "_use" if what == "use" else what
             real = getattr(target, name)
 
             def fails_once(*arguments: object) -> object:
@@ -971,6 +1010,116 @@ def test_a_mode_file_that_holds_none_changes_nothing(
 
     _run(scenario())
     assert _messages(caplog) == [f"MODE_FILE: {mode_file} {sentence}; the mode stays as it is"]
+
+
+# The keys of tokens.
+
+
+@pytest.mark.parametrize("how", ["written", "renamed over", "mounted"])
+def test_the_keys_follow_their_file(root: Path, tmp_path: Path, how: str) -> None:
+    mount = tmp_path / "keys"
+    mount.mkdir()
+    keys_file = mount / "jwks.json"
+    count = itertools.count()
+    old, new = Signer("old"), Signer("new")
+
+    def say(*signers: Signer) -> None:
+        if how == "written":
+            keys_file.write_bytes(jwks(*signers))
+        elif how == "renamed over":
+            (mount / "new").write_bytes(jwks(*signers))
+            (mount / "new").replace(keys_file)
+        else:
+            version = mount / f"..{next(count)}"
+            version.mkdir()
+            (version / "jwks.json").write_bytes(jwks(*signers))
+            _swap(mount / "..data", version.name)
+
+    if how == "mounted":
+        keys_file.symlink_to("..data/jwks.json")
+    say(old)
+
+    async def scenario() -> None:
+        async with _live(root, tmp_path, keys_file=keys_file) as live:
+            await live.until(lambda: live.accepts(old), "the first key")
+            say(old, new)
+            await live.until(lambda: live.accepts(new), "the key that came")
+            assert live.accepts(old)
+            say(new)
+            await live.until(lambda: not live.accepts(old), "the key to be gone")
+            assert live.accepts(new)
+        assert live.reloader.reloads == 0
+
+    _run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", ": not JSON from line 1, column 1 on"),
+        (b'{"keys": []}', ": 0 keys, where 1 to 64 must be"),
+        (b" " * 1_000_000, ": larger than 65536 bytes"),
+        (None, " cannot be read: No such file or directory"),
+        ("directory", " cannot be read: Is a directory"),
+        ("pipe", " is not a regular file"),
+    ],
+)
+def test_a_file_without_good_keys_changes_none_and_says_so_once(
+    root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    content: bytes | str | None,
+    sentence: str,
+) -> None:
+    keys_file = tmp_path / "keys" / "jwks.json"
+    keys_file.parent.mkdir()
+    old, new = Signer("old"), Signer("new")
+    keys_file.write_bytes(jwks(old))
+
+    async def scenario() -> None:
+        async with _live(root, tmp_path, keys_file=keys_file) as live:
+            await live.until(lambda: live.accepts(old), "the first key")
+            keys_file.unlink()
+            if isinstance(content, bytes):
+                keys_file.write_bytes(content)
+            elif content == "directory":
+                keys_file.mkdir()
+            elif content == "pipe":
+                os.mkfifo(keys_file)
+            await live.until(live.reloader.problems, "the complaint")
+            readings = live.directory.readings
+            live.reloader.ask()
+            await live.until(lambda: live.directory.readings > readings, "another look")
+            assert live.reloader.problems() == {"keys": f"JWKS_FILE: {keys_file}{sentence}"}
+            assert live.accepts(old)
+            if content == "directory":
+                keys_file.rmdir()
+            elif content is not None:
+                keys_file.unlink()
+            keys_file.write_bytes(jwks(new))
+            await live.until(lambda: live.accepts(new), "keys that are good again")
+            assert not live.accepts(old)
+            assert live.reloader.problems() == {}
+
+    _run(scenario())
+    assert _messages(caplog) == [f"JWKS_FILE: {keys_file}{sentence}; the keys stay as they are"]
+
+
+def test_whoever_asks_has_the_keys_read_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _deaf(monkeypatch)
+    keys_file = tmp_path / "jwks.json"
+    old, new = Signer("old"), Signer("new")
+    keys_file.write_bytes(jwks(old))
+
+    async def scenario() -> None:
+        async with _live(root, tmp_path, keys_file=keys_file) as live:
+            keys_file.write_bytes(jwks(new))
+            live.reloader.ask()
+            await live.until(lambda: live.accepts(new), "the keys")
+
+    _run(scenario())
 
 
 def test_it_leaves_no_thread_behind(root: Path, tmp_path: Path) -> None:

@@ -40,13 +40,15 @@ def asked_of(row: Recorded) -> Asked:
     """The call of a row as the gate read it. Tags and context are those that were recorded."""
     metadata = row.metadata
     tags = metadata.get("tags", [])
+    tier_rank = rank(row.trust_tier) or UNVERIFIED
     identity = Identity(
         row.agent_id,
         row.agent_name,
         row.trust_tier,
-        rank(row.trust_tier) or UNVERIFIED,
+        tier_rank,
         frozenset(tag for tag in tags if isinstance(tag, str)),
         row.org_id,
+        effective_rank=tier_rank,
     )
     meta = metadata.get("meta")
     unclear = "?" if metadata.get("unclearMeta") else ""

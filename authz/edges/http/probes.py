@@ -27,8 +27,8 @@ class Health:
     #: What the policy files said when they were last read, and what is in force.
     loaded: Callable[[], Loaded]
     versions: Versions
-    #: Why the mode is not what MODE_FILE says; empty where it is, or there is no such file.
-    mode_problem: Callable[[], str]
+    #: What is not as its file says (MODE_FILE, JWKS_FILE), and why; empty where all is.
+    problems: Callable[[], dict[str, str]]
     audit: AuditLog
     #: Enforce mode goes on without rows (AUDIT_ON_FAILURE=allow).
     allow_unrecorded: bool
@@ -49,7 +49,7 @@ class Health:
         return {
             "database": "ok" if self.audit.probe() else f"failing: {self.audit.failure}",
             "policies": ", ".join(notes),
-            **({"mode": problem} if (problem := self.mode_problem()) else {}),
+            **self.problems(),
         }
 
 
