@@ -5,6 +5,8 @@
 - No answer leaves before its row is durable. Where the row cannot be written, the answer says so
   (`audit_unavailable`), unless AUDIT_ON_FAILURE=allow or the mode never blocks.
 - One call or one batch takes the snapshot reference once.
+- A batch is decided inside the transaction that records it: what it reads of the ledger is what is
+  true, nobody else changes that meanwhile, and what a call uses up the next one does not have.
 - What one call breaks, it breaks for itself: the others of its batch are decided and recorded.
 - `check` and `check_all` never raise: an edge has nothing better to say than we do.
 """
@@ -20,7 +22,9 @@ from authz.core.audit import AuditRow, overload_row, row_of
 from authz.core.call import Call
 from authz.core.case import Case
 from authz.core.errors import AuditUnavailable, Code
+from authz.core.environment import Environment
 from authz.core.identity import NOT_LOOKED_AT, TokenVerifier, Unidentified
+from authz.core.ledger import Change, LedgerFull
 from authz.core.mode import Mode
 from authz.core.outcome import Outcome
 from authz.core.snapshot import Snapshot
@@ -34,10 +38,16 @@ _NO_POLICIES: Final = Snapshot(())
 
 
 class Recorder(Protocol):
-    """Where rows become durable."""
+    """Where rows become durable, and what the ledger says with them."""
 
-    def write(self, rows: Sequence[AuditRow]) -> None:
-        """Commit all of these rows, or none and raise `AuditUnavailable`."""
+    def begin(self) -> None:
+        """Take what others have changed, and keep them from more; or raise `AuditUnavailable`."""
+
+    def write(self, rows: Sequence[AuditRow], changes: Sequence[Change] = ()) -> None:
+        """Commit all of these, or none and raise `AuditUnavailable`."""
+
+    def cancel(self) -> None:
+        """End what was begun, with nothing written."""
 
     def missed(self, count: int) -> None:
         """Count decisions that were answered without a row."""
@@ -52,18 +62,22 @@ class Gate:
         snapshot: Callable[[], Snapshot],
         tokens: TokenVerifier,
         recorder: Recorder,
+        environment: Environment,
         mode: Mode,
         now: Callable[[], float],
         monotonic_ns: Callable[[], int],
         new_id: Callable[[], str],
+        steady_offset: float = 0.0,
         proxy_authorization: str = "",
         allow_unrecorded: bool = False,
         chain: Sequence[Stage] = CHAIN,
     ) -> None:
         """
         Args:
+            environment: what is judged with besides the policies.
             now: seconds since the epoch.
             monotonic_ns: nanoseconds of a clock that never steps back, for latencies.
+            steady_offset: seconds that make of that clock the steady one (`core/ledger.py`).
             proxy_authorization: the upstream's `Authorization`, or empty.
             allow_unrecorded: AUDIT_ON_FAILURE=allow.
         """
@@ -71,6 +85,9 @@ class Gate:
         self._snapshot = snapshot
         self._tokens = tokens
         self._recorder = recorder
+        self._environment = environment
+        self._ledger = environment.state.ledger
+        self._steady_offset = steady_offset
         self._now = now
         self._monotonic_ns = monotonic_ns
         self._new_id = new_id
@@ -119,38 +136,71 @@ class Gate:
 
         Also in bypass mode, since it was in another one that they were.
         """
-        if self._turned_away:
-            self._record([], [self._turned_away_row(self._snapshot(), self.mode)])
+        if not self._turned_away:
+            return
+        row = self._turned_away_row(self._snapshot(), self.mode)
+        try:
+            self._recorder.write([row])
+        except Exception:
+            log.exception("the calls that were turned away last have no row")
+        else:
+            self._turned_away = 0
 
     def refuses(self, call: Call) -> bool:
         """Whether this caller is turned away whatever it asks, so that its body is not read."""
         caller = self._tokens.identify(call.authorization, self._now())
         return self.mode is Mode.ENFORCE and isinstance(caller, Unidentified)
 
-    def batch(self, asked: Sequence[Call]) -> list[Outcome]:
-        """Decide calls against one snapshot, in order, and commit their rows together."""
-        snapshot, mode = self._snapshot(), self.mode
-        outcomes = [self._decide(call, snapshot, mode) for call in asked]
-        if mode is Mode.BYPASS:
-            return outcomes
-        also = [self._turned_away_row(snapshot, mode)] if self._turned_away else []
-        return self._record(outcomes, also)
+    def batch(self, asked: Sequence[Call], snapshot: Snapshot | None = None) -> list[Outcome]:
+        """Decide calls against one snapshot, in order, and commit their rows together.
 
-    def _record(self, outcomes: list[Outcome], also: list[AuditRow]) -> list[Outcome]:
+        `snapshot`: which, if not the one that is in force now.
+        """
+        if snapshot is None:
+            snapshot = self._snapshot()
+        mode = self.mode
+        if mode is Mode.BYPASS:
+            return [self._decide(call, snapshot, mode) for call in asked]
+        recorder, ledger = self._recorder, self._ledger
+        failure = ""
         try:
-            self._recorder.write([*map(row_of, outcomes), *also])
+            recorder.begin()
+        except AuditUnavailable as error:
+            failure = str(error)
+        try:
+            outcomes = [self._decide(call, snapshot, mode) for call in asked]
+            if failure:
+                return self._unrecorded(outcomes, Code.AUDIT_UNAVAILABLE, failure)
+            ledger.purge(outcomes[0].steady if outcomes else 0.0)
+            also = [self._turned_away_row(snapshot, mode)] if self._turned_away else []
+            recorder.write([*map(row_of, outcomes), *also], ledger.changes())
         except AuditUnavailable as error:
             return self._unrecorded(outcomes, Code.AUDIT_UNAVAILABLE, str(error))
         except Exception:
             log.exception("recording a decision failed")
-            if len(outcomes) + len(also) > 1:
-                # None of them is written, and perhaps only one of them cannot be.
-                each = [recorded for one in outcomes for recorded in self._record([one], [])]
-                return each + self._record([], also) if also else each
-            return self._unrecorded(outcomes, Code.INTERNAL, "recording the decision failed")
+            recorder.cancel()
+            ledger.undo()
+            return self._one_by_one(asked, snapshot, mode)
+        except BaseException:
+            recorder.cancel()
+            ledger.undo()
+            raise
+        ledger.keep(durable=True)
         if also:
             self._turned_away = 0
         return outcomes
+
+    def _one_by_one(
+        self, asked: Sequence[Call], snapshot: Snapshot, mode: Mode
+    ) -> list[Outcome]:
+        """The calls of a batch that could not be recorded: perhaps only one of them cannot be."""
+        if len(asked) > 1 or (asked and self._turned_away):
+            turned_away, self._turned_away = self._turned_away, 0
+            outcomes = [outcome for call in asked for outcome in self.batch([call], snapshot)]
+            self._turned_away += turned_away
+            return outcomes
+        outcomes = [self._decide(call, snapshot, mode) for call in asked]
+        return self._unrecorded(outcomes, Code.INTERNAL, "recording the decision failed")
 
     def _turned_away_row(self, snapshot: Snapshot, mode: Mode) -> AuditRow:
         return overload_row(
@@ -164,12 +214,24 @@ class Gate:
     def _decide(self, call: Call, snapshot: Snapshot, mode: Mode) -> Outcome:
         started = self._monotonic_ns()
         now = self._now()
-        case = Case(call, NOT_LOOKED_AT, snapshot)
+        steady = self._steady_offset + started / 1e9
+        environment, ledger = self._environment, self._ledger
+        case = Case(call, NOT_LOOKED_AT, snapshot, environment, now, steady)
+        mark = ledger.mark
         try:
-            case = Case(call, self._tokens.identify(call.authorization, now), snapshot)
+            caller = self._tokens.identify(call.authorization, now)
+            case = Case(call, caller, snapshot, environment, now, steady)
             decided = BYPASSED if mode is Mode.BYPASS else verdict.judge(case, self._chain)
+            if decided.more is not None:
+                for change in decided.more.puts:
+                    ledger.put(change)
+        except LedgerFull as full:
+            ledger.undo(mark)
+            log.error("a call could not be decided: %s", full)
+            decided = verdict.failed(Code.OVERLOADED, str(full))
         except Exception:
             # The traceback is for us; the caller learns that it was not a denial.
+            ledger.undo(mark)
             log.exception("a stage failed")
             decided = verdict.failed(Code.INTERNAL, "the decision failed inside the service")
         decision_id = self._new_id()
@@ -182,19 +244,21 @@ class Gate:
             trace_id=call.trace_id or decision_id,
             decided_at=now,
             latency_us=(self._monotonic_ns() - started) // 1000,
+            steady=steady,
         )
 
     def _unrecorded(self, outcomes: list[Outcome], code: Code, reason: str) -> list[Outcome]:
         self._recorder.missed(len(outcomes))
         if self._allow_unrecorded:
+            self._ledger.keep(durable=False)
             return outcomes
         failure = verdict.failed(code, reason)
-        return [
-            outcome
-            if verdict.enforced(failure, outcome.mode) is Decision.ALLOW
-            else outcome._replace(verdict=failure, enforced=Decision.ERROR)
-            for outcome in outcomes
-        ]
+        if outcomes and verdict.enforced(failure, outcomes[0].mode) is Decision.ALLOW:
+            # They pass, so what they used up is used up, although nobody could write it down yet.
+            self._ledger.keep(durable=False)
+            return outcomes
+        self._ledger.undo()
+        return [outcome._replace(verdict=failure, enforced=Decision.ERROR) for outcome in outcomes]
 
     def _reply(self, outcome: Outcome) -> bytes:
         try:
@@ -212,7 +276,14 @@ class Gate:
     def _undecided(self, mode: Mode, code: Code, reason: str) -> Outcome:
         failure = verdict.failed(code, reason)
         return Outcome(
-            case=Case(calls.unreadable("proxy", reason), NOT_LOOKED_AT, _NO_POLICIES),
+            case=Case(
+                calls.unreadable("proxy", reason),
+                NOT_LOOKED_AT,
+                _NO_POLICIES,
+                self._environment,
+                0.0,
+                0.0,
+            ),
             verdict=failure,
             mode=mode,
             enforced=verdict.enforced(failure, mode),
@@ -220,4 +291,5 @@ class Gate:
             trace_id="none",
             decided_at=0.0,
             latency_us=0,
+            steady=0.0,
         )

@@ -6,6 +6,7 @@ query strings, bodies and credentials have no column to end up in.
 
 import functools
 import json
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from authz.core.errors import Code
@@ -52,9 +53,9 @@ class AuditRow(NamedTuple):
     latency_us: int
     #: A JSON object of what is recorded but never trusted.
     metadata: str | None
-    #: The delegation that the call names and the risk points that it cost: NULL until the stages
-    #: that know them, delegation-fuse and risk-wallet, are in the chain.
+    #: The relationship that the call acts under; where that broke, the hop that did.
     delegation_id: str | None = None
+    #: Risk points that the call cost; NULL where no wallet is for the agent, or it did not pass.
     debit: int | None = None
 
 
@@ -74,6 +75,9 @@ def row_of(outcome: Outcome) -> AuditRow:
     metadata = _metadata(
         call.host, call.claimed_agent, verdict.alert, verdict.dry_run, tags, call.meta
     )
+    more = verdict.more
+    if more is not None and more.notes:
+        metadata = _noted(metadata, more.notes)
     # In the order of the fields: naming all of them takes a third as long again.
     return AuditRow(
         outcome.decision_id,
@@ -100,6 +104,8 @@ def row_of(outcome: Outcome) -> AuditRow:
         outcome.trace_id,
         outcome.latency_us,
         metadata,
+        outcome.case.delegation_id or None,
+        None if more is None else more.debit,
     )
 
 
@@ -125,6 +131,12 @@ def _metadata(
     return json.dumps(extra, separators=(",", ":")) if extra else None
 
 
+def _noted(metadata: str | None, notes: Mapping[str, object]) -> str:
+    """The same object with what the stages noted of this one call."""
+    said = json.dumps(notes, separators=(",", ":"))
+    return said if metadata is None else f"{metadata[:-1]},{said[1:]}"
+
+
 def change_row(
     *,
     row_id: str,
@@ -134,8 +146,9 @@ def change_row(
     reason: str,
     mode: Mode,
     policy_version: str,
+    metadata: Mapping[str, object] | None = None,
 ) -> AuditRow:
-    """The row of a change of policies or mode; `at` in seconds since the epoch."""
+    """The row of a change that is no decision; `at` in seconds since the epoch."""
     return AuditRow(
         id=row_id,
         timestamp=rfc3339(at),
@@ -160,7 +173,7 @@ def change_row(
         policy_version=policy_version,
         trace_id=row_id,
         latency_us=0,
-        metadata=None,
+        metadata=json.dumps(metadata, separators=(",", ":")) if metadata else None,
     )
 
 

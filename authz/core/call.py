@@ -20,7 +20,8 @@ from authz.core.names import ADMIN_HEADER, GOVERNANCE_PREFIX, PROXY_PREFIX
 from authz.core.text import visible
 from authz.core.wire_pb2 import CheckRequest
 
-Source = Literal["proxy", "check", "batch"]
+#: `mint`: an action token is asked for; nothing is done, and so nothing used up, until it is used.
+Source = Literal["proxy", "check", "batch", "mint"]
 Lookup = Callable[[str, str], str]
 
 #: Longest action or resource, characters. A derived action holds a URL's path, and 8 KiB is what
@@ -32,6 +33,10 @@ MAX_TRACE_ID: Final = 128
 MAX_LABEL: Final = 256
 #: Longest `X-MeshGuard-Meta` that conditions read, characters; one more is kept, to tell.
 MAX_META: Final = 8192
+#: Longest delegation, action token, pending id, provenance and cost that are read, characters: a
+#: signed chain or a token with an action and a resource of 8 KiB is the longest. One more is kept,
+#: to tell.
+MAX_GOVERNANCE: Final = 24 * 1024
 #: Longest method that is recorded; the longest registered one (UPDATEREDIRECTREF) has 17.
 MAX_METHOD: Final = 32
 
@@ -42,12 +47,18 @@ GOVERNANCE_HEADERS: Final = (
     "x-meshguard-trace-id",
     "x-meshguard-agent-id",
     "x-meshguard-meta",
+    "x-meshguard-delegation",
+    "x-meshguard-pending-id",
+    "x-meshguard-action-token",
+    "x-meshguard-provenance",
+    "x-meshguard-cost",
     "x-meshguard-upstream-authorization",
 )
 
 _BARE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
-_VERBS: Final = {
+#: The verb of an action that nobody named, by method (CONTRACT §1.2).
+VERBS: Final = {
     "GET": "read",
     "HEAD": "read",
     "OPTIONS": "read",
@@ -84,6 +95,19 @@ class Call(NamedTuple):
     governance_headers: tuple[str, ...]
     #: Why this call cannot be judged, one sentence; empty when it can.
     defect: str
+    #: `X-MeshGuard-Action` or `-Resource` said what it is; else method and path did.
+    declares_action: bool = False
+    declares_resource: bool = False
+    #: `X-MeshGuard-Delegation`: a relationship's id or a signed chain. Never recorded as it is.
+    delegation: str = ""
+    #: `X-MeshGuard-Pending-ID`.
+    pending_id: str = ""
+    #: `X-MeshGuard-Action-Token`. Never recorded.
+    action_token: str = ""
+    #: `X-MeshGuard-Provenance`, several joined with commas.
+    provenance: str = ""
+    #: `X-MeshGuard-Cost`.
+    cost: str = ""
 
 
 _NOTHING: Final = Call(
@@ -127,7 +151,9 @@ def from_check_request(raw: bytes) -> Call:
         governance = tuple(
             name for name in headers if name.startswith(GOVERNANCE_PREFIX) or name == ADMIN_HEADER
         )
-    return from_http("proxy", http.method, http.path, http.host, headers.get, governance)
+    return from_http(
+        "proxy", http.method, http.path, http.host, headers.get, governance, bool(governance)
+    )
 
 
 def from_http(
@@ -137,6 +163,7 @@ def from_http(
     host: str,
     header: Lookup,
     governance_headers: tuple[str, ...] = (),
+    is_governing: bool = True,
 ) -> Call:
     """Read an HTTP request.
 
@@ -144,15 +171,19 @@ def from_http(
         target: path with or without a query string.
         header: `header(lower_case_name, default)`; repeated headers joined with commas.
         governance_headers: names present in the request that the upstream must not see.
+        is_governing: false where it is known that none of its headers governs us, which saves
+            looking for each.
     """
+    govern = header if is_governing else _absent
     path = target.partition("?")[0].partition("#")[0]
     # Only a proxied request's path names what it does; ours are the endpoints' own.
     derived, defect = _decode_path(path) if source == "proxy" else ("", "")
-    declared = header("x-meshguard-action", "").strip()
+    declared = govern("x-meshguard-action", "").strip()
     if declared:
         defect = defect or defect_of_name("X-MeshGuard-Action", declared)
-    action = declared or f"{_VERBS.get(method.upper(), 'execute')}:{derived}"
-    resource = header("x-meshguard-resource", "").strip() or derived
+    action = declared or f"{VERBS.get(method.upper(), 'execute')}:{derived}"
+    named = govern("x-meshguard-resource", "").strip()
+    resource = named or derived
     defect = defect or defect_of_resource(resource)
     if len(method) > MAX_METHOD:
         defect = defect or f"method: longer than {MAX_METHOD} characters"
@@ -166,15 +197,30 @@ def from_http(
         method=method[:MAX_METHOD],
         path=path[:MAX_NAME],
         host=host[:MAX_LABEL],
-        trace_id=_label(header("x-meshguard-trace-id", "")) or _label(header("x-trace-id", "")),
+        trace_id=_label(govern("x-meshguard-trace-id", "")) or _label(header("x-trace-id", "")),
         authorization=header("authorization", ""),
-        upstream_authorization=header("x-meshguard-upstream-authorization", ""),
-        claimed_agent=header("x-meshguard-agent-id", "")[:MAX_LABEL],
-        meta=header("x-meshguard-meta", "").strip()[: MAX_META + 1],
+        upstream_authorization=govern("x-meshguard-upstream-authorization", ""),
+        claimed_agent=govern("x-meshguard-agent-id", "")[:MAX_LABEL],
+        meta=govern("x-meshguard-meta", "").strip()[: MAX_META + 1],
         upstream_path=derived[:MAX_NAME],
         governance_headers=governance_headers,
         defect=defect,
+        declares_action=bool(declared),
+        declares_resource=bool(named),
+        delegation=_governing(govern, "x-meshguard-delegation"),
+        pending_id=_governing(govern, "x-meshguard-pending-id"),
+        action_token=_governing(govern, "x-meshguard-action-token"),
+        provenance=_governing(govern, "x-meshguard-provenance"),
+        cost=_governing(govern, "x-meshguard-cost"),
     )
+
+
+def _absent(_: str, default: str) -> str:
+    return default
+
+
+def _governing(header: Lookup, name: str) -> str:
+    return header(name, "").strip()[: MAX_GOVERNANCE + 1]
 
 
 def meta_of(context: Mapping[str, object]) -> str:

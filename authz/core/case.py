@@ -1,28 +1,138 @@
 """Everything a stage may look at. A stage that wants more is asking for the wrong thing."""
 
-from authz.core.call import Call
+from authz.core import delegated
+from authz.core.action_token import ActionToken, BadToken
+from authz.core.call import MAX_NAME, Call, defect_of_resource
+from authz.core.delegated import Refusal
+from authz.core.delegation.walk import Walked
+from authz.core.environment import Environment
 from authz.core.evaluation import Ruling
 from authz.core.facts import Facts
 from authz.core.identity import ANONYMOUS, Identity, Unidentified
+from authz.core.provenance import Influence, Unclear, influence_of
+from authz.core.routes import Mapped
 from authz.core.snapshot import Snapshot
 
 
 class Case:
-    """One call, who makes it, and the policies it is judged by. Never changed once made."""
+    """One call, who makes it, and what it is judged by.
 
-    __slots__ = ("_ruling", "call", "caller", "identity", "snapshot")
+    It never changes once made; what is worked out of it is worked out when a stage first asks.
+    """
 
-    def __init__(self, call: Call, caller: Identity | Unidentified, snapshot: Snapshot) -> None:
+    __slots__ = (
+        "_delegated",
+        "_influence",
+        "_ruling",
+        "_token",
+        "call",
+        "caller",
+        "environment",
+        "host",
+        "identity",
+        "mapped",
+        "now",
+        "snapshot",
+        "steady",
+    )
+
+    def __init__(
+        self,
+        call: Call,
+        caller: Identity | Unidentified,
+        snapshot: Snapshot,
+        environment: Environment,
+        now: float,
+        steady: float,
+    ) -> None:
+        """`now`: seconds since the epoch; `steady`: the same on the steady clock (`ledger`)."""
+        #: Where the request goes: the agent's own Host header changes nothing about that.
+        self.host = environment.upstream_host or call.host
+        #: What a RouteMap makes of the request; None where it names none, and nothing is forwarded.
+        self.mapped: Mapped | None = None
+        if call.source == "proxy" and not call.defect:
+            self.mapped = snapshot.routes.match(call.method, self.host, call.upstream_path)
+            if self.mapped is not None:
+                call = _as_mapped(call, self.mapped)
         self.call = call
         self.caller = caller
         self.snapshot = snapshot
+        self.environment = environment
+        self.now = now
+        self.steady = steady
         #: The caller, or the anonymous unverified one when there is no usable token.
         self.identity = caller if isinstance(caller, Identity) else ANONYMOUS
         self._ruling: Ruling | None = None
+        self._influence: Influence | Unclear | None = None
+        self._delegated: Walked | Refusal | None = None
+        self._token: ActionToken | BadToken | None = None
 
     @property
     def ruling(self) -> Ruling:
         """What the policies say; looked up when the first stage asks."""
         if self._ruling is None:
-            self._ruling = self.snapshot.ruling(Facts(self.call, self.identity))
+            facts = Facts(self.call, self.identity)
+            self._ruling = self.snapshot.ruling(facts, self.effective_rank)
         return self._ruling
+
+    @property
+    def delegated(self) -> Walked | Refusal | None:
+        """The delegation that the call names, walked to its root; None where it names none."""
+        if self._delegated is None and self.call.delegation:
+            self._delegated = delegated.walked(self)
+        return self._delegated
+
+    @property
+    def effective_rank(self) -> int:
+        """The caller's trust rank, or that of the lowest in its delegation."""
+        rank = self.identity.effective_rank
+        if isinstance(self.delegated, Walked):
+            rank = min(rank, self.delegated.effective_rank)
+        return rank
+
+    @property
+    def influence(self) -> Influence | Unclear | None:
+        """What influenced the action, as far as it says; None where it does not."""
+        if self._influence is None and self.call.provenance:
+            self._influence = influence_of(self.call.provenance)
+        return self._influence
+
+    @property
+    def token(self) -> ActionToken | BadToken | None:
+        """The call's action token; None where it has none."""
+        if self._token is None and self.call.action_token:
+            try:
+                token = self.environment.action_tokens.read(self.call.action_token, self.steady)
+            except BadToken as error:
+                self._token = error
+            else:
+                self._token = token
+        return self._token
+
+    @property
+    def named_pending(self) -> str:
+        """The pending action that the call names, by itself or through its action token."""
+        if self.call.pending_id or not isinstance(self.token, ActionToken):
+            return self.call.pending_id
+        return self.token.pending_id
+
+    @property
+    def delegation_id(self) -> str:
+        """The relationship that the call acts under, or the hop that broke.
+
+        Empty where it names none, and where no stage has asked.
+        """
+        found = self._delegated
+        if isinstance(found, Walked):
+            return found.leaf.id
+        return found.edge if found is not None else ""
+
+
+def _as_mapped(call: Call, mapped: Mapped) -> Call:
+    """The call with what a route says of it, where it does not say so itself."""
+    action = call.action if call.declares_action else mapped.action
+    resource = call.resource if call.declares_resource or not mapped.resource else mapped.resource
+    defect = defect_of_resource(resource)
+    if len(action) > MAX_NAME:
+        defect = f"action: longer than {MAX_NAME} characters"
+    return call._replace(action=action[:MAX_NAME], resource=resource[:MAX_NAME], defect=defect)

@@ -1,8 +1,41 @@
 """What a stage found. There is no third kind: a stage that cannot tell raises."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 from authz.core.errors import Code
+from authz.core.ledger import Put
+
+_NOTHING: Final[Mapping[str, object]] = {}
+
+
+class More(NamedTuple):
+    """What a finding has besides: what it changes, and what is told of it. Most have none."""
+
+    #: Changes of the ledger that are made when this is what counts: a pass's when the call may
+    #: pass, a denial's when it ends the chain.
+    puts: tuple[Put, ...] = ()
+    #: Risk points that the call costs.
+    debit: int | None = None
+    #: Risk points that are left in the wallet after it.
+    remaining: int | None = None
+    #: Seconds after which it is worth asking again.
+    retry_after_s: int | None = None
+    #: Fields of the answer's body.
+    body: Mapping[str, object] = _NOTHING
+    #: Fields of the row's metadata.
+    notes: Mapping[str, object] = _NOTHING
+
+    def and_then(self, later: "More") -> "More":
+        """This and what a later stage found."""
+        return More(
+            (*self.puts, *later.puts),
+            self.debit if later.debit is None else later.debit,
+            self.remaining if later.remaining is None else later.remaining,
+            self.retry_after_s if later.retry_after_s is None else later.retry_after_s,
+            {**self.body, **later.body},
+            {**self.notes, **later.notes},
+        )
 
 
 class Deny(NamedTuple):
@@ -16,6 +49,7 @@ class Deny(NamedTuple):
     rule_index: int | None = None
     #: How grave the policy's author calls it; empty where nothing is said.
     alert: str = ""
+    more: More | None = None
 
 
 class Pass(NamedTuple):
@@ -33,6 +67,9 @@ class Pass(NamedTuple):
     alert: str = ""
     #: What a policy in dry run objects to; recorded as the decision, and not enforced.
     would: Deny | None = None
+    more: More | None = None
 
 
 Finding = Pass | Deny
+#: What a stage says that was not asked anything.
+NO_OBJECTION: Final = Pass()

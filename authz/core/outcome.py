@@ -21,6 +21,8 @@ class Outcome(NamedTuple):
     #: When the decision was made, seconds since the epoch.
     decided_at: float
     latency_us: int
+    #: The same time on the steady clock (`core/ledger.py`).
+    steady: float
 
     @property
     def would_deny(self) -> bool:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _OVERWRITE: Final = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 TRACE_HEADER: Final = "x-meshguard-trace-id"
+#: Risk points that are left in the agent's wallet after this call.
+WALLET_HEADER: Final = "x-meshguard-wallet-remaining"
 
 #: google.rpc.Code for the status of an answer; Envoy only looks at OK or not OK.
 _RPC_CODE: Final = {400: 3, 401: 16, 403: 7, 429: 8, 503: 14}
@@ -101,6 +103,8 @@ def http_answer(outcome: Outcome) -> Answer:
             body["trustTier"] = identity.tier
         if outcome.would_deny:
             body.update(wouldDeny=True, code=str(verdict.code), reason=verdict.reason)
+        if verdict.more is not None:
+            body.update(verdict.more.body)
         return Answer(200, headers, body)
     status = verdict.code.status
     body = {
@@ -116,8 +120,14 @@ def http_answer(outcome: Outcome) -> Answer:
         # RFC 6750 §3: a challenge names the scheme, and the error only when a token was sent.
         sent = verdict.code is not Code.TOKEN_MISSING
         headers["www-authenticate"] = "Bearer" + (' error="invalid_token"' if sent else "")
-    if status == 503:
-        headers["retry-after"] = str(RETRY_AFTER_S)
+    more = verdict.more
+    if more is not None:
+        body.update(more.body)
+    retry_after_s = RETRY_AFTER_S if status == 503 else more and more.retry_after_s
+    if retry_after_s:
+        headers["retry-after"] = str(retry_after_s)
+        if status == 429:
+            body["retry_after"] = retry_after_s
     return Answer(status, headers, body)
 
 
@@ -134,6 +144,8 @@ def batch_item(outcome: Outcome) -> dict[str, object]:
         item["reason"] = verdict.reason
         item["code"] = str(verdict.code)
         item.update(_present({"policy": verdict.policy, "rule": verdict.rule}))
+        if verdict.more is not None:
+            item.update(verdict.more.body)
     if outcome.would_deny:
         item["wouldDeny"] = True
     return item
@@ -150,12 +162,17 @@ def _allowance(outcome: Outcome, proxy_authorization: str) -> bytes:
     encode = _encoded if upstream == proxy_authorization else _encoded.__wrapped__
     same = encode(removed, upstream, _common(outcome))
     trace = _sized(b"\x0a", _TRACE_KEY + _sized(b"\x12", header_safe(outcome.trace_id).encode()))
+    added = _sized(b"\x32", trace + _APPEND)
+    more = outcome.verdict.more
+    if more is not None and more.remaining is not None:
+        remaining = _sized(b"\x12", str(more.remaining).encode())
+        added += _sized(b"\x32", _sized(b"\x0a", _WALLET_KEY + remaining) + _APPEND)
     own = b""
     for key, value in zip(_OWN_KEYS, _own_metadata(outcome).values(), strict=True):
         # Struct.fields: an entry of a key and a Value with its string_value.
         own += _sized(b"\x0a", key + _sized(b"\x12", _sized(b"\x1a", value.encode())))
     # CheckResponse.ok_response { response_headers_to_add }, CheckResponse.dynamic_metadata.
-    return same + _sized(b"\x1a", _sized(b"\x32", trace + _APPEND)) + _sized(b"\x22", own)
+    return same + _sized(b"\x1a", added) + _sized(b"\x22", own)
 
 
 @functools.lru_cache(maxsize=256)
@@ -212,7 +229,11 @@ def _common_headers(common: _Common) -> dict[str, str]:
 
 
 def _governance_headers(outcome: Outcome) -> dict[str, str]:
-    return {**_common_headers(_common(outcome)), TRACE_HEADER: header_safe(outcome.trace_id)}
+    headers = {**_common_headers(_common(outcome)), TRACE_HEADER: header_safe(outcome.trace_id)}
+    more = outcome.verdict.more
+    if more is not None and more.remaining is not None:
+        headers[WALLET_HEADER] = str(more.remaining)
+    return headers
 
 
 def _common_metadata(common: _Common) -> dict[str, str]:
@@ -271,7 +292,8 @@ def _sized(tag: bytes, content: bytes) -> bytes:
 
 
 _SIZES: Final = [bytes((number,)) for number in range(256)]
-#: HeaderValue.key, an entry's key, and HeaderValueOption.append_action, encoded.
+#: HeaderValue.key (two), an entry's key, and HeaderValueOption.append_action, encoded.
 _TRACE_KEY: Final = _sized(b"\x0a", TRACE_HEADER.encode())
+_WALLET_KEY: Final = _sized(b"\x0a", WALLET_HEADER.encode())
 _OWN_KEYS: Final = [_sized(b"\x0a", key) for key in (b"decision_id", b"trace_id", b"action")]
 _APPEND: Final = b"\x18" + _SIZES[_OVERWRITE]

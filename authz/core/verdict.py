@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from authz.core.case import Case
 from authz.core.errors import Code
-from authz.core.finding import Deny, Finding
+from authz.core.finding import Deny, Finding, More
 from authz.core.mode import Mode
 from authz.core.stages.stage import Stage
 
@@ -42,6 +42,8 @@ class Verdict(NamedTuple):
     alert: str = ""
     #: A denial that only a policy or rule in dry run would have made.
     dry_run: bool = False
+    #: What it changes, and what else is told of it.
+    more: More | None = None
 
 
 _UNFINISHED: Final = Verdict(
@@ -59,16 +61,35 @@ def judge(case: Case, chain: Sequence[Stage]) -> Verdict:
         return Verdict(Decision.DENY, "", Code.MALFORMED, case.call.defect, rule="malformed")
     verdict = _UNFINISHED
     would: Verdict | None = None
+    more: More | None = None
     for stage in chain:
         finding = stage.judge(case)
         if isinstance(finding, Deny):
-            return _said(Decision.DENY, stage, finding)
+            return _denied(stage, finding, more)
+        if finding.more is not None:
+            more = finding.more if more is None else more.and_then(finding.more)
         if finding.code.status < 400:
             verdict = _said(Decision.ALLOW, stage, finding)
         if finding.would is not None and would is None:
             would = _said(Decision.DENY, stage, finding.would)._replace(dry_run=True)
-    # What is not allowed anyway is no dry run.
-    return would if would is not None and verdict.decision is Decision.ALLOW else verdict
+    if would is not None and verdict.decision is Decision.ALLOW:
+        # What is not allowed anyway is no dry run.
+        verdict = would
+    if more is None:
+        return verdict
+    if verdict.decision is Decision.ERROR:
+        more = more._replace(puts=(), debit=None, remaining=None)
+    return verdict._replace(more=more)
+
+
+def _denied(stage: Stage, finding: Deny, before: More | None) -> Verdict:
+    """An objection. What earlier stages would have changed they do not; what they saw is kept."""
+    verdict = _said(Decision.DENY, stage, finding)
+    more = finding.more
+    if before is not None:
+        before = More(notes=before.notes)
+        more = before if more is None else before.and_then(more)
+    return verdict if more is None else verdict._replace(more=more)
 
 
 def _said(decision: Decision, stage: Stage, finding: Finding) -> Verdict:

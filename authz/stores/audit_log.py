@@ -1,9 +1,10 @@
 """The audit trail: one append-only, hash-chained table in SQLite, WAL mode (DESIGN §6).
 
 The same file holds what else must not be lost with the decisions: `version_log`, which policies
-were in force when.
+were in force when, and `ledger_log`, what outlives a call besides its row.
 
-- `write` returns after COMMIT. With synchronous=NORMAL a committed row survives `kill -9` of
+- `begin` takes the write lock and what others have changed, so that what is decided between it and
+  `write` is decided on what is true, and by one alone; `write` returns after COMMIT. With synchronous=NORMAL a committed row survives `kill -9` of
   this process (SQLite: "WAL mode is always consistent with synchronous=NORMAL"); it is the
   machine losing power that may cost the newest ones, and AUDIT_SYNC=full keeps those too.
 - Each row carries the hash of the one before it. Where the chain stands is remembered, and read
@@ -32,6 +33,8 @@ import peewee
 from authz.core.audit import AuditRow
 from authz.core.audit_chain import Link, chained
 from authz.core.errors import AuditUnavailable
+from authz.core.ledger import Change, Ledger
+from authz.stores import ledger_log
 from authz.stores.audit_schema import (
     COLUMNS,
     INSERT,
@@ -71,16 +74,21 @@ class AuditLog:
         path: Path,
         *,
         monotonic: Callable[[], float],
+        ledger: Ledger | None = None,
         now: Callable[[], float] = time.time,
         sync: Sync = "normal",
     ) -> None:
         """
         Args:
             monotonic: seconds of a clock that never steps back.
+            ledger: is kept as the file has it; none where nobody decides anything.
             now: seconds since the epoch, for when the trail was begun.
             sync: AUDIT_SYNC; full waits for the disk at each commit.
         """
         self._path = path
+        self._ledger = Ledger() if ledger is None else ledger
+        #: The last change of the ledger that was seen.
+        self._change = 0
         self._monotonic = monotonic
         self._now = now
         self._sync = sync
@@ -121,46 +129,49 @@ class AuditLog:
         if database is not None:
             database.close()
 
-    def write(self, rows: Sequence[AuditRow]) -> None:
-        """Commit rows in order, in one transaction.
+    def begin(self) -> None:
+        """Take the write lock, and what others have changed; `write` or `cancel` ends it.
 
         Raises:
-            AuditUnavailable: none of the rows is durable.
+            AuditUnavailable: nothing can be written now.
         """
-        self._commit(rows, None)
-
-    def write_with(
-        self, rows: Sequence[AuditRow], work: Callable[[peewee.SqliteDatabase], None]
-    ) -> None:
-        """Commit rows together with other changes to the same file, or nothing of both.
-
-        Raises:
-            AuditUnavailable: nothing is durable.
-        """
-        self._commit(rows, work)
-
-    def _commit(
-        self, rows: Sequence[AuditRow], work: Callable[[peewee.SqliteDatabase], None] | None
-    ) -> None:
         connection = self._usable()
         if connection is None:
             raise AuditUnavailable("the audit store cannot be opened")
         execute = connection.execute
         try:
             execute("BEGIN IMMEDIATE")
-            head, seen = self._head, execute("PRAGMA data_version").fetchone()[0]
+            seen = execute("PRAGMA data_version").fetchone()[0]
             if seen != self._seen:
-                head = newest(connection)
+                self._head = newest(connection)
+                self._change = ledger_log.follow(connection, self._ledger, self._change)
+                self._seen = seen
+        except sqlite3.Error as error:
+            self._break(connection, error)
+            raise AuditUnavailable("the audit store does not take writes") from error
+
+    def write(self, rows: Sequence[AuditRow], changes: Sequence[Change] = ()) -> None:
+        """Commit rows in order, with changes of the ledger, in the transaction that `begin` began.
+
+        Where none was begun this begins one.
+
+        Raises:
+            AuditUnavailable: nothing is durable.
+        """
+        if self._connection is None or not self._connection.in_transaction:
+            self.begin()
+        connection = self._connection
+        assert connection is not None
+        head, change = self._head, self._change
+        try:
             if rows:
                 made, head = chained(head, rows)
                 taken = connection.executemany(INSERT, made).rowcount
                 if taken != len(rows):
                     raise sqlite3.IntegrityError(f"it took {taken} of {len(rows)} rows")
-            if work is not None:
-                assert self._database is not None
-                with unwrapped():
-                    work(self._database)
-            execute("COMMIT")
+            if changes:
+                change = ledger_log.write(connection, changes, change)
+            connection.execute("COMMIT")
         except sqlite3.ProgrammingError:
             self._roll_back(connection)
             raise  # a row that cannot be bound is our bug; the store is fine
@@ -170,9 +181,37 @@ class AuditLog:
         except BaseException:
             self._roll_back(connection)
             raise
-        self._head, self._seen = head, seen
+        self._head, self._change = head, change
         if self.failure:
             self._recovered()
+
+    def cancel(self) -> None:
+        """End what `begin` began, with nothing written."""
+        if self._connection is not None:
+            self._roll_back(self._connection)
+
+    def write_with(
+        self, rows: Sequence[AuditRow], work: Callable[[peewee.SqliteDatabase], None]
+    ) -> None:
+        """Commit rows together with other changes to the same file, or nothing of both.
+
+        Raises:
+            AuditUnavailable: nothing is durable.
+        """
+        self.begin()
+        connection, database = self._connection, self._database
+        assert connection is not None
+        assert database is not None
+        try:
+            with unwrapped():
+                work(database)
+        except sqlite3.Error as error:
+            self._break(connection, error)
+            raise AuditUnavailable("the audit store does not take writes") from error
+        except BaseException:
+            self._roll_back(connection)
+            raise
+        self.write(rows)
 
     def missed(self, count: int) -> None:
         """Count decisions that were answered without a row."""
@@ -220,6 +259,7 @@ class AuditLog:
 
     def _connect(self) -> sqlite3.Connection:
         self.close()
+        before = self.opened
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # Who did what is not for everybody to read; SQLite gives -wal and -shm the same mode. Only
         # a file that was not there is opened here: closing another one would drop our locks on it.
@@ -242,7 +282,12 @@ class AuditLog:
         self.opened = file_identity(self._path)
         self._beside = tuple(map(file_identity, companions(self._path)))
         self._seen = _UNKNOWN
-        return connection_of(database)
+        connection = connection_of(database)
+        if self.opened != before or ledger_log.last(connection) < self._change:
+            # It may know nothing of what this process knows, or less.
+            self._change = 0
+            self._ledger.everything_unsaved()
+        return connection
 
     def _leave(self, connection: sqlite3.Connection) -> None:
         """Close a file that is not at the path any more, and take its WAL away from the path.

@@ -25,6 +25,7 @@ import peewee
 from authz.core.audit import AuditRow
 from authz.core.audit_chain import Link
 from authz.core.timestamps import rfc3339
+from authz.stores import ledger_log
 from authz.stores.audit_key import (
     KeyUnusable,
     SigningKey,
@@ -373,6 +374,7 @@ class AuditMaintenance:
                 )
                 log.error("AUDIT_DB_PATH: %s: %s", self._path, reason)
                 note(database, self._change("audit:broken", str(found.seq), reason))
+        ledger_log.forget(connection_of(database))
         self._due = self._due._replace(retire=began + RETENTION_EVERY_S)
 
 

@@ -25,14 +25,16 @@ import peewee
 from authz.core.audit import AuditRow
 from authz.core.audit_chain import HASH_BYTES, LAST_SEQ, Link, chained
 from authz.core.timestamps import rfc3339
-from authz.stores import version_log
+from authz.stores import ledger_log, version_log
 
 log = logging.getLogger(__name__)
 
 Sync = Literal["normal", "full"]
 
 #: Raised with each change of the tables; a newer file is refused, not guessed at.
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
+#: The version that began to chain the rows.
+CHAINED_SINCE: Final = 3
 TABLE: Final = "audit"
 #: Bytes that the WAL may have before it is begun anew, and that its file is cut back to then. Some
 #: ten seconds of the highest load: rarely enough, and little to read after a crash.
@@ -109,7 +111,13 @@ class AuditHead(peewee.Model):
         table_name = "audit_heads"
 
 
-TABLES: Final = (AuditEntry, AuditAnchor, AuditHead, *version_log.TABLES)
+TABLES: Final = (
+    AuditEntry,
+    AuditAnchor,
+    AuditHead,
+    *version_log.TABLES,
+    ledger_log.LedgerEntry,
+)
 COLUMNS: Final = ("seq", *AuditRow._fields, "prev_hash", "hash")
 
 #: What peewee makes of the insertion of a row, once.
@@ -166,10 +174,10 @@ def prepare(database: peewee.SqliteDatabase, now: float) -> None:
     if version not in range(SCHEMA_VERSION + 1):
         raise Unusable(f"its schema is version {version}, this program knows {SCHEMA_VERSION}")
     with database.atomic("IMMEDIATE"):
-        # Version 2 added tables and changed none, so creating what is missing upgrades to it.
+        # Versions 2 and 4 added tables and changed none: creating what is missing upgrades to them.
         # That a file says so does not make its hashes old: those it has are kept.
         there = {column.name for column in database.get_columns(TABLE)}
-        upgrading = 0 < version < SCHEMA_VERSION and bool(there) and "hash" not in there
+        upgrading = 0 < version < CHAINED_SINCE and bool(there) and "hash" not in there
         if upgrading:
             if any(map(database.table_exists, ("audit_anchors", "audit_heads"))):
                 # Rows that somebody made would be chained and signed as the older version's.

@@ -1,9 +1,25 @@
-"""policy: some policy allows the action and none denies it (CONTRACT §5; `core/evaluation.py`)."""
+"""policy: some policy allows the action and none denies it (CONTRACT §5; `core/evaluation.py`).
 
+The last part of the execution gate. Where a policy wants a person's approval the action becomes
+pending (CONTRACT §8), and an approved one passes once.
+"""
+
+from authz.core.approval import Terms, settle
 from authz.core.case import Case
-from authz.core.finding import Finding
+from authz.core.errors import Code
+from authz.core.finding import Deny, Finding
+from authz.core.pending import EXPIRES_S
 
 
 def judge(case: Case) -> Finding:
     """Whatever the policies that apply to the caller say; every answer names the one."""
-    return case.ruling.policy
+    finding = case.ruling.policy
+    if isinstance(finding, Deny) and finding.code is Code.APPROVAL_REQUIRED:
+        asked = finding.approval
+        terms = Terms()
+        if asked is not None:
+            terms = Terms(asked.timeout_s or EXPIRES_S, url=asked.url)
+            if asked.message:
+                finding = finding._replace(reason=asked.message)
+        return settle(case, finding, terms)
+    return finding

@@ -1,12 +1,31 @@
 """privilege: the caller's tier is high enough for what was allowed (CONTRACT §15).
 
-What counts is the `requiredTrustTier` of the rules and policies that would allow the action.
+What counts is the effective tier: the lowest of the registry's, the token's and those of all who
+delegate. It is held against the `requiredTrustTier` of the rules and policies that would allow the
+action, and against the `PrivilegeFloors` (`admin:*` needs privileged where there are none).
 """
 
 from authz.core.case import Case
-from authz.core.finding import Finding
+from authz.core.errors import Code
+from authz.core.finding import Deny, Finding
+from authz.core.tiers import TIERS
+
+NAME = "privilege"
 
 
 def judge(case: Case) -> Finding:
-    """Deny whoever is below the tier that one of the allowing rules requires."""
-    return case.ruling.privilege
+    """Deny whoever is below the tier that an allowing rule or a floor requires."""
+    finding = case.ruling.privilege
+    if isinstance(finding, Deny):
+        return finding
+    floor = case.snapshot.floors.required(case.call.action)
+    if floor is None or case.effective_rank >= floor.rank:
+        return finding
+    tier = TIERS[case.effective_rank]
+    said = f"{case.call.action} needs tier {TIERS[floor.rank]}, and the caller counts as {tier}"
+    return Deny(
+        Code.INSUFFICIENT_TRUST_TIER,
+        floor.reason or said,
+        rule=f"{NAME}:floor",
+        policy=floor.document,
+    )

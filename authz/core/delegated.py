@@ -1,0 +1,132 @@
+"""The delegation that a call names, looked up or verified, and walked to its root.
+
+- A relationship's id is looked up in the registry; a signed chain says everything itself, and what
+  the registry knows of its hops and agents, that they were revoked, counts as well.
+- A delegation narrows: whoever stands in it must be allowed this action, now, by the same policies,
+  and the caller still needs a policy of its own.
+- While the fuse of one of its hops, or of its root, is open nothing is walked.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from authz.core import latches, tiers
+from authz.core.delegation import fuse
+from authz.core.delegation.relationship import Limits, Refused, Relationship, is_id
+from authz.core.delegation.walk import Walked, collect, walk, with_revocations
+from authz.core.errors import Code
+from authz.core.facts import Facts
+from authz.core.finding import Deny
+from authz.core.identity import Identity
+from authz.core.ledger import Put
+
+if TYPE_CHECKING:
+    from authz.core.case import Case
+
+
+class Refusal(NamedTuple):
+    """The delegation does not hold: why, and at which hop."""
+
+    code: Code
+    reason: str
+    #: The id of the hop; empty where none is known.
+    edge: str
+    #: The hop to the caller, where this counts as a failure of it.
+    failing: Relationship | None = None
+
+
+def walked(case: "Case") -> Walked | Refusal:
+    """Follow the delegation of a call that names one."""
+    state, named = case.environment.state, case.call.delegation
+    by_id = is_id(named)
+    try:
+        if by_id:
+            hops = collect(named, state.relationships.get)
+        else:
+            hops = case.environment.chains.read(named)
+            hops = with_revocations(hops, state.relationships.get)
+    except Refused as refused:
+        return Refusal(refused.code, refused.reason, named if by_id else "")
+    leaf = hops[-1]
+    if leaf.target == case.identity.agent_id:
+        # Whoever else asks learns nothing of it, also not that it is shut.
+        until = latches.open_until(state.fuses, leaf.id, leaf.root, case.steady)
+        if until is not None:
+            seconds = int(until - case.steady) + 1
+            said = f"the delegation failed too often; its fuse is open for {seconds} seconds"
+            return Refusal(Code.FUSE_OPEN, said, leaf.id)
+    return _walk(case, hops)
+
+
+def failure(case: "Case", refusal: Refusal) -> tuple[tuple[Put, ...], list[str]]:
+    """What a refusal does to the fuse of its edge, and what that opens."""
+    if refusal.failing is None:
+        return (), []
+    fuses = case.environment.state.fuses
+    put, opened = latches.failed(fuses, refusal.failing, case.steady)
+    return (put,), opened
+
+
+def _walk(case: "Case", hops: Sequence[Relationship]) -> Walked | Refusal:
+    asking = _Delegators(case)
+    call, leaf = case.call, hops[-1]
+    found = walk(
+        hops,
+        case.identity.agent_id,
+        case.now,
+        call.action,
+        call.resource,
+        revoked_agent=asking.is_revoked,
+        limits=asking.limits,
+        may=asking.may,
+    )
+    if not isinstance(found, Walked):
+        counts = found.code in fuse.COUNTED
+        return Refusal(found.code, found.reason, found.edge, leaf if counts else None)
+    return found._replace(requires_approval=found.requires_approval or asking.needs_person)
+
+
+class _Delegators:
+    """What is known of those who delegate, and what policies say of them."""
+
+    def __init__(self, case: "Case") -> None:
+        self._case = case
+        #: One of them would have to ask a person, and so does whoever acts for it.
+        self.needs_person = False
+
+    def is_revoked(self, agent_id: str) -> bool:
+        agent = self._case.environment.state.agents.get(agent_id)
+        return agent is not None and agent.revoked_at is not None
+
+    def limits(self, hop: Relationship) -> Limits:
+        return Limits(*self._case.snapshot.delegation_limits(self._identity(hop)))
+
+    def may(self, hop: Relationship) -> tuple[bool, int]:
+        """Whether the one who delegates may do this itself, and its trust rank."""
+        identity, case = self._identity(hop), self._case
+        ruling = case.snapshot.ruling(Facts(case.call, identity))
+        policy = ruling.policy
+        if isinstance(policy, Deny):
+            if policy.code is not Code.APPROVAL_REQUIRED:
+                return False, identity.rank
+            self.needs_person = True
+        return not isinstance(ruling.privilege, Deny), identity.rank
+
+    def _identity(self, hop: Relationship) -> Identity:
+        """The one who delegates as the registry has it, else as it was when it did."""
+        agent = self._case.environment.state.agents.get(hop.source)
+        if agent is not None:
+            rank = agent.rank
+            return Identity(
+                agent.agent_id,
+                agent.name,
+                agent.tier,
+                rank,
+                frozenset(agent.tags),
+                agent.org_id,
+                rank,
+            )
+        rank = tiers.rank(hop.source_tier) or tiers.UNVERIFIED
+        tags = frozenset(hop.source_tags)
+        name, org = hop.source_name, hop.source_org
+        return Identity(hop.source, name, hop.source_tier, rank, tags, org, rank)

@@ -1,0 +1,56 @@
+"""action-token: where a rule asks for one, an unused token for this very action (CONTRACT §15).
+
+The second part of the execution gate. A token that is sent is checked and used up whether or not a
+rule asks for it.
+"""
+
+from authz.core.action_token import ActionToken, BadToken
+from authz.core.case import Case
+from authz.core.errors import Code
+from authz.core.finding import NO_OBJECTION, Deny, Finding, More, Pass
+from authz.core.ledger import Put
+from authz.core.pattern import fold
+
+NAME = "action-token"
+
+
+def judge(case: Case) -> Finding:
+    """Deny a token that is not good for this call, and a call that needs one and has none."""
+    if case.call.source == "mint":
+        return NO_OBJECTION  # it is what is being asked for
+    token = case.token
+    if token is None:
+        needed = case.ruling.needs_token
+        if needed is None or isinstance(case.ruling.policy, Deny):
+            return NO_OBJECTION
+        policy, rule, place = needed
+        said = f"policy {policy} allows this only with an action token"
+        return Deny(Code.ACTION_TOKEN_REQUIRED, said, rule, policy, place)
+    if isinstance(token, BadToken):
+        return _denied(token.code, token.reason)
+    wrong = _mismatch(case, token)
+    if wrong:
+        said = f"the action token is for another {wrong}"
+        return _denied(Code.ACTION_TOKEN_MISMATCH, said)
+    if token.policy_version != case.snapshot.version:
+        said = "the policies have changed since the action token was minted; ask for another"
+        return _denied(Code.ACTION_TOKEN_OUTDATED, said)
+    used = case.environment.state.used
+    if used.get(token.jti) is not None:
+        return _denied(Code.ACTION_TOKEN_REPLAYED, "the action token has been used already")
+    use = Put(used, token.jti, token.expires_at)
+    return Pass(more=More((use,), notes={"actionToken": token.jti}))
+
+
+def _mismatch(case: Case, token: ActionToken) -> str:
+    """What of the call the token is not for; empty where it fits."""
+    if token.agent_id != case.identity.agent_id:
+        return "agent"
+    if fold(token.action) != fold(case.call.action):
+        return "action"
+    return "resource" if token.resource != case.call.resource else ""
+
+
+def _denied(code: Code, reason: str) -> Deny:
+    cause = str(code).removeprefix("action_token_").replace("_", "-")
+    return Deny(code, reason, rule=f"{NAME}:{cause}")

@@ -1,0 +1,91 @@
+"""How much there was in the last so many seconds, in a bounded number of slots.
+
+A window is cut into `SLOTS` slots, and a slot counts until all of it lies outside. So no stretch
+of the window's length ever holds more than the limit, and what was used comes back up to a slot's
+width late. A value never changes: adding to one makes another, and the one before can be put back.
+
+`now` is seconds of a clock that does not step back (`ledger`); where it did, the newest slot is
+the one that counts.
+"""
+
+from typing import Final, NamedTuple
+
+#: Slots of a window: the steps in which it moves on. A minute moves on every 3 seconds.
+SLOTS: Final = 20
+
+
+class Window(NamedTuple):
+    """Amounts by slot, oldest first; slots without any are not there."""
+
+    #: Seconds.
+    length: int
+    #: Number of the slot since the epoch, and what was added in it.
+    slots: tuple[tuple[int, int], ...]
+
+    @property
+    def _width(self) -> float:
+        return self.length / SLOTS
+
+    def _current(self, now: float) -> int:
+        slot = int(now // self._width)
+        return max(slot, self.slots[-1][0]) if self.slots else slot
+
+    def total(self, now: float) -> int:
+        """What was added within the window that ends now."""
+        gone = self._current(now) - SLOTS
+        return sum(amount for slot, amount in self.slots if slot >= gone)
+
+    def add(self, now: float, amount: int) -> "Window":
+        """The window with an amount more, and without what is too old to count."""
+        current = self._current(now)
+        gone = current - SLOTS
+        if self.slots and self.slots[-1][0] == current and self.slots[0][0] >= gone:
+            last = (current, self.slots[-1][1] + amount)
+            return Window(self.length, (*self.slots[:-1], last))
+        kept = [slot for slot in self.slots if slot[0] >= gone]
+        if kept and kept[-1][0] == current:
+            amount += kept.pop()[1]
+        return Window(self.length, (*kept, (current, amount)))
+
+    def wait(self, now: float, room: int, limit: int) -> float:
+        """Seconds until there is room for an amount under a limit; `room` <= `limit`."""
+        over = self.total(now) + room - limit
+        current = self._current(now)
+        for slot, amount in self.slots:
+            if over <= 0:
+                break
+            if slot < current - SLOTS:
+                continue
+            over -= amount
+            if over <= 0:
+                return max((slot + SLOTS + 1) * self._width - now, 0.0)
+        return 0.0
+
+    @property
+    def expires(self) -> float:
+        """When nothing of it counts any more, seconds since the epoch."""
+        return (self.slots[-1][0] + SLOTS + 1) * self._width if self.slots else 0.0
+
+    def to_json(self) -> str:
+        """As it is stored."""
+        inside = ",".join([f"[{slot},{amount}]" for slot, amount in self.slots])
+        return f"[{self.length},[{inside}]]"
+
+
+def window_of(said: object) -> Window:
+    """A window as it was stored, out of JSON.
+
+    Raises:
+        ValueError: this is none.
+    """
+    match said:
+        case [int(length), list(slots)] if length > 0 and len(slots) <= SLOTS + 1:
+            found = []
+            for slot in slots:
+                match slot:
+                    case [int(number), int(amount)] if amount >= 0:
+                        found.append((number, amount))
+                    case _:
+                        raise ValueError("a slot of a window is no pair of numbers")
+            return Window(length, tuple(sorted(found)))
+    raise ValueError("not a window")
