@@ -8,13 +8,44 @@ import hashlib
 from typing import Final, NamedTuple
 
 from authz.core.conditions import Condition, compile_conditions
+from authz.core.finding import ApprovalTerms
 from authz.core.identity import Identity
-from authz.core.policy_doc import DefaultEffect, Effect, PolicyDoc, Rule
+from authz.core.limits import Limit, limits_of
+from authz.core.policy_doc import AppliesTo, Approval, DefaultEffect, Effect, PolicyDoc, Rule
 from authz.core.tiers import rank
 
 ANYONE: Final = "*"
 #: The order in which `ruleOrder: deny-overrides` looks at rules.
 STRICTEST_FIRST: Final = {"deny": 0, "require_approval": 1, "allow": 2}
+
+
+class Scope(NamedTuple):
+    """An `appliesTo`."""
+
+    #: None: not restricted. A list with `*` in it is not restricted either.
+    agent_ids: frozenset[str] | None
+    tags: frozenset[str] | None
+    ranks: frozenset[int] | None
+    org_ids: frozenset[str] | None
+    #: It names nobody.
+    is_nobody: bool
+
+    def includes(self, identity: Identity) -> bool:
+        """Whether every list that restricts has the identity in it."""
+        return (
+            not self.is_nobody
+            and (self.agent_ids is None or identity.agent_id in self.agent_ids)
+            and (self.tags is None or not self.tags.isdisjoint(identity.tags))
+            and (self.ranks is None or identity.rank in self.ranks)
+            and (self.org_ids is None or identity.org_id in self.org_ids)
+        )
+
+    @property
+    def specificity(self) -> int:
+        """How narrowly it is addressed; breaks ties (CONTRACT §5)."""
+        # Weights that keep the order agentIds > tags > trustTiers > orgIds for any combination.
+        weights = ((self.agent_ids, 8), (self.tags, 4), (self.ranks, 2), (self.org_ids, 1))
+        return sum(weight for names, weight in weights if names is not None)
 
 
 class CompiledRule(NamedTuple):
@@ -32,6 +63,10 @@ class CompiledRule(NamedTuple):
     #: The least rank that an allow is for, the policy's own requirement included.
     required_rank: int
     alert: str
+    limits: tuple[Limit, ...]
+    #: What it allows needs an action token.
+    needs_token: bool
+    terms: ApprovalTerms | None
 
 
 class CompiledPolicy(NamedTuple):
@@ -50,25 +85,18 @@ class CompiledPolicy(NamedTuple):
     required_rank: int
     #: Patterns that need a person although the policy allows them.
     approval: tuple[str, ...]
-    #: None: not restricted. A list with `*` in it is not restricted either.
-    agent_ids: frozenset[str] | None
-    tags: frozenset[str] | None
-    ranks: frozenset[int] | None
-    org_ids: frozenset[str] | None
-    #: How narrowly it is addressed; breaks ties about which policy is named (CONTRACT §5).
+    limits: tuple[Limit, ...]
+    #: Hops that an agent under this policy may pass on; None: the policy does not say.
+    max_depth: int | None
+    #: Patterns that cover what it may pass on; None: the policy does not say.
+    ceiling: tuple[str, ...] | None
+    scope: Scope
+    #: Of its scope; sorting asks for it often.
     specificity: int
-    #: Its appliesTo names nobody.
-    is_nobody: bool
 
     def applies_to(self, identity: Identity) -> bool:
         """Whether every list that restricts this policy has the identity in it."""
-        return (
-            not self.is_nobody
-            and (self.agent_ids is None or identity.agent_id in self.agent_ids)
-            and (self.tags is None or not self.tags.isdisjoint(identity.tags))
-            and (self.ranks is None or identity.rank in self.ranks)
-            and (self.org_ids is None or identity.org_id in self.org_ids)
-        )
+        return self.scope.includes(identity)
 
     @property
     def document(self) -> PolicyDoc:
@@ -78,20 +106,17 @@ class CompiledPolicy(NamedTuple):
 
 def compile_policy(document: PolicyDoc) -> CompiledPolicy:
     """Make a document ready. Of one that was validated this cannot fail."""
-    scope = document.applies_to
-    agent_ids, tags = _restriction(scope.agent_ids), _restriction(scope.tags)
-    tier_names, org_ids = _restriction(scope.trust_tiers), _restriction(scope.org_ids)
-    ranks = None
-    if tier_names is not None:
-        ranks = frozenset(r for r in (rank(tier) for tier in tier_names) if r is not None)
-    # Weights that keep the order agentIds > tags > trustTiers > orgIds for any combination.
-    weights = ((agent_ids, 8), (tags, 4), (ranks, 2), (org_ids, 1))
+    scope = compile_scope(document.applies_to)
     said = document.canonical()
     required = _rank(document.required_trust_tier)
-    rules = tuple(_compile_rule(index, rule, required) for index, rule in enumerate(document.rules))
+    rules = tuple(
+        _compile_rule(document.name, index, rule, required)
+        for index, rule in enumerate(document.rules)
+    )
     if document.rule_order == "deny-overrides":
         rules = tuple(sorted(rules, key=lambda rule: STRICTEST_FIRST[rule.effect]))
-    human = document.human_in_the_loop
+    human, delegation = document.human_in_the_loop, document.delegation
+    ceiling = delegation.permission_ceiling if delegation else None
     return CompiledPolicy(
         name=document.name,
         version=document.version,
@@ -102,27 +127,49 @@ def compile_policy(document: PolicyDoc) -> CompiledPolicy:
         dry_run=document.enforcement == "dry_run",
         required_rank=required,
         approval=tuple(human.require_approval) if human else (),
-        agent_ids=agent_ids,
-        tags=tags,
-        ranks=ranks,
-        org_ids=org_ids,
-        specificity=sum(weight for value, weight in weights if value is not None),
-        is_nobody=scope.is_nobody,
+        limits=limits_of(document.rate_limits, document.name),
+        max_depth=delegation.max_depth if delegation else None,
+        ceiling=None if ceiling is None else tuple(ceiling),
+        scope=scope,
+        specificity=scope.specificity,
     )
 
 
-def _compile_rule(index: int, rule: Rule, policy_rank: int) -> CompiledRule:
+def compile_scope(document: AppliesTo) -> Scope:
+    """Make an `appliesTo` ready."""
+    tier_names = _restriction(document.trust_tiers)
+    ranks = None
+    if tier_names is not None:
+        ranks = frozenset(r for r in (rank(tier) for tier in tier_names) if r is not None)
+    return Scope(
+        agent_ids=_restriction(document.agent_ids),
+        tags=_restriction(document.tags),
+        ranks=ranks,
+        org_ids=_restriction(document.org_ids),
+        is_nobody=document.is_nobody,
+    )
+
+
+def _compile_rule(policy: str, index: int, rule: Rule, policy_rank: int) -> CompiledRule:
+    label = rule.id or rule.name or f"rules[{index}]"
     return CompiledRule(
         place=index,
         effect=rule.effect,
-        label=rule.id or rule.name or f"rules[{index}]",
+        label=label,
         reason=rule.reason or rule.description,
         patterns=tuple(rule.actions),
         condition=compile_conditions(rule.conditions) if rule.conditions else None,
         dry_run=rule.enforcement == "dry_run",
         required_rank=max(policy_rank, _rank(rule.required_trust_tier)),
         alert=rule.alert or "",
+        limits=limits_of(rule.rate_limits, policy, label, index),
+        needs_token=rule.require_action_token,
+        terms=_terms(rule.approval) if rule.approval else None,
     )
+
+
+def _terms(approval: Approval) -> ApprovalTerms:
+    return ApprovalTerms(approval.timeout_seconds, approval.message, approval.url)
 
 
 def _rank(tier: str | None) -> int:

@@ -9,6 +9,10 @@
 - An allow that requires a higher tier than the caller's is an objection of its own, the stage
   privilege's, whichever policy it is in: a requirement takes away, so it does not lose to an
   allow without one.
+- An approval lifts neither that objection nor the need of an action token, so both stand beside it;
+  a denial stands alone.
+- An action token is needed where any rule that lets the action through asks for one, for the same
+  reason. Rate limits are those of every policy that applies, and of the rule that decides.
 - Dry run: what is enforced is decided as if the dry-run rules and policies were not there; what
   they would have denied rides along as `would`. A caller for whom *all* policies are dry runs is
   not blocked by them.
@@ -25,6 +29,7 @@ from authz.core.compiled import CompiledPolicy, CompiledRule
 from authz.core.errors import Code
 from authz.core.facts import Facts
 from authz.core.finding import Deny, Finding, Pass
+from authz.core.limits import NO_DELEGATION_LIMITS, DelegationLimits, Limit
 from authz.core.pattern import fold
 from authz.core.pattern_index import PatternIndex
 from authz.core.tiers import TIERS
@@ -53,6 +58,11 @@ class Ruling(NamedTuple):
 
     policy: Finding
     privilege: Finding
+    #: What the caller's requests are counted against, the most narrowly addressed policy's first.
+    limits: tuple[Limit, ...] = ()
+    #: The policy, the rule and its 0-based place that asks for an action token; None where none
+    #: does, and where the action is denied.
+    needs_token: tuple[str, str, int] | None = None
 
 
 class _Candidate(NamedTuple):
@@ -60,6 +70,8 @@ class _Candidate(NamedTuple):
 
     rule: CompiledRule
     pattern: str
+    #: What counts where this rule decides: its own limits after those of all policies.
+    limits: tuple[Limit, ...]
 
 
 class _Entry(NamedTuple):
@@ -92,6 +104,7 @@ class View:
         """`rank`: the callers' trust rank."""
         self.policies = policies
         self._rank = rank
+        self._limits = tuple(limit for policy in policies for limit in policy.limits)
         self._memo: dict[str, Ruling] = {}
         self._sets: dict[tuple[int, ...], _Matched] = {}
         self._remembered = 0
@@ -111,6 +124,9 @@ class View:
         self._allow_defaults = _places(policies, "allow")
         self._low_defaults = [(n, p) for n, p in self._allow_defaults if p.required_rank > rank]
         self._enforced = self._without_dry_runs()
+        self.delegation: Final = _delegation(
+            policies if self._enforced is None else self._enforced.policies
+        )
 
     def ruling(self, facts: Facts) -> Ruling:
         """What these policies say about a call."""
@@ -191,18 +207,21 @@ class View:
         return _Entry(
             place,
             policy,
-            tuple(
-                _Candidate(policy.rules[rule], policy.rules[rule].patterns[found[rule]])
-                for rule in sorted(found)
-            ),
+            tuple(self._candidate(policy.rules[rule], found[rule]) for rule in sorted(found)),
             "" if needs is None else policy.approval[needs],
         )
+
+    def _candidate(self, rule: CompiledRule, position: int) -> _Candidate:
+        limits = self._limits + rule.limits if rule.limits else self._limits
+        return _Candidate(rule, rule.patterns[position], limits)
 
     def _combine(self, matched: _Matched, facts: Facts | None) -> Ruling:
         """Weigh the policies against each other. `facts` may be None where no condition asks."""
         approval: Deny | None = None
         allowed: Pass | None = None
         too_low: Deny | None = None
+        needs_token: tuple[str, str, int] | None = None
+        limits = asked_limits = self._limits
         denies = [matched.default_deny] if matched.default_deny else []
         silent = (matched.default_allow, matched.default_too_low)
         allows = [allow for allow in silent if allow is not None]
@@ -212,30 +231,37 @@ class View:
             effect = hit.rule.effect if hit else policy.default_effect
             if effect == "deny":
                 if hit:
-                    return Ruling(_denied(policy, hit, reason), _NO_OBJECTION)
+                    return Ruling(_denied(policy, hit, reason), _NO_OBJECTION, self._limits)
                 denies.append((entry.place, policy))
-            elif hit is None:
+                continue
+            if hit is None:
                 allows.append((entry.place, policy))
-            elif effect == "require_approval":
-                approval = approval or _needs_person(policy, hit, reason)
-            else:
-                allowed = allowed or _allowed(policy, hit)
-                if hit.rule.required_rank > self._rank:
-                    too_low = too_low or _too_low(policy, hit.rule.required_rank, hit)
+                continue
+            if effect == "require_approval":
+                if approval is None:
+                    approval, asked_limits = _needs_person(policy, hit, reason), hit.limits
+            elif allowed is None:
+                allowed, limits = _allowed(policy, hit), hit.limits
+            if hit.rule.required_rank > self._rank:
+                too_low = too_low or _too_low(policy, hit.rule.required_rank, hit)
+            if hit.rule.needs_token:
+                needs_token = needs_token or (policy.name, hit.rule.label, hit.rule.place)
         if approval:
-            return Ruling(approval, _NO_OBJECTION)
+            return Ruling(approval, too_low or _NO_OBJECTION, asked_limits, needs_token)
         if not allowed and denies:
-            return Ruling(_default_denied(min(denies, key=lambda deny: deny[0])[1]), _NO_OBJECTION)
+            denied = _default_denied(min(denies, key=lambda deny: deny[0])[1])
+            return Ruling(denied, _NO_OBJECTION, self._limits)
         human = next((entry for entry in matched.entries if entry.approval), None)
-        if human:
-            return Ruling(_human_in_the_loop(human), _NO_OBJECTION)
         if allowed:
-            return Ruling(allowed, too_low or _NO_OBJECTION)
+            finding: Finding = _human_in_the_loop(human) if human else allowed
+            return Ruling(finding, too_low or _NO_OBJECTION, limits, needs_token)
         allows.sort(key=lambda allow: allow[0])
         low = next((p for _, p in allows if p.required_rank > self._rank), None)
+        finding = Pass(Code.DEFAULT_ALLOWED, policy=allows[0][1].name, rule=DEFAULT_ALLOW)
         return Ruling(
-            Pass(Code.DEFAULT_ALLOWED, policy=allows[0][1].name, rule=DEFAULT_ALLOW),
+            _human_in_the_loop(human) if human else finding,
             _too_low(low, low.required_rank) if low else _NO_OBJECTION,
+            self._limits,
         )
 
 
@@ -244,6 +270,15 @@ def no_policy(agent_id: str) -> Ruling:
     who = f"agent {agent_id}" if agent_id else "a caller without identity"
     reason = f"no policy applies to {who}"
     return Ruling(Deny(Code.NO_POLICY, reason, policy=NOBODY, rule=DEFAULT_DENY), _NO_OBJECTION)
+
+
+def _delegation(policies: Sequence[CompiledPolicy]) -> DelegationLimits:
+    """The strictest of what policies let somebody pass on."""
+    depths = [policy.max_depth for policy in policies if policy.max_depth is not None]
+    ceilings = tuple(policy.ceiling for policy in policies if policy.ceiling is not None)
+    if not depths and not ceilings:
+        return NO_DELEGATION_LIMITS
+    return DelegationLimits(min(depths, default=None), ceilings)
 
 
 def _places(policies: Sequence[CompiledPolicy], effect: str) -> list[tuple[int, CompiledPolicy]]:
@@ -288,6 +323,7 @@ def _needs_person(policy: CompiledPolicy, hit: _Candidate, more: str) -> Deny:
         rule=rule.label,
         rule_index=rule.place,
         alert=rule.alert,
+        approval=rule.terms,
     )
 
 
@@ -327,8 +363,8 @@ def _default_denied(policy: CompiledPolicy) -> Deny:
 
 
 def _lifted(ruling: Ruling) -> Ruling:
-    """A ruling of dry-run policies alone: none of its objections is enforced."""
-    policy, privilege = ruling
+    """A ruling of dry-run policies alone: none of its objections and limits is enforced."""
+    policy, privilege = ruling.policy, ruling.privilege
     if isinstance(policy, Deny):
         policy = Pass(Code.DEFAULT_ALLOWED, policy=policy.policy, rule=DRY_RUN, would=policy)
     if isinstance(privilege, Deny):

@@ -152,12 +152,13 @@ def _matches(rule: CompiledRule, action: str, facts: Facts) -> tuple[bool, str]:
 
 
 def _why_not(policy: CompiledPolicy, identity: Identity) -> str:
-    if policy.is_nobody:
+    scope = policy.scope
+    if scope.is_nobody:
         return "appliesTo is nobody"
-    if policy.agent_ids is not None and identity.agent_id not in policy.agent_ids:
+    if scope.agent_ids is not None and identity.agent_id not in scope.agent_ids:
         return "appliesTo.agentIds"
-    if policy.tags is not None and policy.tags.isdisjoint(identity.tags):
+    if scope.tags is not None and scope.tags.isdisjoint(identity.tags):
         return "appliesTo.tags"
-    if policy.ranks is not None and identity.rank not in policy.ranks:
+    if scope.ranks is not None and identity.rank not in scope.ranks:
         return "appliesTo.trustTiers"
     return "appliesTo.orgIds"

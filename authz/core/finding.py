@@ -38,6 +38,16 @@ class More(NamedTuple):
         )
 
 
+class ApprovalTerms(NamedTuple):
+    """How a rule wants a person to be asked."""
+
+    #: Seconds until the question lapses; None: the rule does not say.
+    timeout_s: int | None
+    #: What the person is told, and where more is to be read. Empty where the rule does not say.
+    message: str
+    url: str
+
+
 class Deny(NamedTuple):
     """The stage objects, and says everything the audit row and the caller need to know."""
 
@@ -50,6 +60,8 @@ class Deny(NamedTuple):
     #: How grave the policy's author calls it; empty where nothing is said.
     alert: str = ""
     more: More | None = None
+    #: Of a rule that requires approval and has terms for it.
+    approval: ApprovalTerms | None = None
 
 
 class Pass(NamedTuple):

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from authz.core.compiled import STRICTEST_FIRST, CompiledPolicy
+from authz.core.compiled import STRICTEST_FIRST, CompiledPolicy, Scope
 from authz.core.pattern import compile_pattern, fold
 from authz.core.pattern_index import PatternIndex
 from authz.core.policy_doc import PolicyDoc
@@ -207,24 +207,29 @@ def conflicting_defaults(
     policies: Sequence[CompiledPolicy],
 ) -> Iterator[tuple[CompiledPolicy, CompiledPolicy]]:
     """Policies that allow by default, each with one that denies by default for the same agents."""
-    denying = [p for p in policies if p.default_effect == "deny" and not p.is_nobody]
+    denying = [p for p in policies if p.default_effect == "deny" and not p.scope.is_nobody]
     pairs = 0
     for policy in policies:
-        if policy.default_effect == "deny" or policy.is_nobody:
+        if policy.default_effect == "deny" or policy.scope.is_nobody:
             continue
         for other in denying:
             pairs += 1
             if pairs > MAX_PAIRS:
                 return
-            if _share_agents(policy, other):
+            if _share_agents(policy.scope, other.scope):
                 yield policy, other
                 break
 
 
-def _share_agents(one: CompiledPolicy, other: CompiledPolicy) -> bool:
+def _share_agents(one: Scope, other: Scope) -> bool:
     # Two tags may well be one agent's; that is only said of policies that name the same one.
-    scopes = ("agent_ids", "tags", "ranks", "org_ids")
-    for first, second in ((getattr(one, scope), getattr(other, scope)) for scope in scopes):
+    scopes = (
+        (one.agent_ids, other.agent_ids),
+        (one.tags, other.tags),
+        (one.ranks, other.ranks),
+        (one.org_ids, other.org_ids),
+    )
+    for first, second in scopes:
         if first is not None and second is not None and first.isdisjoint(second):
             return False
     return True

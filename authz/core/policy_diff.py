@@ -8,6 +8,8 @@ from typing import Final, NamedTuple
 import yaml
 
 from authz.core.asked import Asked
+from authz.core.chain_compiled import CompiledChain
+from authz.core.compiled import CompiledPolicy
 from authz.core.explain import answer, outcome_of
 from authz.core.snapshot import Snapshot
 from authz.core.verdict import Verdict
@@ -17,8 +19,9 @@ MAX_SHOWN: Final = 1000
 
 
 class PolicyChange(NamedTuple):
-    """A policy that is in one set only, or differs."""
+    """A document that is in one set only, or differs."""
 
+    #: Of what is no policy with its kind in front.
     name: str
     #: `added`, `removed` or `changed`.
     kind: str
@@ -27,11 +30,11 @@ class PolicyChange(NamedTuple):
 
 
 def changes(old: Snapshot, new: Snapshot) -> Iterator[PolicyChange]:
-    """The policies that differ, by name."""
-    before = {policy.name: policy for policy in old.policies}
-    after = {policy.name: policy for policy in new.policies}
-    for name in sorted(before.keys() | after.keys()):
-        one, other = before.get(name), after.get(name)
+    """The documents that differ, policies first, each kind by name."""
+    before, after = _documents(old), _documents(new)
+    for key in sorted(before.keys() | after.keys()):
+        name = " ".join(filter(None, key))
+        one, other = before.get(key), after.get(key)
         if one is None:
             yield PolicyChange(name, "added", ())
         elif other is None:
@@ -40,6 +43,14 @@ def changes(old: Snapshot, new: Snapshot) -> Iterator[PolicyChange]:
             found = difflib.unified_diff(_text(one.said), _text(other.said), lineterm="", n=1)
             lines = [line for line in found if not line.startswith(("---", "+++", "@@"))]
             yield PolicyChange(name, "changed", tuple(lines))
+
+
+def _documents(
+    snapshot: Snapshot,
+) -> dict[tuple[str, str], CompiledPolicy | CompiledChain]:
+    """By kind, which is empty for policies, and name."""
+    policies = {("", policy.name): policy for policy in snapshot.policies}
+    return {**policies, **{(d.kind, d.name): d for d in snapshot.chain}}
 
 
 def _text(said: str) -> list[str]:

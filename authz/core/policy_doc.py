@@ -18,7 +18,6 @@ from pydantic import (
     ConfigDict,
     Field,
     WithJsonSchema,
-    field_validator,
 )
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
@@ -50,7 +49,8 @@ def _underscored(value: object) -> object:
     return word.replace("-", "_") if isinstance(word, str) else word
 
 
-def _single(value: object) -> object:
+def single(value: object) -> object:
+    """A list; of one text where only that is written."""
     return [value] if isinstance(value, str) else value
 
 
@@ -69,6 +69,12 @@ def _patterns(value: list[str]) -> list[str]:
 def _printable(value: str) -> str:
     if not value.isprintable():
         raise PydanticCustomError("at", "a name has control characters")
+    return value
+
+
+def _named(value: str) -> str:
+    if not value.isprintable() or not value.strip():
+        raise PydanticCustomError("at", "the name is blank or has control characters")
     return value
 
 
@@ -95,7 +101,7 @@ _CONDITIONS: Final = {"type": "object", "title": "Conditions"}
 
 Patterns = Annotated[
     list[str],
-    BeforeValidator(_single, json_schema_input_type=str | list[str]),
+    BeforeValidator(single, json_schema_input_type=str | list[str]),
     AfterValidator(_patterns),
     Field(min_length=1, max_length=MAX_ITEMS),
 ]
@@ -104,6 +110,8 @@ Names = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=MAX_NAME)]], Field(max_length=MAX_ITEMS)
 ]
 Tier = Annotated[str, AfterValidator(_tier)]
+#: Of a document.
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_named)]
 Label = Annotated[str, Field(max_length=MAX_NAME), AfterValidator(_printable)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Conditions = Annotated[
@@ -128,7 +136,9 @@ _NOTIFY: Final = {
 }
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
+    """A mapping of a document: frozen, of known keys, nothing taken for something else."""
+
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
@@ -139,7 +149,7 @@ class _Model(BaseModel):
     )
 
 
-class AppliesTo(_Model):
+class AppliesTo(Model):
     """Whom a policy is for: OR inside a list, AND between the lists that are present."""
 
     tags: Names | None = Field(None, description="agents that have one of these tags")
@@ -169,7 +179,7 @@ class AppliesTo(_Model):
         return named is not None and all(t != "*" and tiers.rank(t) is None for t in named)
 
 
-class RateLimits(_Model):
+class RateLimits(Model):
     """Requests that one agent may make under a policy."""
 
     requests_per_minute: Count | None = Field(
@@ -188,7 +198,7 @@ class RateLimits(_Model):
     )
 
 
-class HumanInTheLoop(_Model):
+class HumanInTheLoop(Model):
     """Actions that a person has to approve although the policy allows them."""
 
     require_approval: Patterns = Field(
@@ -196,7 +206,7 @@ class HumanInTheLoop(_Model):
     )
 
 
-class Delegation(_Model):
+class Delegation(Model):
     """What an agent under this policy may pass on."""
 
     max_depth: Annotated[int, Field(ge=0, le=5)] | None = Field(
@@ -207,7 +217,7 @@ class Delegation(_Model):
     )
 
 
-class Approval(_Model):
+class Approval(Model):
     """How a person is asked."""
 
     method: str = Field("", max_length=MAX_NAME)
@@ -218,14 +228,14 @@ class Approval(_Model):
     url: str = Field("", max_length=MAX_TEXT)
 
 
-class RuleAudit(_Model):
+class RuleAudit(Model):
     """How much a rule wants recorded. Every decision is, whatever stands here."""
 
     level: str = Field("", max_length=MAX_NAME)
     notify: Annotated[Any, AfterValidator(_notify), WithJsonSchema(_NOTIFY)] = None
 
 
-class PolicyAudit(_Model):
+class PolicyAudit(Model):
     """How much a policy wants recorded. Every decision is, whatever stands here."""
 
     enabled: bool = True
@@ -238,7 +248,7 @@ class PolicyAudit(_Model):
     )
 
 
-class Rule(_Model):
+class Rule(Model):
     """One line of a policy: what it does to which actions."""
 
     effect: Annotated[Effect, BeforeValidator(_underscored, json_schema_input_type=Effect)]
@@ -259,6 +269,11 @@ class Rule(_Model):
         validation_alias=_spelled("requiredTrustTier", "required_trust_tier"),
         description="the least tier that this rule allows anything to",
     )
+    require_action_token: bool = Field(
+        False,
+        validation_alias=_spelled("requireActionToken", "require_action_token"),
+        description="what this rule allows needs an action token, which is good for one request",
+    )
     rate_limits: RateLimits | None = Field(
         None, validation_alias=_spelled("rateLimits", "rateLimit", "rate_limit", "rate_limits")
     )
@@ -269,10 +284,10 @@ class Rule(_Model):
     approval: Approval | None = None
 
 
-class PolicyDoc(_Model):
+class PolicyDoc(Model):
     """A `kind: Policy` document, the kind that is meant where none is named."""
 
-    name: str = Field(min_length=1, max_length=MAX_NAME, description="unique among all policies")
+    name: Name = Field(description="unique among all policies")
     kind: Literal["Policy"] = "Policy"
     version: Label = Field("", description="in quotes: 1.10 is a number to YAML")
     description: str = Field("", max_length=MAX_TEXT)
@@ -310,13 +325,6 @@ class PolicyDoc(_Model):
     delegation: Delegation | None = None
     audit: PolicyAudit | None = None
 
-    @field_validator("name")
-    @classmethod
-    def _printable(cls, value: str) -> str:
-        if not value.isprintable() or not value.strip():
-            raise PydanticCustomError("at", "the name is blank or has control characters")
-        return value
-
     def canonical(self) -> str:
         """The document as JSON: what it says and nothing else, always in the same form."""
         said = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
@@ -330,5 +338,7 @@ RESTRICTS: Final = (AppliesTo, RateLimits, HumanInTheLoop, Delegation)
 def spellings_of(model: type[BaseModel], name: str) -> list[str]:
     """Every key that a field may be written as; the first is the one that documents show."""
     alias = model.model_fields[name].validation_alias
-    choices = [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else []
-    return list(dict.fromkeys([*choices, name]))
+    choices = alias.choices if isinstance(alias, AliasChoices) else [alias] if alias else []
+    if model.model_config.get("validate_by_name"):
+        choices = [*choices, name]
+    return list(dict.fromkeys(map(str, choices)))

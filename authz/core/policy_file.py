@@ -1,11 +1,13 @@
-"""Policy files: YAML text to compiled policies, or problems with their place (CONTRACT §5).
+"""Policy files: YAML text to compiled documents, or problems with their place (CONTRACT §5).
 
 - A file is taken whole or not at all: one error and none of its documents count.
 - What we do not know is a warning with the nearest known name, and an error where ignoring it
   would allow more than was written: in the parts that restrict (`policy_doc.RESTRICTS`), for keys
-  of other dialects that take something away, and for slips of the pen that come near to either.
+  of other dialects that take something away, and for slips of the pen that come near to either. In
+  the documents of other kinds (`chain_doc`) every key restricts, so all of it is an error there.
 - A value in conditions that YAML 1.1 reads as something its author cannot have seen (`NO` is false,
-  `010` is 8) is an error too: a denial of Norway would deny nobody.
+  `010` is 8) is an error too: a denial of Norway would deny nobody. So are such numbers in the
+  documents of other kinds.
 - Problems read `file:line:column: error: sentence` and carry no values longer than a word.
 """
 
@@ -21,11 +23,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 
 from authz.core import lints, tiers, yaml_tree
+from authz.core.chain_compiled import CompiledChain, compile_chain
+from authz.core.chain_doc import CHAIN_KINDS, ChainDoc, ChainModel
 from authz.core.compiled import CompiledPolicy, compile_policy
+from authz.core.lanes import LANES
 from authz.core.policy_doc import (
     MAX_NAME,
     RESTRICTS,
     WRAPPER_VERSION,
+    AppliesTo,
     PolicyDoc,
     Rule,
     lower,
@@ -72,7 +78,6 @@ _NOT_EVALUATED: Final = frozenset(
         "mode",
         "notActions",
         "principals",
-        "requireActionToken",
         "requireApproval",
         "requiredTier",
         "requireTier",
@@ -104,6 +109,7 @@ _TAKES_AWAY: Final = frozenset(
         "orgIds",
         "rateLimit",
         "rateLimits",
+        "requireActionToken",
         "requiredTrustTier",
         "ruleOrder",
         "trustTiers",
@@ -120,16 +126,19 @@ _DECIMAL: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]*)?\.[0-9]*(?:[eE][-+][0-9]+)
 _NUMERIC: Final = ("lt", "lte", "gt", "gte")
 
 #: Read, checked and not acted on, and what that means.
-_NO_EFFECT: Final = {
-    "rateLimits": "is not enforced by this version: requests are not counted",
-    "delegation": "has no effect in this version: nothing can be delegated",
-    "approval": "has no effect in this version: what needs approval is denied",
-    "audit": "has no effect: every decision is recorded",
+_NO_EFFECT: Final = {"audit": "has no effect: every decision is recorded"}
+#: Keys of rules that say something only beside these effects.
+_ONLY_BESIDE: Final = {
+    "approval": ("require_approval",),
+    "rateLimits": ("allow", "require_approval"),
+    "requireActionToken": ("allow", "require_approval"),
 }
 #: What Kubernetes keeps beside a name; no business of a policy.
 _FOREIGN_METADATA: Final = ("annotations", "labels", "namespace")
 #: What of a wrapper's `metadata` is the policy's.
 _METADATA: Final = ("name", "version", "description")
+#: What a document may call itself.
+_KINDS: Final = ("Policy", *CHAIN_KINDS)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -162,11 +171,26 @@ class Placed(NamedTuple):
     rule_lines: tuple[int, ...]
 
 
+class PlacedChain(NamedTuple):
+    """A document of another kind and where its file says it: 1-based line and column."""
+
+    document: CompiledChain
+    line: int
+    column: int
+
+
 class Parsed(NamedTuple):
-    """What one file holds: its policies, or none and at least one error."""
+    """What one file holds: its documents, or none and at least one error."""
 
     policies: tuple[Placed, ...]
     problems: tuple[Problem, ...]
+    #: The documents that are no policies.
+    chain: tuple[PlacedChain, ...] = ()
+
+    @property
+    def has_documents(self) -> bool:
+        """Something of it can be in force."""
+        return bool(self.policies or self.chain)
 
     @property
     def is_bad(self) -> bool:
@@ -185,17 +209,20 @@ def parse_file(data: bytes, file: str) -> Parsed:
     if not nodes:
         return refused(file, "the file is empty; a policy needs a name")
     policies: list[Placed] = []
+    chain: list[PlacedChain] = []
     problems: set[Problem] = set()
     unknown: set[str] = set()
     for node in nodes:
         reader = _Reader(node, file, unknown)
         document = reader.read()
-        if document is not None:
+        if isinstance(document, PolicyDoc):
             policies.append(reader.placed(document))
+        elif document is not None:
+            chain.append(reader.placed_chain(document))
         problems.update(reader.problems)
     if any(problem.severity == "error" for problem in problems):
-        policies.clear()
-    return Parsed(tuple(policies), _told(problems))
+        return Parsed((), _told(problems))
+    return Parsed(tuple(policies), _told(problems), tuple(chain))
 
 
 def refused(file: str, message: str, line: int = 1, column: int = 1) -> Parsed:
@@ -222,9 +249,11 @@ class _Reader:
         self._node = node
         self._file = file
         self._unknown = unknown
+        #: Of the document's kind.
+        self._model: type[PolicyDoc | ChainDoc] = PolicyDoc
         self.problems: list[Problem] = []
 
-    def read(self) -> PolicyDoc | None:
+    def read(self) -> PolicyDoc | ChainDoc | None:
         if not isinstance(self._node.value, dict):
             self._say((), "error", "a policy is a mapping that starts with `name:`")
             return None
@@ -232,26 +261,49 @@ class _Reader:
             said = "this is a suite of tests, not a policy; run it with `authz policy test --file`"
             self._say((), "error", said)
             return None
-        if not self._unwrap():
+        is_known = self._know_kind(self._node.value)
+        if not self._unwrap() or not is_known:
             return None
         data: Any = self._node.plain()
         self._raw_version(data)
-        self._readable_default(data)
-        for index, rule in enumerate(_items(self._node.at(("rules",)))):
-            conditions = rule.value.get("conditions") if isinstance(rule.value, dict) else None
-            if conditions is not None:
-                self._ambiguous(conditions, ("rules", index, "conditions"))
+        if self._model is PolicyDoc:
+            self._readable_default(data)
+            for index, rule in enumerate(_items(self._node.at(("rules",)))):
+                conditions = rule.value.get("conditions") if isinstance(rule.value, dict) else None
+                if conditions is not None:
+                    self._ambiguous(conditions, ("rules", index, "conditions"))
         document = None
         while document is None:
             try:
-                document = PolicyDoc.model_validate(data)
+                document = self._model.model_validate(data)
             except ValidationError as error:
                 if not self._explain(error, data):
                     break
         self._empty(data, (), {(problem.line, problem.column) for problem in self.problems})
-        if document is not None:
+        if isinstance(document, PolicyDoc):
             self._warn(document)
+        elif document is not None:
+            self._check(document)
         return document
+
+    def _know_kind(self, document: dict[str, Node]) -> bool:
+        """Find the model of the document's kind; false, and told, where there is none."""
+        node = document.get("kind")
+        if node is None:
+            return True
+        is_wrapped = "apiVersion" in document
+        if isinstance(node.value, str) and node.value in CHAIN_KINDS:
+            self._model = CHAIN_KINDS[node.value]
+        elif node.text != "Policy" and not (is_wrapped and node.text.lower().endswith("policy")):
+            known = f"one of {', '.join(_KINDS)}"
+            if is_wrapped:
+                known += ", or something that ends in Policy"
+            said = f"unknown kind `{word(node.text)}`{_nearest(node.text, _KINDS)} ({known})"
+            if not node.text:
+                said = f"`kind` is {known}"
+            self._say(("kind",), "error", said)
+            return False
+        return True
 
     def placed(self, document: PolicyDoc) -> Placed:
         line, column = self._node.place_of_key(("name",))
@@ -260,6 +312,9 @@ class _Reader:
             default = self._node.place(self._written(("defaultEffect",)))
         rules = tuple(self._node.place(("rules", n))[0] for n in range(len(document.rules)))
         return Placed(compile_policy(document), line, column, default, rules)
+
+    def placed_chain(self, document: ChainDoc) -> PlacedChain:
+        return PlacedChain(compile_chain(document), *self._node.place_of_key(("name",)))
 
     def _unwrap(self) -> bool:
         """Take the AGT wrapper off: `metadata` and `spec` become one mapping, places kept."""
@@ -297,11 +352,12 @@ class _Reader:
                     complete = False
                 values[key], keys[key] = value, inner.keys[written]
         kind = node.value.get("kind")
-        if kind is not None and not kind.text.lower().endswith("policy"):
-            self._say(
-                ("kind",), "error", f"unknown kind `{word(kind.text)}`; it must end in Policy"
-            )
-            complete = False
+        if kind is not None and self._model is not PolicyDoc:
+            # A policy's stays outside: it need only end in Policy there.
+            if "kind" in values:
+                self._say(("spec", "kind"), "error", "`kind` is given twice", of_key=True)
+                complete = False
+            values["kind"], keys["kind"] = kind, node.keys["kind"]
         for key in node.value:
             if key in ("apiVersion", "kind", "metadata", "spec"):
                 continue
@@ -313,12 +369,16 @@ class _Reader:
         return complete
 
     def _in_metadata(self, written: str) -> bool:
-        """Tell of a key that is not the policy's; false when it would be one elsewhere."""
+        """Tell of a key that is not the document's; false where that is an error."""
         if written in _FOREIGN_METADATA:
             return True
         path, shown = ("metadata", written), word(written)
-        if _deciding(written) or written in _spellings(PolicyDoc):
+        is_policy = self._model is PolicyDoc
+        if written in _spellings(self._model) or (is_policy and _deciding(written)):
             self._say(path, "error", f"`{shown}` does not belong in metadata", of_key=True)
+            return False
+        if not is_policy:
+            self._say(path, "error", f"unknown key `{shown}` in metadata", of_key=True)
             return False
         self._say(path, "warning", f"unknown key `{shown}` in metadata; ignored", of_key=True)
         return True
@@ -356,17 +416,32 @@ class _Reader:
                 said = f'YAML reads `{written}` as {read}; write "{written}", or {read}'
                 self._say(path, "error", said)
         elif isinstance(value, (int, float)) and math.isfinite(value):  # else it is refused anyway
-            plain = _WHOLE if isinstance(value, int) else _DECIMAL
-            if not plain.fullmatch(node.text):
-                said = f'YAML reads `{written}` as {value}; write "{written}", or {value}'
-                self._say(path, "error", said)
-            elif (
-                isinstance(value, float)
-                and node.text != repr(value)
-                and not set(path).intersection(_NUMERIC)
-            ):
+            is_misread = self._misread(node, path)
+            is_meant = isinstance(value, int) or node.text == repr(value)
+            if not is_misread and not is_meant and not set(path).intersection(_NUMERIC):
                 said = f'`{written}` is the number {value}; if a text is meant, write "{written}"'
                 self._say(path, "warning", said)
+
+    def _misread(self, node: Node, path: Path) -> bool:
+        """Tell of a number that is not the one it looks like."""
+        plain = _WHOLE if isinstance(node.value, int) else _DECIMAL
+        if plain.fullmatch(node.text):
+            return False
+        written = word(node.text)
+        said = f'YAML reads `{written}` as {node.value}; write "{written}", or {node.value}'
+        self._say(path, "error", said)
+        return True
+
+    def _misread_numbers(self, node: Node, path: Path) -> None:
+        """The same of all numbers where only numbers can stand."""
+        if isinstance(node.value, dict):
+            for key, inner in node.value.items():
+                if (*path, key) != ("version",):
+                    self._misread_numbers(inner, (*path, key))
+        for index, inner in enumerate(_items(node)):
+            self._misread_numbers(inner, (*path, index))
+        if isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
+            self._misread(node, path)
 
     def _explain(self, error: ValidationError, data: Any) -> bool:
         """Turn pydantic's errors into problems; true when what is left is worth another try."""
@@ -383,7 +458,8 @@ class _Reader:
                     self._say((*path, *inner), "error", sentence, of_key=unknown)
                 continue
             path = (*path, *item.get("ctx", {}).get("path", ()))
-            self._say(path, "error", _sentence(path, item, self._node))
+            of_key = item["type"].endswith("_key")
+            self._say(path, "error", _sentence(path, item, self._node), of_key=of_key)
         return retry
 
     def _empty(self, value: object, path: Path, told: set[tuple[int, int]]) -> None:
@@ -407,8 +483,14 @@ class _Reader:
             said = f"over {MAX_UNKNOWN} different unknown keys; this is no policy file"
             self._say((), "error", said)
             return False
-        model = _model_at(path[:-1])
+        model = _model_at(self._model, path[:-1])
         meant, known = _meant(model, key), _deciding(key)
+        if issubclass(model, ChainModel):
+            holder = next((step for step in path[-2::-1] if isinstance(step, str)), "")
+            where = word(holder) if holder else self._node.text_at(("kind",))
+            hint = f", did you mean `{meant}`?" if meant else ""
+            self._say(path, "error", f"unknown key `{shown}` in {where}{hint}", of_key=True)
+            return False
         if key in _spellings(model):
             said = f"`{shown}` is given a second time in another spelling"
             self._say(path, "error", said, of_key=True)
@@ -435,20 +517,29 @@ class _Reader:
         self._say(path, "error", said, of_key=True)
         return False
 
+    def _check(self, document: ChainDoc) -> None:
+        """Tell of what is valid in itself and would take nothing away."""
+        self._misread_numbers(self._node, ())
+        scope = getattr(document, "applies_to", None)
+        if scope is not None:
+            self._unknown_tiers(scope, "error")
+            if scope.is_nobody:
+                said = "appliesTo names nobody; leave it out where every agent is meant"
+                self._say(("appliesTo",), "error", said)
+
+    def _unknown_tiers(self, scope: AppliesTo, severity: Literal["error", "warning"]) -> None:
+        for index, tier in enumerate(scope.trust_tiers or ()):
+            if tier != "*" and tiers.rank(tier) is None:
+                path = ("appliesTo", "trustTiers", index)
+                self._say(path, severity, _unknown_tier(tier))
+
     def _warn(self, document: PolicyDoc) -> None:
         given = document.model_fields_set
         if "version" not in given:
             self._say((), "warning", "the policy has no version")
         if "default_effect" not in given:
             self._say((), "warning", "no defaultEffect; `deny` is used")
-        for index, tier in enumerate(document.applies_to.trust_tiers or ()):
-            if tier != "*" and tiers.rank(tier) is None:
-                self._say(
-                    ("appliesTo", "trustTiers", index),
-                    "warning",
-                    f"unknown trust tier `{word(tier)}`{_nearest(tier, tiers.TIERS)}"
-                    f" (one of {', '.join(tiers.TIERS)})",
-                )
+        self._unknown_tiers(document.applies_to, "warning")
         if document.enforcement == "dry_run":
             self._say(
                 ("enforcement",),
@@ -458,6 +549,7 @@ class _Reader:
         self._say_no_effect((), document)
         for index, rule in enumerate(document.rules):
             self._say_no_effect(("rules", index), rule)
+            self._say_only_beside(("rules", index), rule)
         for lint, path, sentence in lints.of_policy(document):
             self._say(path, "warning", sentence, lint)
 
@@ -469,6 +561,14 @@ class _Reader:
                 said = f"`{written[-1]}` {_NO_EFFECT[main]}"
                 self._say(written, "warning", said, of_key=True)
 
+    def _say_only_beside(self, path: Path, rule: Rule) -> None:
+        for name in rule.model_fields_set:
+            effects = _ONLY_BESIDE.get(to_camel(name))
+            if effects and rule.effect not in effects and getattr(rule, name):
+                written = self._written((*path, to_camel(name)))
+                said = f"`{written[-1]}` has no effect: what the rule does is {rule.effect}"
+                self._say(written, "warning", said, of_key=True)
+
     def _written(self, path: Path) -> Path:
         """A path with each key in the spelling that the document has."""
         found: Path = ()
@@ -476,7 +576,7 @@ class _Reader:
             here = self._node.at(found).plain_keys()
             spelled = step
             if isinstance(step, str) and step not in here:
-                model = _model_at(found)
+                model = _model_at(self._model, found)
                 names = [spellings_of(model, name) for name in model.model_fields]
                 others = next((keys for keys in names if step in keys), [])
                 spelled = next((key for key in others if key in here), step)
@@ -502,9 +602,9 @@ def _items(node: Node) -> list[Node]:
     return node.value if isinstance(node.value, list) else []
 
 
-def _model_at(path: Path) -> type[BaseModel]:
-    """The model that a mapping at this place is read as."""
-    model: type[BaseModel] = PolicyDoc
+def _model_at(root: type[BaseModel], path: Path) -> type[BaseModel]:
+    """The model that a mapping at this place of a document is read as."""
+    model = root
     for step in path:
         if isinstance(step, int):
             continue
@@ -569,6 +669,7 @@ _SENTENCES: Final = {
     "list_type": "`{leaf}` must be a list",
     "int_type": "`{leaf}` must be a whole number",
     "bool_type": "`{leaf}` must be true or false",
+    **dict.fromkeys(("float_type", "finite_number"), "`{leaf}` must be a number"),
     **dict.fromkeys(("model_type", "model_attributes_type"), "`{leaf}` must be a mapping"),
     "dict_type": "`{leaf}` must be a mapping",
     "greater_than_equal": "`{leaf}` must be at least {ge}",
@@ -592,15 +693,31 @@ def _sentence(path: Path, item: Any, node: Node) -> str:
         case "string_type":
             return _not_text(leaf, node.at(path))
         case "tier":
-            return (
-                f"unknown trust tier `{word(written)}`{_nearest(written, tiers.TIERS)}"
-                f" (one of {', '.join(tiers.TIERS)})"
-            )
+            return _unknown_tier(written)
+        case "tier_key":
+            return _unknown_tier(leaf)
+        case "lane":
+            return _unknown_lane(written)
+        case "lane_key":
+            return _unknown_lane(leaf)
+        case "at":
+            return str(context.get("said", item["msg"]))
         case "model_type" | "model_attributes_type" | "dict_type" if isinstance(path[-1], int):
             return f"item {path[-1] + 1} of `{leaf}` must be a mapping"
         case kind if kind in _SENTENCES:
             return _SENTENCES[kind].format(leaf=leaf, **context)
-    return f"`{leaf}`: {item['msg']}" if item["type"] != "at" else str(item["msg"])
+    return f"`{leaf}`: {item['msg']}"
+
+
+def _unknown_tier(written: str) -> str:
+    known = tiers.TIERS
+    said = f"unknown trust tier `{word(written)}`{_nearest(written, known)}"
+    return f"{said} (one of {', '.join(known)})"
+
+
+def _unknown_lane(written: str) -> str:
+    said = f"unknown lane `{word(written)}`{_nearest(written, LANES)}"
+    return f"{said} (0 to 3, or one of {', '.join(LANES)})"
 
 
 def _not_text(leaf: str, node: Node) -> str:

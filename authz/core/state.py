@@ -1,8 +1,13 @@
 """The ledger's tables by name: everything that outlives a call besides its row."""
 
+from typing import Final
+
 from authz.core import action_token, agents, balance, latches, pending
 from authz.core.delegation import relationship
 from authz.core.ledger import Ledger, Table
+
+#: Seconds that a relationship is still shown after it has expired.
+SHOWN_S: Final = 30 * 86_400
 
 
 class State:
@@ -21,6 +26,7 @@ class State:
             "relationship",
             relationship.to_json,
             relationship.from_json,
+            expires=lambda edge: edge.expires_at + SHOWN_S,
             group=lambda edge: edge.source,
             is_final=lambda edge: edge.revoked_at is not None,
         )

@@ -5,7 +5,7 @@
 - A bad file is left out and reported; the rest serve. A directory that cannot be read is a
   problem like any other.
 - Read again, a file that has turned bad, or that cannot be read or listed any more, keeps the
-  policies of its last good version and is reported as stale: dropping them could drop a denial. A
+  documents of its last good version and is reported as stale: dropping them could drop a denial. A
   file that is gone from a directory that can be read has been deleted.
 - What is read is what was there at one time: a change meanwhile makes the whole reading start
   over, and a file that goes on changing counts as unreadable for now.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from authz.core.policy_file import MAX_FILE, Parsed, Placed, Problem
+from authz.core.policy_file import MAX_FILE, Parsed, Problem
 from authz.core.policy_set import Policies, PolicyFile, build
 from authz.core.snapshot import Snapshot
 from authz.stores.pace import UNPACED, Pace
@@ -79,7 +79,7 @@ class _Known(NamedTuple):
 
     digest: bytes
     parsed: Parsed
-    good: tuple[Placed, ...]
+    good: Parsed
 
 
 class _Listing(NamedTuple):
@@ -151,14 +151,14 @@ class PolicyDirectory:
             if content.digest and before is not None and before.digest == content.digest:
                 known[content.path] = before
                 continue
-            kept = content.parsed.policies
+            kept = content.parsed
             if before is not None and content.parsed.is_bad:
                 kept = before.good
             known[content.path] = _Known(content.digest, content.parsed, kept)
         replaced = self._known.keys() & set(listing.directories)
         unlisted = set(listing.unlisted)
         for path, before in self._known.items():
-            if path in known or not before.good:
+            if path in known or not before.good.has_documents:
                 continue
             if path in replaced or not unlisted.isdisjoint((path, *path.parents)):
                 said = "is a directory now" if path in replaced else "cannot be found any more"
@@ -170,10 +170,11 @@ class PolicyDirectory:
         for path in sorted(known):
             entry = known[path]
             problems += entry.parsed.problems
-            is_stale = bool(entry.good) and entry.good is not entry.parsed.policies
+            is_stale = entry.good.has_documents and entry.good is not entry.parsed
             if is_stale:
                 stale.append(str(path))
-            files.append(PolicyFile(str(path), entry.good, is_stale))
+            good = entry.good
+            files.append(PolicyFile(str(path), good.policies, is_stale, good.chain))
         policies = build(files)
         told = tuple(sorted({*problems, *policies.problems}))
         return Loaded(

@@ -15,7 +15,9 @@ from typing import Any, Final, Literal, NamedTuple
 
 import peewee
 
-from authz.core.compiled import compile_policy
+from authz.core.chain_compiled import CompiledChain, compile_chain
+from authz.core.chain_doc import document_of
+from authz.core.compiled import CompiledPolicy, compile_policy
 from authz.core.policy_doc import PolicyDoc
 from authz.core.snapshot import Snapshot
 
@@ -30,7 +32,7 @@ class PolicyVersion(peewee.Model):
 
     version = peewee.TextField(primary_key=True)
     sha256 = peewee.TextField()
-    #: A JSON list of `{name, version}`, by name.
+    #: A JSON list of `{name, version}`, by name; after the policies what is of another `kind`.
     policies = peewee.TextField()
     #: A zlib-packed JSON list of canonical documents; NULL once it is no longer kept.
     documents = peewee.BlobField(null=True)
@@ -92,10 +94,10 @@ class Packed(NamedTuple):
 
 def pack(snapshot: Snapshot) -> Packed:
     """Make a snapshot ready to be recorded."""
-    said = ",".join(sorted(policy.said for policy in snapshot.policies))
+    said = ",".join(sorted(each.said for each in (*snapshot.policies, *snapshot.chain)))
     named = [
-        {"name": policy.name, **({"version": policy.version} if policy.version else {})}
-        for policy in sorted(snapshot.policies, key=lambda policy: policy.name)
+        *(_name(policy) for policy in sorted(snapshot.policies, key=lambda policy: policy.name)),
+        *({"kind": document.kind, **_name(document)} for document in snapshot.chain),
     ]
     return Packed(
         snapshot.version,
@@ -103,6 +105,11 @@ def pack(snapshot: Snapshot) -> Packed:
         json.dumps(named, ensure_ascii=False),
         zlib.compress(f"[{said}]".encode()),
     )
+
+
+def _name(document: CompiledPolicy | CompiledChain) -> dict[str, str]:
+    version = {"version": document.version} if document.version else {}
+    return {"name": document.name, **version}
 
 
 def unpack(packed: bytes, version: str) -> Snapshot:
@@ -114,8 +121,16 @@ def unpack(packed: bytes, version: str) -> Snapshot:
     try:
         unpacker = zlib.decompressobj()
         text = unpacker.decompress(packed, MAX_DOCUMENTS)
-        documents = [PolicyDoc.model_validate(said) for said in json.loads(text)]
-        snapshot = Snapshot([compile_policy(document) for document in documents])
+        policies: list[CompiledPolicy] = []
+        chain: list[CompiledChain] = []
+        for said in json.loads(text):
+            # A policy's kind is left out of what it says.
+            if isinstance(said, dict) and "kind" in said:
+                chain.append(compile_chain(document_of(said)))
+            else:
+                policies.append(compile_policy(PolicyDoc.model_validate(said)))
+        chain.sort(key=lambda document: (document.kind, document.name))
+        snapshot = Snapshot(policies, chain)
     except (zlib.error, ValueError, TypeError, RecursionError) as error:
         raise Corrupt(f"the policies recorded as version {version} cannot be read") from error
     if snapshot.version != version:

@@ -29,11 +29,13 @@ def validate(
     loaded = load(paths)
     errors, problems = loaded.errors, loaded.problems
     warnings = len(problems) - len(errors)
-    valid = not errors and loaded.snapshot.size > 0 and not (strict and warnings)
+    size, others = loaded.snapshot.size, len(loaded.snapshot.chain)
+    valid = not errors and size + others > 0 and not (strict and warnings)
     if as_json or layout is Format.JSON:
         body = {
             "valid": valid,
-            "policies": loaded.snapshot.size,
+            "policies": size,
+            "otherDocuments": others,
             "files": loaded.files,
             "version": loaded.snapshot.version,
             "errors": len(errors),
@@ -45,10 +47,11 @@ def validate(
         for problem in problems:
             typer.echo(annotation(problem) if layout is Format.GITHUB else str(problem))
         typer.echo(
-            f"{loaded.snapshot.size} policies in {loaded.files} files,"
+            f"{size} policies{f', {others} other documents' if others else ''} in"
+            f" {loaded.files} files,"
             f" {len(errors)} errors, {warnings} warnings"
         )
-        if not errors and not loaded.snapshot.size:
+        if not errors and not size and not others:
             typer.echo("no policy applies to anybody: every decision would be a denial")
     raise typer.Exit(0 if valid else 1)
 

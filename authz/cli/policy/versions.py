@@ -99,6 +99,6 @@ def _say(answer: dict[str, Any], sentence: str, *, as_json: bool) -> None:
 
 
 def _named(policies: list[dict[str, str]]) -> str:
-    names = [f"{p['name']} {p['version']}" if "version" in p else p["name"] for p in policies]
+    names = [" ".join(p[key] for key in ("kind", "name", "version") if key in p) for p in policies]
     more = len(names) - 5
     return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "") if names else "none"

@@ -5,7 +5,7 @@
 - What is kept of the source is what was known when the hop was issued. It is for people and for
   another sidecar that has no record of the agent; whether the source may still delegate is asked
   at each use.
-- What ended by itself is never shown as revoked, even when it was cleared away later.
+- What ended by itself is never shown as revoked, even when it was revoked later.
 """
 
 import json
@@ -27,7 +27,7 @@ TYPES: Final = (AUTHORITY, "created_by", "supervised_by", "consumes_skill")
 MAX_HOPS: Final = 5
 #: The rank a delegator has at least (CONTRACT §7).
 VERIFIED: Final = tiers.TIERS.index("verified")
-#: Why an expired relationship was cleared away (CONTRACT §7).
+#: The reason that is shown of one that has expired (CONTRACT §7).
 PRUNED: Final = "expired -- auto-pruned"
 
 _ID: Final = re.compile("rel_[0-9a-f]{32}", re.ASCII)
@@ -116,13 +116,6 @@ def revoke(relationship: Relationship, now: float, reason: str) -> Relationship:
     return relationship._replace(revoked_at=now, revoked_reason=reason)
 
 
-def pruned(relationship: Relationship, now: float) -> Relationship:
-    """The relationship, cleared away if it has expired; any other stays as it is."""
-    if relationship.revoked_at is not None or now < relationship.expires_at:
-        return relationship
-    return relationship._replace(revoked_at=now, revoked_reason=PRUNED)
-
-
 def widening(child: Relationship, parent: Relationship) -> str:
     """Where the child reaches beyond its parent, as the predicate of a sentence; empty if nowhere.
 
@@ -145,6 +138,7 @@ def widening(child: Relationship, parent: Relationship) -> str:
 
 def entry(relationship: Relationship, now: float) -> dict[str, object]:
     """What the API shows (CONTRACT §7): times in RFC 3339; what is absent is left out."""
+    ended = status(relationship, now)
     shown: dict[str, object] = {
         "id": relationship.id,
         "orgId": relationship.org_id or None,
@@ -160,8 +154,8 @@ def entry(relationship: Relationship, now: float) -> dict[str, object]:
         "createdAt": rfc3339(relationship.created_at),
         "expiresAt": rfc3339(relationship.expires_at),
         "revokedAt": None if relationship.revoked_at is None else rfc3339(relationship.revoked_at),
-        "reason": relationship.revoked_reason or None,
-        "status": status(relationship, now),
+        "reason": PRUNED if ended == "expired" else relationship.revoked_reason or None,
+        "status": ended,
     }
     return {name: value for name, value in shown.items() if value is not None}
 
