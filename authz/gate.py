@@ -21,8 +21,8 @@ from authz.core import reply, verdict
 from authz.core.audit import AuditRow, overload_row, row_of
 from authz.core.call import Call
 from authz.core.case import Case
-from authz.core.errors import AuditUnavailable, Code
 from authz.core.environment import Environment
+from authz.core.errors import AuditUnavailable, Code
 from authz.core.identity import NOT_LOOKED_AT, TokenVerifier, Unidentified
 from authz.core.ledger import Change, LedgerFull
 from authz.core.mode import Mode
@@ -190,9 +190,7 @@ class Gate:
             self._turned_away = 0
         return outcomes
 
-    def _one_by_one(
-        self, asked: Sequence[Call], snapshot: Snapshot, mode: Mode
-    ) -> list[Outcome]:
+    def _one_by_one(self, asked: Sequence[Call], snapshot: Snapshot, mode: Mode) -> list[Outcome]:
         """The calls of a batch that could not be recorded: perhaps only one of them cannot be."""
         if len(asked) > 1 or (asked and self._turned_away):
             turned_away, self._turned_away = self._turned_away, 0

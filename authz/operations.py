@@ -143,7 +143,9 @@ class Operations:
             )
         return agent
 
-    def revoke_agent(self, agent_id: str, *, by: str, reason: str = "", known: bool = True) -> Agent:
+    def revoke_agent(
+        self, agent_id: str, *, by: str, reason: str = "", known: bool = True
+    ) -> Agent:
         """Revoke an agent, at once and for ever; one that is revoked stays as it is.
 
         Args:
@@ -195,7 +197,13 @@ class Operations:
     # Relationships.
 
     def delegate(
-        self, terms: Terms, source: str, *, by: str, parent: str = "", asking: Identity | None = None
+        self,
+        terms: Terms,
+        source: str,
+        *,
+        by: str,
+        parent: str = "",
+        asking: Identity | None = None,
     ) -> Relationship:
         """Let an agent act for another one (CONTRACT §7).
 

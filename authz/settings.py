@@ -28,6 +28,7 @@ from pydantic import (
     ValidationError,
 )
 
+from authz.core.intent import Intent
 from authz.core.mode import Mode
 
 if TYPE_CHECKING:
@@ -322,6 +323,30 @@ class Settings(BaseModel):
         max_length=256,
         description="the one agent of this sidecar; tokens of others are refused",
     )
+    delegation_key_file: Path | None = Field(
+        None,
+        alias="DELEGATION_KEY_FILE",
+        description="Ed25519 key (PEM) that signs receipts of delegations, made with the first of"
+        " them; AUDIT_DB_PATH with `.delegation.key` appended when unset",
+    )
+    delegation_jwks_file: Path | None = Field(
+        None,
+        alias="DELEGATION_JWKS_FILE",
+        description="JWK Set of the Ed25519 keys that sign receipts elsewhere and are trusted here,"
+        " read at start and whenever it changes",
+    )
+    intent_verification: Annotated[Intent, _choice("off", "warn", "strict")] = Field(
+        Intent.WARN,
+        alias="INTENT_VERIFICATION",
+        description="what a declared action does that the request's method, host and path do not"
+        " bear out: off, warn (it is recorded) or strict (403)",
+    )
+    destructive_gate: Annotated[bool, BeforeValidator(_boolean)] = Field(
+        False,
+        alias="DESTRUCTIVE_GATE",
+        description="hold actions whose name says that they cannot be undone, until they have"
+        " cooled off or a person has approved them",
+    )
     policies_dir: Path = Field(
         Path("policies"), alias="POLICIES_DIR", description="directory of YAML policy files"
     )
@@ -543,7 +568,7 @@ def read_mode_file(path: Path) -> Mode:
     return Mode(word)
 
 
-def read_jwks_file(path: Path) -> "KeySet":
+def read_jwks_file(path: Path, variable: str = "JWKS_FILE") -> "KeySet":
     """The public keys that a JWKS_FILE holds.
 
     Raises:
@@ -553,11 +578,11 @@ def read_jwks_file(path: Path) -> "KeySet":
     # Only here: importing PyJWT takes 0.1 s, which whoever has no such file need not wait for.
     from authz.core import jwks  # noqa: PLC0415
 
-    content = _content("JWKS_FILE", path, jwks.MAX_JWKS)
+    content = _content(variable, path, jwks.MAX_JWKS)
     try:
         return jwks.parse(content)
     except ValueError as error:
-        raise ValueError(f"JWKS_FILE: {path}: {error}") from None
+        raise ValueError(f"{variable}: {path}: {error}") from None
 
 
 def _content(variable: str, path: Path, limit: int) -> bytes:

@@ -17,11 +17,12 @@ from typing import Any, Final, Protocol
 import uvicorn
 from fastapi import FastAPI
 
-from authz import __version__, envoy_config
+from authz import __version__, envoy_config, memory
 from authz.core.audit import AuditRow, change_row
 from authz.core.identity import TokenVerifier
 from authz.core.jwks import KeySet
 from authz.core.mode import Mode
+from authz.core.state import State
 from authz.edges.cpu_quota import Thrift
 from authz.edges.h2c.server import BATCH, H2cServer
 from authz.edges.http import admin
@@ -30,6 +31,7 @@ from authz.edges.http.probes import Health
 from authz.edges.reloader import Followed, Reloader, report
 from authz.edges.sockets import bind_unix
 from authz.gate import Gate
+from authz.memory import Delegations
 from authz.run_dir import StartError, run_directory
 from authz.settings import Settings, read_jwks_file, read_mode_file
 from authz.stores.audit_key import default_key_file
@@ -72,9 +74,16 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         directory = PolicyDirectory(settings.policies_dir, parser.parse)
         loaded = directory.read()
         report(loaded.problems)
-        audit = AuditLog(settings.audit_db_path, monotonic=time.monotonic, sync=settings.audit_sync)
+        state = State()
+        audit = AuditLog(
+            settings.audit_db_path,
+            monotonic=time.monotonic,
+            ledger=state.ledger,
+            sync=settings.audit_sync,
+        )
         stack.callback(audit.close)
         audit.open()
+        offset = memory.steady_offset(audit, time.time(), time.perf_counter())
         versions = Versions(
             audit,
             settings.audit_db_path,
@@ -83,15 +92,19 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             now=time.time,
             new_id=_new_id,
         )
-        tokens = _tokens(settings)
+        tokens = _tokens(settings, state)
+        delegations = _delegations(settings)
+        action_tokens = memory.action_tokens(settings)
         proxy_authorization = settings.proxy_authorization
         gate = Gate(
             snapshot=lambda: versions.current,
             tokens=tokens,
             recorder=audit,
+            environment=memory.environment(settings, state, delegations, action_tokens),
             mode=settings.mode,
             now=time.time,
             monotonic_ns=time.perf_counter_ns,
+            steady_offset=offset,
             new_id=_many_ids().__next__,
             proxy_authorization=(
                 proxy_authorization.get_secret_value() if proxy_authorization else ""
@@ -109,7 +122,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             directory,
             versions,
             loaded=loaded,
-            files=_followed(settings, gate, versions, tokens),
+            files=_followed(settings, gate, versions, tokens, delegations),
             poll_s=settings.policies_poll_s,
         )
         ext_authz = _transport(settings, gate)
@@ -259,7 +272,7 @@ def _maintenance(
     )
 
 
-def _tokens(settings: Settings) -> TokenVerifier:
+def _tokens(settings: Settings, state: State) -> TokenVerifier:
     """What verifies agent tokens.
 
     Raises:
@@ -270,11 +283,27 @@ def _tokens(settings: Settings) -> TokenVerifier:
         keys = read_jwks_file(settings.jwks_file) if settings.jwks_file else None
     except ValueError as error:
         raise StartError(str(error)) from None
-    return TokenVerifier(secret, settings.agent_id, keys)
+    return TokenVerifier(secret, settings.agent_id, keys, state.agents)
+
+
+def _delegations(settings: Settings) -> Delegations:
+    """Who signs delegations here, and whose are trusted.
+
+    Raises:
+        StartError: the keys cannot be used.
+    """
+    try:
+        return Delegations(settings)
+    except ValueError as error:
+        raise StartError(str(error)) from None
 
 
 def _followed(
-    settings: Settings, gate: Gate, versions: Versions, tokens: TokenVerifier
+    settings: Settings,
+    gate: Gate,
+    versions: Versions,
+    tokens: TokenVerifier,
+    delegations: Delegations,
 ) -> list[Followed[Any]]:
     """The files besides the policies whose content is in force."""
     found: list[Followed[Any]] = []
@@ -296,6 +325,16 @@ def _followed(
                 read=read_jwks_file,
                 use=lambda keys: _use_keys(tokens, keys),
                 stays="the keys stay as they are",
+            )
+        )
+    if settings.delegation_jwks_file is not None:
+        found.append(
+            Followed(
+                "delegationKeys",
+                settings.delegation_jwks_file,
+                read=memory.read_delegation_jwks,
+                use=delegations.trust,
+                stays="the keys of delegations stay as they are",
             )
         )
     return found

@@ -53,6 +53,7 @@ def answer() -> bytes:
         snapshot=lambda: snapshot,
         tokens=TokenVerifier(SECRET),
         recorder=builders.MemoryRecorder(),
+        environment=builders.environment(),
         mode=Mode.ENFORCE,
         now=time.time,
         monotonic_ns=time.perf_counter_ns,

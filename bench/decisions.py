@@ -18,9 +18,9 @@ from typing import Any, Final, NamedTuple
 
 from authz.core.audit import AuditRow
 from authz.core.call import from_check_request
-from authz.core.case import Case
 from authz.core.compiled import CompiledPolicy
 from authz.core.identity import Identity, TokenVerifier, mint
+from authz.core.ledger import Change
 from authz.core.mode import Mode
 from authz.core.snapshot import Snapshot
 from authz.core.stages import CHAIN
@@ -29,6 +29,7 @@ from authz.core.wire_pb2 import CheckResponse
 from authz.gate import Gate
 from bench import policies, report
 from bench.policies import AGENT, CALLER, TAG, Document, document, resource
+from tests import builders
 from tests.builders import SECRET, MemoryRecorder, check_request
 
 SMALL: Final = 10
@@ -188,7 +189,7 @@ SITUATIONS: Final = (
 class _NewestRow(MemoryRecorder):
     """Keeps one commit, so that every round finds the same memory."""
 
-    def write(self, rows: Sequence[AuditRow]) -> None:
+    def write(self, rows: Sequence[AuditRow], changes: Sequence[Change] = ()) -> None:  # noqa: ARG002
         self.commits = [list(rows)]
 
 
@@ -209,6 +210,7 @@ class _Side:
             snapshot=lambda: self._snapshot,
             tokens=self._tokens,
             recorder=self._recorder,
+            environment=builders.environment(),
             mode=Mode.ENFORCE,
             now=time.time,
             monotonic_ns=time.perf_counter_ns,
@@ -238,7 +240,7 @@ class _Side:
             call = from_check_request(request)
             caller = self._tokens.identify(call.authorization, time.time())
             assert isinstance(caller, Identity)
-            cases.append(Case(call, caller, self._snapshot))
+            cases.append(builders.case(call, caller, self._snapshot))
         answers: list[Verdict] = []
         elapsed, cpu = time.perf_counter(), time.process_time()
         for case in cases:
@@ -346,7 +348,7 @@ def _after_a_swap(repeats: int) -> dict[str, Any]:
 
 
 def _first(snapshot: Snapshot, caller: Identity, call: Any, asked: Asked) -> float:
-    case = Case(call, caller, snapshot)
+    case = builders.case(call, caller, snapshot)
     started = time.perf_counter()
     verdict = judge(case, CHAIN)
     took = (time.perf_counter() - started) * 1e3

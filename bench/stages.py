@@ -33,6 +33,7 @@ from authz.gate import Gate
 from authz.stores.audit_log import AuditLog
 from authz.stores.policies import PolicyDirectory
 from bench import asked, calls, processes, report
+from tests import builders
 
 ROUNDS: Final = 9
 #: CPU seconds of a round, roughly.
@@ -70,11 +71,15 @@ def _parts(directory: Path, rounds: int) -> dict[str, Any]:
     caller = tokens.identify(call.authorization, now)
     assert isinstance(caller, Identity)
 
+    judged_with = builders.environment()
+
+    def case() -> Case:
+        return Case(call, caller, snapshot, judged_with, now, now)
+
     def decided() -> Outcome:
-        case = Case(call, caller, snapshot)
-        verdict = judge(case, CHAIN)
+        verdict = judge(case(), CHAIN)
         assert verdict.decision is Decision.ALLOW
-        return Outcome(case, verdict, Mode.ENFORCE, verdict.decision, _ID, _ID, now, 42)
+        return Outcome(case(), verdict, Mode.ENFORCE, verdict.decision, _ID, _ID, now, 42, now)
 
     outcome = decided()
     audit = AuditLog(directory / "audit.db", monotonic=time.monotonic)
@@ -83,6 +88,7 @@ def _parts(directory: Path, rounds: int) -> dict[str, Any]:
         snapshot=lambda: snapshot,
         tokens=tokens,
         recorder=audit,
+        environment=judged_with,
         mode=Mode.ENFORCE,
         now=time.time,
         monotonic_ns=time.perf_counter_ns,
@@ -96,7 +102,9 @@ def _parts(directory: Path, rounds: int) -> dict[str, Any]:
             "identify_unseen": _cpu_us(
                 lambda: TokenVerifier(asked.SECRET).identify(call.authorization, now), rounds
             ),
-            "judge": _cpu_us(lambda: judge(Case(call, caller, snapshot), CHAIN), rounds),
+            "judge": _cpu_us(
+                lambda: judge(builders.case(call, caller, snapshot, judged_with), CHAIN), rounds
+            ),
             "row": _cpu_us(lambda: row_of(outcome), rounds),
             "encode": _cpu_us(lambda: reply.check_response(outcome, ""), rounds),
             "commit_by_batch": _by_batch(

@@ -6,15 +6,24 @@ import hmac
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+from authz.core.action_token import ActionTokens
 from authz.core.audit import AuditRow
+from authz.core.call import Call
+from authz.core.case import Case
 from authz.core.compiled import compile_policy
-from authz.core.identity import TokenVerifier
+from authz.core.delegation.receipt import ChainReader
+from authz.core.environment import Environment
+from authz.core.identity import Identity, TokenVerifier, Unidentified
+from authz.core.ledger import Change
 from authz.core.mode import Mode
 from authz.core.policy_doc import PolicyDoc
 from authz.core.snapshot import Snapshot
 from authz.core.stages import CHAIN
 from authz.core.stages.stage import Stage
+from authz.core.state import State
 from authz.core.wire_pb2 import CheckRequest
 from authz.gate import Gate
 
@@ -94,6 +103,21 @@ def snapshot(*documents: PolicyDoc) -> Snapshot:
     return Snapshot([compile_policy(document) for document in documents])
 
 
+def environment(**changes: Any) -> Environment:
+    """What calls are judged with, nothing remembered yet."""
+    return replace(Environment(State(), ActionTokens(SECRET), ChainReader({})), **changes)
+
+
+def case(
+    call: Call,
+    caller: Identity | Unidentified,
+    policies: Snapshot,
+    judged_with: Environment | None = None,
+) -> Case:
+    """A call and its caller at `NOW`; nothing is remembered unless told otherwise."""
+    return Case(call, caller, policies, judged_with or environment(), NOW, NOW)
+
+
 class MemoryRecorder:
     """Keeps rows instead of writing them, or fails as it is told to."""
 
@@ -106,10 +130,16 @@ class MemoryRecorder:
     def rows(self) -> list[AuditRow]:
         return [row for commit in self.commits for row in commit]
 
-    def write(self, rows: Sequence[AuditRow]) -> None:
+    def begin(self) -> None:
+        pass
+
+    def write(self, rows: Sequence[AuditRow], changes: Sequence[Change] = ()) -> None:
         if self.failure is not None:
             raise self.failure
         self.commits.append(list(rows))
+
+    def cancel(self) -> None:
+        pass
 
     def missed(self, count: int) -> None:
         self.unrecorded += count
@@ -124,16 +154,20 @@ def gate(
     allow_unrecorded: bool = False,
     chain: Sequence[Stage] = CHAIN,
     new_id: Callable[[], str] | None = None,
+    judged_with: Environment | None = None,
 ) -> Gate:
     """A gate at `NOW` whose ids count up."""
     ids = itertools.count(1)
+    judged_with = judged_with or environment()
     return Gate(
         snapshot=source if callable(source) else lambda: source,
-        tokens=TokenVerifier(SECRET),
+        tokens=TokenVerifier(SECRET, registry=judged_with.state.agents),
         recorder=recorder,
+        environment=judged_with,
         mode=mode,
         now=lambda: NOW,
         monotonic_ns=lambda: 0,
+        steady_offset=NOW,
         new_id=new_id or (lambda: f"id-{next(ids)}"),
         proxy_authorization=proxy_authorization,
         allow_unrecorded=allow_unrecorded,

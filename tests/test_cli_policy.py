@@ -30,7 +30,6 @@ from authz.cli.policy.records import asked_of
 from authz.core import call as calls
 from authz.core import policy_diff
 from authz.core.call import Source
-from authz.core.case import Case
 from authz.core.identity import Identity
 from authz.core.mode import Mode
 from authz.core.pattern import fold
@@ -43,6 +42,7 @@ from authz.core.verdict import Decision, judge
 from authz.stores.audit_log import AuditLog, AuditReader
 from authz.stores.policies import load_paths
 from authz.stores.versions import Versions
+from tests import builders
 from tests.builders import bearer, check_request, gate
 from tests.e2e import sidecar, upstream
 
@@ -1032,7 +1032,7 @@ def replayed(database: Path, snapshot: Snapshot) -> list[tuple[str, str, str]]:
     found = []
     for row in AuditReader(database).asked():
         call = asked_of(row)
-        verdict = judge(Case(call.call, call.identity, snapshot), CHAIN)
+        verdict = judge(builders.case(call.call, call.identity, snapshot), CHAIN)
         found.append((row.action, row.decision, str(verdict.decision)))
     return found
 
@@ -1390,7 +1390,7 @@ ACTIONS: Final = st.one_of(
 def _is_allowed(snapshot: Snapshot, agent: str, action: str) -> bool:
     call = calls.from_http("check", "GET", "/ours", "", lambda _, default: default)
     who = Identity(agent, "", "verified", 2, frozenset(), "", 2)
-    case = Case(call._replace(action=action), who, snapshot)
+    case = builders.case(call._replace(action=action), who, snapshot)
     return judge(case, CHAIN).decision is Decision.ALLOW
 
 

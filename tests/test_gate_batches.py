@@ -14,6 +14,7 @@ from authz.core.audit import AuditRow, row_of
 from authz.core.case import Case
 from authz.core.errors import AuditUnavailable
 from authz.core.finding import Finding, Pass
+from authz.core.ledger import Change
 from authz.core.mode import Mode
 from authz.core.outcome import Outcome
 from authz.core.stages import CHAIN
@@ -39,10 +40,10 @@ def _is_poison(text: str) -> bool:
 class _Fussy(MemoryRecorder):
     """Commits all rows or none, and cannot bind one of them."""
 
-    def write(self, rows: Sequence[AuditRow]) -> None:
+    def write(self, rows: Sequence[AuditRow], changes: Sequence[Change] = ()) -> None:
         if any(_is_poison(row.action) for row in rows):
             raise Poisoned
-        super().write(rows)
+        super().write(rows, changes)
 
 
 def _read_badly(raw: bytes) -> calls.Call:

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from authz.core.stages import CHAIN
+from authz.core.stages import CHAIN, EXECUTION_GATE
 
 PACKAGE: Final = Path(__file__).parents[1] / "authz"
 
@@ -16,17 +16,21 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "core": set(),
     "gate": {"core"},
     "stores": {"core"},
-    "edges": {"core", "gate", "stores"},
+    "operations": {"core", "stores"},
+    "memory": {"core", "operations", "settings", "stores"},
+    "edges": {"core", "gate", "operations", "stores"},
     "logs": {"core"},
     "run_dir": set(),
     "settings": {"core"},
     "dev_secrets": {"settings"},
     "envoy_config": {"core", "settings"},
     "supervisor": {"envoy_config", "logs", "run_dir", "settings"},
-    "wiring": {"core", "edges", "envoy_config", "gate", "run_dir", "settings", "stores"},
+    "wiring": {
+        "core", "edges", "envoy_config", "gate", "memory", "run_dir", "settings", "stores",
+    },
     "cli": {
-        "core", "dev_secrets", "edges", "envoy_config", "logs", "run_dir", "settings", "stores",
-        "supervisor", "wiring",
+        "core", "dev_secrets", "edges", "envoy_config", "logs", "memory", "operations", "run_dir",
+        "settings", "stores", "supervisor", "wiring",
     },
     "__main__": {"cli"},
     "__init__": set(),
@@ -97,11 +101,14 @@ def test_only_two_files_know_protobuf() -> None:
 
 
 def test_the_chain_is_a_printable_tuple_in_the_seeds_order() -> None:
-    order = ["auth", "delegation_fuse", "policy", "privilege", "provenance_gate", "risk_wallet"]
+    seeds = [
+        "auth", "delegation-fuse", "policy", "privilege", "provenance-gate", "risk-wallet",
+    ]  # fmt: skip
     names = [stage.name for stage in CHAIN]
-    assert names == [name for name in order if name in names]
-    assert names[0] == "auth"
-    assert "policy" in names
+    assert [name for name in names if name in seeds] == seeds
+    assert [stage.name for stage in EXECUTION_GATE] == ["intent", "action-token", "policy"]
+    place = CHAIN.index(EXECUTION_GATE[0])
+    assert CHAIN[place : place + 3] == EXECUTION_GATE
 
 
 def test_the_package_docstring_is_six_lines_and_it_imports_nothing() -> None:

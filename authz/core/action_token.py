@@ -5,7 +5,7 @@
 - It names agent, action, resource and the version of the policies, and is good for one request: its
   id is kept as used, in the transaction of the row, until it would have expired anyway.
 - A signature is compared before anything of a token is read.
-- Times are those of the steady clock (`ledger`): one that steps back makes no used token good again.
+- Times are the steady clock's (`ledger`): one that steps back makes no used token good again.
 """
 
 import base64
@@ -139,9 +139,12 @@ def _read(header: Any, claims: Any) -> ActionToken | None:
     issued, expires = times
     if not (0 <= issued < expires <= issued + MAX_TTL_S and expires < 2**53):
         return None
-    if not all((texts[0], texts[1], texts[3], texts[4])):
+    agent_id, action, resource, version, jti = texts
+    if not (agent_id and action and version and jti):
         return None
-    return ActionToken(*texts, float(issued), float(expires), pending)
+    return ActionToken(
+        agent_id, action, resource, version, jti, float(issued), float(expires), pending
+    )
 
 
 def _loads(_: str, text: str) -> float:

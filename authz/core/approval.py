@@ -61,9 +61,7 @@ def settle(case: Case, objection: Deny, terms: Terms) -> Finding:
     return _told(case, objection, terms, known, is_named=bool(named))
 
 
-def _told(
-    case: Case, objection: Deny, terms: Terms, known: Pending, *, is_named: bool
-) -> Finding:
+def _told(case: Case, objection: Deny, terms: Terms, known: Pending, *, is_named: bool) -> Finding:
     """What a pending action that is bound to this very call says."""
     state = known.state_at(case.steady)
     if known.cools_at and not terms.cooling_s and state != "rejected":
@@ -125,10 +123,8 @@ def _asked(case: Case, objection: Deny, terms: Terms, digest: str, own: str) -> 
     )
     finding = _waits(case, objection, pending, objection.reason)
     assert finding.more is not None
-    body = dict(finding.more.body)
-    for name, value in (("category", terms.category), ("severity", terms.severity)):
-        if value:
-            body[name] = value
+    kind = {"category": terms.category, "severity": terms.severity}
+    body = {**finding.more.body, **{name: value for name, value in kind.items() if value}}
     return finding._replace(more=finding.more._replace(puts=(_put(case, pending),), body=body))
 
 

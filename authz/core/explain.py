@@ -4,19 +4,26 @@ The answer itself is the gate's own (`verdict.judge`); this walks the documents 
 and in words. Rules are counted from 1, as people do.
 """
 
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
+from authz.core.action_token import ActionTokens
 from authz.core.call import Call
 from authz.core.case import Case
 from authz.core.compiled import CompiledPolicy, CompiledRule
+from authz.core.delegation.receipt import ChainReader
+from authz.core.environment import Environment
 from authz.core.facts import Facts
 from authz.core.identity import Identity
 from authz.core.mode import Mode
 from authz.core.pattern import compile_pattern, fold
 from authz.core.snapshot import Snapshot
 from authz.core.stages import CHAIN
+from authz.core.state import State
 from authz.core.tiers import TIERS
 from authz.core.verdict import Decision, Verdict, enforced, judge
+
+#: Nothing was spent, counted, delegated or approved before: what the documents alone say.
+_ALONE: Final = Environment(State(), ActionTokens(""), ChainReader({}))
 
 
 class RuleTrace(NamedTuple):
@@ -74,7 +81,7 @@ def outcome_of(verdict: Verdict) -> str:
 
 def answer(snapshot: Snapshot, identity: Identity, call: Call) -> Verdict:
     """The verdict alone, as quickly as the gate comes to it."""
-    return judge(Case(call, identity, snapshot), CHAIN)
+    return judge(Case(call, identity, snapshot, _ALONE, 0.0, 0.0), CHAIN)
 
 
 def explain(snapshot: Snapshot, identity: Identity, call: Call) -> Explanation:

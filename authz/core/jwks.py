@@ -66,6 +66,10 @@ class KeySet:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def kids(self, alg: str) -> list[str]:
+        """The names of the keys for an algorithm that have one."""
+        return [kid for kid, key in self._keys.items() if kid and key.algorithm_name == alg]
+
     def find(self, kid: str | None, alg: str) -> jwt.PyJWK | None:
         """The key that a token with this header was signed with.
 

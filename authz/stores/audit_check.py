@@ -19,7 +19,13 @@ from typing import Any, Final, NamedTuple
 from authz.core.audit_chain import HASH_BYTES, SIGNATURE_BYTES, Head
 from authz.core.audit_verify import Fits, Problem, Report, TrailVerifier
 from authz.core.text import word
-from authz.stores.audit_schema import COLUMNS, SCHEMA_VERSION, AuditAnchor, AuditHead
+from authz.stores.audit_schema import (
+    CHAINED_SINCE,
+    COLUMNS,
+    SCHEMA_VERSION,
+    AuditAnchor,
+    AuditHead,
+)
 
 #: Rows that are read at a time: some milliseconds, about a megabyte.
 PORTION: Final = 2000
@@ -253,10 +259,11 @@ def _opened(path: Path) -> Iterator[tuple[sqlite3.Connection, Callable[[], bool]
             connection.execute("SELECT type FROM sqlite_schema LIMIT 1").fetchone()
         except _BROKEN as error:
             raise NotATrail(_why(error, wal)) from None
-        if version != SCHEMA_VERSION:
+        if version not in range(CHAINED_SINCE, SCHEMA_VERSION + 1):
             raise NotATrail(
-                f"its schema is version {version}, and this program verifies {SCHEMA_VERSION}"
-                + ("; a sidecar that opens it upgrades it" if 0 < version < SCHEMA_VERSION else "")
+                f"its schema is version {version}, and this program verifies {CHAINED_SINCE} to"
+                f" {SCHEMA_VERSION}"
+                + ("; a sidecar that opens it upgrades it" if 0 < version < CHAINED_SINCE else "")
             )
 
         def undisturbed() -> bool:

@@ -4,7 +4,8 @@ The same file holds what else must not be lost with the decisions: `version_log`
 were in force when, and `ledger_log`, what outlives a call besides its row.
 
 - `begin` takes the write lock and what others have changed, so that what is decided between it and
-  `write` is decided on what is true, and by one alone; `write` returns after COMMIT. With synchronous=NORMAL a committed row survives `kill -9` of
+  `write` is decided on what is true, and by one alone.
+- `write` returns after COMMIT. With synchronous=NORMAL a committed row survives `kill -9` of
   this process (SQLite: "WAL mode is always consistent with synchronous=NORMAL"); it is the
   machine losing power that may cost the newest ones, and AUDIT_SYNC=full keeps those too.
 - Each row carries the hash of the one before it. Where the chain stands is remembered, and read
@@ -34,6 +35,7 @@ from authz.core.audit import AuditRow
 from authz.core.audit_chain import Link, chained
 from authz.core.errors import AuditUnavailable
 from authz.core.ledger import Change, Ledger
+from authz.core.timestamps import seconds_of
 from authz.stores import ledger_log
 from authz.stores.audit_schema import (
     COLUMNS,
@@ -62,6 +64,7 @@ BUSY_TIMEOUT_MS: Final = 50
 REOPEN_EVERY_S: Final = 1.0
 #: What passes without opening the file again.
 _PASSING: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
+_NEWEST_AT: Final = "SELECT timestamp FROM audit ORDER BY seq DESC LIMIT 1"
 #: No `data_version`: where the chain stands has to be read.
 _UNKNOWN: Final = -1
 
@@ -212,6 +215,16 @@ class AuditLog:
             self._roll_back(connection)
             raise
         self.write(rows)
+
+    def newest_at(self) -> float:
+        """When the newest row was written, seconds since the epoch; 0 where that is not known."""
+        if self._connection is None:
+            return 0.0
+        try:
+            found = self._connection.execute(_NEWEST_AT).fetchone()
+            return seconds_of(found[0]) if found else 0.0
+        except (sqlite3.Error, ValueError, TypeError, AttributeError, OverflowError):
+            return 0.0
 
     def missed(self, count: int) -> None:
         """Count decisions that were answered without a row."""

@@ -35,11 +35,8 @@ class LedgerEntry(peewee.Model):
         primary_key = peewee.CompositeKey("kind", "key")
 
 
-#: What peewee makes of the replacement of an entry, once.
-_REPLACE: Final = LedgerEntry.replace_many(
-    [[None] * 4],
-    fields=[LedgerEntry.kind, LedgerEntry.key, LedgerEntry.value, LedgerEntry.change],
-).sql()[0]
+#: peewee writes this clause for a bound model alone, and ours are not (`audit_schema`).
+_REPLACE: Final = f"INSERT OR REPLACE INTO {TABLE} (kind, key, value, change) VALUES (?, ?, ?, ?)"  # noqa: S608
 _NEWER: Final = f"SELECT kind, key, value, change FROM {TABLE} WHERE change > ? ORDER BY change"  # noqa: S608
 _FORGET: Final = f"DELETE FROM {TABLE} WHERE value IS NULL AND change <= ?"  # noqa: S608
 _LAST: Final = f"SELECT coalesce(max(change), 0) FROM {TABLE}"  # noqa: S608

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz.core.call import MAX_META, Source, from_check_request
-from authz.core.case import Case
 from authz.core.conditions import MAX_LEVELS, MAX_TESTS, check, compile_conditions
 from authz.core.errors import Code
 from authz.core.facts import MAX_PARTS, Facts, context_of
@@ -24,6 +23,7 @@ from authz.core.policy_doc import PolicyDoc
 from authz.core.stages import CHAIN
 from authz.core.tiers import TIERS, rank
 from authz.core.verdict import Decision, Verdict, judge
+from tests import builders
 from tests.builders import check_request, snapshot
 
 WHO: Final = Identity("agent-1", "Reviewer", "verified", 2, frozenset({"ci", "writer"}), "acme", 2)
@@ -858,7 +858,7 @@ def verdict(effect: str, written: Mapping[str, Any], reason: str = "", **headers
     )
     sent = {f"x-meshguard-{name}": value for name, value in headers.items()}
     call = from_check_request(check_request("GET", "/proxy/doc", sent))
-    return judge(Case(call, WHO, snapshot(document)), CHAIN)
+    return judge(builders.case(call, WHO, snapshot(document)), CHAIN)
 
 
 FORCE: Final = {"context.force": True}
@@ -954,7 +954,7 @@ def test_one_action_is_judged_anew_for_each_context() -> None:
                 "x-meshguard-meta": json.dumps({"amount": amount}),
             }
             call = from_check_request(check_request(headers=headers))
-            found = judge(Case(call, WHO, policies), CHAIN)
+            found = judge(builders.case(call, WHO, policies), CHAIN)
             assert (found.decision is Decision.ALLOW) is allowed
 
 

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 
 from authz.core import policy_file, tiers
 from authz.core.call import from_check_request
-from authz.core.case import Case
 from authz.core.identity import Identity
 from authz.core.mode import Mode
 from authz.core.snapshot import Snapshot
 from authz.core.stages import CHAIN
 from authz.core.verdict import enforced, judge
+from tests import builders
 from tests.builders import check_request
 from tests.core import naive_policy
 from tests.core.naive_policy import Answer, Truth, decide
@@ -417,7 +417,7 @@ def real_answer(snapshot: Snapshot, asked: Asked, caller: Identity) -> Answer:
     sent = {name: value for name, value in headers.items() if value is not None}
     call = from_check_request(check_request(asked.method, f"/proxy/{asked.path}", sent))
     assert not call.defect
-    verdict = judge(Case(call, caller, snapshot), CHAIN)
+    verdict = judge(builders.case(call, caller, snapshot), CHAIN)
     return Answer(
         decision=verdict.decision.value,
         code=verdict.code.value,

@@ -34,6 +34,7 @@ from tests.builders import (
     bearer,
     check_request,
     claims,
+    environment,
     gate,
     policy,
     snapshot,
@@ -468,7 +469,7 @@ class OrderedRecorder(MemoryRecorder):
         super().__init__()
         self.events: list[str] = []
 
-    def write(self, rows: object) -> None:
+    def write(self, rows: object, changes: object = ()) -> None:
         self.events.append("committed")
 
 
@@ -656,7 +657,8 @@ def test_whatever_breaks_there_is_an_answer_and_a_count(part: str, mode: Mode) -
         "new_id": lambda: "d",
     }
     parts[part] = _raise
-    asked = Gate(tokens=TokenVerifier(SECRET), recorder=recorder, mode=mode, **parts)
+    parts |= {"tokens": TokenVerifier(SECRET), "environment": environment()}
+    asked = Gate(recorder=recorder, mode=mode, **parts)
     said = answer(asked, check_request())
     if mode is Mode.ENFORCE:
         assert said.error_response.status.code == 503

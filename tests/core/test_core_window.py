@@ -74,7 +74,8 @@ def test_a_clock_that_steps_back_gives_nothing_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", ["", "[]", "[60]", "[0,[]]", "[60,[[1]]]", "[60,[[1,-1]]]", '[60,"x"]', "{}", "[" * 9999]
+    "said",
+    ["", "[]", "[60]", "[0,[]]", "[60,[[1]]]", "[60,[[1,-1]]]", '[60,"x"]', "{}", "[" * 9999],
 )
 def test_what_is_no_window_is_not_read_as_one(said: str) -> None:
     with pytest.raises(ValueError, match=r"."):

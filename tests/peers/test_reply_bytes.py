@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from authz.core import reply
 from authz.core.call import GOVERNANCE_HEADERS, Call, unreadable
-from authz.core.case import Case
 from authz.core.errors import Code
 from authz.core.identity import Identity, Unidentified
 from authz.core.mode import Mode
@@ -20,6 +19,7 @@ from authz.core.snapshot import Snapshot
 from authz.core.verdict import Decision, Verdict, enforced
 from authz.core.wire_pb2 import CheckResponse, HeaderValueOption
 from authz.gate import Gate
+from tests import builders
 from tests.builders import MemoryRecorder, bearer, check_request, gate
 from tests.peers.corpus import GATES, OPERATORS, POLICIES, REQUESTS, gate_of
 
@@ -60,7 +60,7 @@ def outcomes(draw: st.DrawFn) -> Outcome:
     if enforced(verdict, mode) is not Decision.ALLOW:
         mode = Mode.AUDIT
     return Outcome(
-        case=Case(call, draw(IDENTITIES), Snapshot(())),
+        case=builders.case(call, draw(IDENTITIES), Snapshot(())),
         verdict=verdict,
         mode=mode,
         enforced=Decision.ALLOW,
@@ -68,6 +68,7 @@ def outcomes(draw: st.DrawFn) -> Outcome:
         trace_id=draw(TEXT),
         decided_at=0.0,
         latency_us=0,
+        steady=0.0,
     )
 
 

@@ -380,9 +380,9 @@ def test_a_trail_that_nobody_signed_does_not_verify(tmp_path: Path) -> None:
     ("statement", "sentence"),
     [
         ("PRAGMA user_version = 2",
-         "its schema is version 2, and this program verifies 3; a sidecar that opens it upgrades"
-         " it"),
-        ("PRAGMA user_version = 9", "its schema is version 9, and this program verifies 3"),
+         "its schema is version 2, and this program verifies 3 to 4; a sidecar that opens it"
+         " upgrades it"),
+        ("PRAGMA user_version = 9", "its schema is version 9, and this program verifies 3 to 4"),
     ],
 )  # fmt: skip
 def test_another_schema_is_a_sentence(path: Path, statement: str, sentence: str) -> None:

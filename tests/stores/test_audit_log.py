@@ -156,8 +156,8 @@ def test_it_is_reopened_at_intervals_once_it_is_mended(path: Path, clock: Clock)
 @pytest.mark.parametrize(
     ("statement", "sentence"),
     [
-        ("PRAGMA user_version = -1", "its schema is version -1, this program knows 3"),
-        ("PRAGMA user_version = 99", "its schema is version 99, this program knows 3"),
+        ("PRAGMA user_version = -1", "its schema is version -1, this program knows 4"),
+        ("PRAGMA user_version = 99", "its schema is version 99, this program knows 4"),
         ("CREATE TABLE audit (seq INTEGER PRIMARY KEY, other TEXT)",
          "its table `audit` is not ours"),
         pytest.param(
@@ -490,12 +490,12 @@ def test_an_older_database_is_upgraded_and_its_rows_are_chained(
     assert {"audit", "policy_versions", "policy_activations"} <= _tables(path)
     assert not any("before" in name for name in _tables(path))
     with contextlib.closing(sqlite3.connect(path)) as other:
-        assert other.execute("PRAGMA user_version").fetchone() == (3,)
+        assert other.execute("PRAGMA user_version").fetchone() == (4,)
         assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert other.execute("SELECT seq, reason FROM audit_anchors").fetchall() == [(0, "upgrade")]
     assert _problems(path) == []
     assert [r.message for r in caplog.records if "chained" in r.message] == [
-        f"AUDIT_DB_PATH: the database was upgraded from schema {version} to 3, and its 1201 rows"
+        f"AUDIT_DB_PATH: the database was upgraded from schema {version} to 4, and its 1201 rows"
         " were chained"
     ]
     again = AuditLog(path, monotonic=clock)

@@ -12,8 +12,8 @@ from typing import Final
 from authz.core import balance
 from authz.core.balance import Refilled
 from authz.core.case import Case
-from authz.core.chain_doc import MAX_POINTS
 from authz.core.chain_compiled import Refill
+from authz.core.chain_doc import MAX_POINTS
 from authz.core.errors import Code
 from authz.core.finding import NO_OBJECTION, Deny, Finding, More, Pass
 from authz.core.ledger import Put
@@ -91,9 +91,7 @@ def _spent(known: balance.Balance | None, now: float) -> int:
     return known.spent if isinstance(known, Refilled) else known.total(now)
 
 
-def _exhausted(
-    case: Case, wallet: Wallet, known: balance.Balance, cost: int, left: int
-) -> Deny:
+def _exhausted(case: Case, wallet: Wallet, known: balance.Balance, cost: int, left: int) -> Deny:
     wait_s = None
     reason = f"{case.call.action} costs {cost} points, and wallet {wallet.name} has {max(left, 0)}"
     if cost > wallet.capacity:
