@@ -31,6 +31,7 @@ class Opened:
         """Spend points, with a row, in one transaction."""
         self.audit.begin()
         known = self.state.wallets.get(WHERE) or Window(60, ())
+        assert isinstance(known, Window)
         self.state.ledger.put(Put(self.state.wallets, WHERE, known.add(600.0, amount)))
         self.audit.write([row()], self.state.ledger.changes())
         self.state.ledger.keep(durable=True)
