@@ -54,7 +54,7 @@ def _configuration() -> str:
         "# Configuration\n\n"
         "Everything is an environment variable, read once at the start; all mistakes are reported\n"
         "together, by name and never with the value. `authz settings` prints this table.\n"
-        "Policies and `MODE_FILE` are read again when they change, and on SIGHUP.\n"
+        "Policies, `MODE_FILE` and `JWKS_FILE` are read again when they change, and on SIGHUP.\n"
         "An empty variable counts as unset. `DB_PATH` is read where `AUDIT_DB_PATH` is not set.\n\n"
         "| Variable | Default | |\n|---|---|---|\n" + "\n".join(rows) + "\n\n"
         "The `OTEL_*` variables are read already; what they switch is not part of this version.\n"
@@ -85,15 +85,19 @@ _MEANING: Final = {
     Code.BYPASSED: "MODE is bypass. Nothing was evaluated and nothing is recorded.",
     Code.CHANGED: "No request: the row says that the policies in force, or the mode, changed.",
     Code.TOKEN_MISSING: "The request has no `Authorization: Bearer` token.",
-    Code.TOKEN_MALFORMED: "The credential is not a JWT, or longer than 8192 characters.",
-    Code.TOKEN_BAD_SIGNATURE: "It was not signed with `JWT_SECRET`, or its key of `JWKS_FILE`.",
-    Code.TOKEN_WRONG_ALGORITHM: "The token is signed with another algorithm than the key's.",
+    Code.TOKEN_MALFORMED: "The credential is not a JWT, is longer than 8192 characters, or has a"
+    " `crit`.",
+    Code.TOKEN_BAD_SIGNATURE: "It was not signed with `JWT_SECRET`, or with the key of `JWKS_FILE`"
+    " that it names.",
+    Code.TOKEN_WRONG_ALGORITHM: "The token is signed with another algorithm than its key is for:"
+    " HS256 for `JWT_SECRET`; EdDSA, ES256 or RS256 for a key of `JWKS_FILE`, by its type.",
     Code.TOKEN_EXPIRED: "The token's `exp` has passed. There is no leeway.",
     Code.TOKEN_NOT_YET_VALID: "The token's `nbf` or `iat` lies over 60 seconds in the future.",
     Code.TOKEN_WRONG_ISSUER: "The token has an `iss`, and it is not `meshguard`.",
     Code.TOKEN_BAD_CLAIM: "The token lacks `sub` or `exp`, or a claim is not of its kind.",
     Code.TOKEN_WRONG_AGENT: "The token is not for the agent in `SIDECAR_AGENT_ID`.",
-    Code.TOKEN_UNKNOWN_KEY: "The token names a key that `JWKS_FILE` does not hold.",
+    Code.TOKEN_UNKNOWN_KEY: "The token names a key that `JWKS_FILE` does not hold, or names"
+    " none where not exactly one is for its algorithm.",
     Code.AGENT_REVOKED: "The agent was revoked, which is for ever; its tokens are worth nothing.",
     Code.RULE_DENIED: "A rule denies the action; the answer names policy and rule.",
     Code.DEFAULT_DENIED: "No rule matches, and the deciding policy's `defaultEffect` is deny.",

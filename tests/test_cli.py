@@ -60,6 +60,20 @@ def test_a_token_that_cannot_be_minted(arguments: tuple[str, ...], secret: str, 
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
 
 
+def test_public_keys_mint_nothing(tmp_path: Path) -> None:
+    # It is not even looked at: whoever mints has no use for it.
+    file = tmp_path / "jwks.json"
+    for secret in ("", " "):
+        done = _authz("token", "mint", "--agent", "a", JWKS_FILE=str(file), JWT_SECRET=secret)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == (
+            "authz: JWT_SECRET: not set, and the keys in JWKS_FILE only verify: nothing to mint"
+            " with\n"
+        )
+    done = _authz("token", "mint", "--agent", "a", JWKS_FILE=str(file), JWT_SECRET=SECRET)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_sample_policies_validate() -> None:
     done = _authz("policy", "validate")
     assert (done.returncode, done.stdout) == (

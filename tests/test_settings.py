@@ -3,6 +3,8 @@
 import contextlib
 import ipaddress
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -16,9 +18,11 @@ from authz.settings import (
     described,
     parse_duration,
     parse_upstream,
+    read_jwks_file,
     read_mode_file,
     trusted_ca_file,
 )
+from tests.signers import Signer, jwks
 
 SECRET = "s" * 32
 
@@ -289,6 +293,76 @@ def test_a_mode_file_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     reader.join()
     assert not waits
     assert said == ["read"]
+
+
+# The public keys of tokens from a file.
+
+
+def test_public_keys_take_the_secrets_place_or_stand_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "jwks.json"
+    file.write_bytes(jwks(Signer("a"), Signer("b")))
+    assert _settings().jwks_file is None
+    beside = _settings(JWKS_FILE=str(file))
+    assert (beside.jwks_file, beside.jwt_secret.get_secret_value()) == (file, SECRET)
+    for nothing in ("", " "):
+        alone = _settings(JWKS_FILE=str(file), JWT_SECRET=nothing)
+        assert (alone.jwks_file, alone.jwt_secret.get_secret_value()) == (file, "")
+        unset = "JWT_SECRET: not set; make one with: openssl rand -hex 32"
+        assert _problems(JWKS_FILE=nothing, JWT_SECRET="") == [unset]
+        assert _problems(JWKS_FILE=nothing, JWT_SECRET="", PORT="0") == [
+            unset, "PORT: must be from 1 to 65535",
+        ]  # fmt: skip
+    assert len(read_jwks_file(file)) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", ": not JSON from line 1, column 1 on"),
+        (b'{"keys": []}', ": 0 keys, where 1 to 64 must be"),
+        (jwks({"kty": "oct", "k": SECRET}),
+         ": keys[0] is a shared secret; only public keys belong here"),
+        (b" " * 1_000_000, ": larger than 65536 bytes"),
+        ("nothing", " cannot be read: No such file or directory"),
+        ("directory", " cannot be read: Is a directory"),
+        ("pipe", " is not a regular file"),
+    ],
+    ids=lambda value: ascii(value)[:30],
+)  # fmt: skip
+def test_a_file_without_good_keys_is_one_sentence_among_the_others(
+    tmp_path: Path, content: bytes | str, sentence: str
+) -> None:
+    file = tmp_path / "jwks.json"
+    match content:
+        case "nothing":
+            pass
+        case "directory":
+            file.mkdir()
+        case "pipe":
+            os.mkfifo(file)
+        case bytes():
+            file.write_bytes(content)
+    said = f"JWKS_FILE: {file}{sentence}"
+    with pytest.raises(ValueError, match=r"^JWKS_FILE: ") as raised:
+        read_jwks_file(file)
+    assert str(raised.value) == said
+    for secret in ("", SECRET):
+        assert _problems(JWKS_FILE=str(file), JWT_SECRET=secret) == [said]
+    assert _problems(JWKS_FILE=str(file), PORT="0", JWT_SECRET="short") == [
+        said,
+        "JWT_SECRET: shorter than 32 characters; make one with: openssl rand -hex 32",
+        "PORT: must be from 1 to 65535",
+    ]
+
+
+def test_without_a_file_of_keys_nothing_is_imported_for_them() -> None:
+    code = (
+        "import sys; from authz.settings import Settings;"
+        f"Settings.from_env({{'JWT_SECRET': '{SECRET}'}});"
+        "print({'jwt', 'cryptography'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize(

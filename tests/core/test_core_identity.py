@@ -1,23 +1,33 @@
 """Each way to fail to identify has its own code, nothing is verified past its `exp`, and what is
 minted is what is verified."""
 
+import json
 import math
+from collections.abc import Mapping
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from authz.core.agents import Agent, changed, new_agent, revoked
 from authz.core.errors import Code
 from authz.core.identity import (
     CACHE_SIZE,
     CLOCK_LEEWAY_S,
+    EMPTY,
+    MAX_HEADER,
+    MAX_TOKEN,
     Identity,
     TokenVerifier,
     Unidentified,
     mint,
 )
+from authz.core.jwks import parse
 from authz.core.tiers import rank
 from tests.builders import NOW, SECRET, bearer, claims, token
+from tests.signers import Signer, base64url, jwks, rsa_key
 
 
 def identify(authorization: str, now: float = NOW) -> Identity | Unidentified:
@@ -429,3 +439,473 @@ def test_blanks_around_a_token_make_no_second_cache_entry() -> None:
 def test_a_credential_of_many_beginnings_is_read_once(piece: str) -> None:
     # Quadratic, this took minutes.
     assert refusal("Bearer " + piece * 200_000).code is Code.TOKEN_MALFORMED
+
+
+# Public keys.
+
+ED = Signer("ed")
+P256 = Signer("ec", ec.generate_private_key(ec.SECP256R1()))
+RSA = Signer("rsa", rsa_key())
+SIGNERS = pytest.mark.parametrize("signer", [ED, P256, RSA], ids=lambda signer: signer.alg)
+SECRETS = pytest.mark.parametrize("secret", ["", SECRET], ids=["keys alone", "beside a secret"])
+#: Nobody here has these.
+OTHERS = {
+    "EdDSA": Signer("other"),
+    "ES256": Signer("other", ec.generate_private_key(ec.SECP256R1())),
+    "RS256": Signer("other", rsa_key(number=1)),
+}
+
+
+def verifier(secret: str = "", *signers: Signer) -> TokenVerifier:
+    return TokenVerifier(secret, keys=parse(jwks(*(signers or (ED, P256, RSA)))))
+
+
+def code_of(credential: str, secret: str = "", *signers: Signer) -> Code | None:
+    """Why a token is refused; None where it is not."""
+    caller = verifier(secret, *signers).identify(f"Bearer {credential}", NOW)
+    return caller.code if isinstance(caller, Unidentified) else None
+
+
+@SIGNERS
+@SECRETS
+def test_a_token_that_a_public_key_verifies_names_its_agent(signer: Signer, secret: str) -> None:
+    said = claims(name="Reviewer", tags=["ci"], orgId="acme")
+    tokens = verifier(secret)
+    for _ in ("verified", "cached"):
+        caller = tokens.identify(f"Bearer {signer.token(said)}", NOW)
+        assert caller == Identity(
+            "agent-1", "Reviewer", "verified", 2, frozenset({"ci"}), "acme", 2
+        )
+    # The secret's own are as good as ever, where there is one.
+    assert isinstance(tokens.identify(bearer(), NOW), Identity) is bool(secret)
+
+
+@SIGNERS
+@SECRETS
+def test_a_token_without_a_kid_needs_exactly_one_key_for_its_algorithm(
+    signer: Signer, secret: str
+) -> None:
+    nameless = signer.token(header={"kid": None})
+    assert code_of(nameless, secret) is None
+    assert code_of(nameless, secret, Signer(None, signer.key)) is None
+    twice = (signer, OTHERS[signer.alg])
+    assert code_of(nameless, secret, *twice) is Code.TOKEN_UNKNOWN_KEY
+
+
+def _with_hmac(key: bytes, **header: object) -> str:
+    return token(claims(), {"alg": "HS256", **header}, secret=key.decode("latin-1"))
+
+
+@SIGNERS
+@SECRETS
+def test_a_public_key_is_never_the_secret_of_an_hmac(signer: Signer, secret: str) -> None:
+    jwk = json.dumps(signer.jwk())
+    texts = [
+        signer.public_pem(),
+        signer.public_pem().strip(),
+        jwk.encode(),
+        json.dumps(signer.jwk(), separators=(",", ":")).encode(),
+        jwks(signer),
+        signer.jwk().get("x", signer.jwk().get("n", "")).encode(),
+        b"",
+    ]
+    wanted = Code.TOKEN_BAD_SIGNATURE if secret else Code.TOKEN_WRONG_ALGORITHM
+    headers: list[dict[str, object]] = [{}, {"kid": "ed"}, {"kid": "ed", "jwk": signer.jwk()}]
+    for text in texts:
+        for header in headers:
+            assert code_of(_with_hmac(text, **header), secret) is wanted
+    # Nor does the header of another algorithm make an HMAC one of its signatures.
+    forged = token(claims(), {"alg": signer.alg, "kid": signer.kid}, secret=texts[0].decode())
+    assert code_of(forged, secret) is Code.TOKEN_BAD_SIGNATURE
+
+
+@SECRETS
+def test_an_empty_key_signs_nothing(secret: str) -> None:
+    for header in ({"alg": "HS256"}, {"alg": "HS256", "kid": "ed"}):
+        assert code_of(token(claims(), header, secret=""), secret) in {
+            Code.TOKEN_BAD_SIGNATURE,
+            Code.TOKEN_WRONG_ALGORITHM,
+        }
+    caller = TokenVerifier("").identify("Bearer " + token(claims(), secret=""), NOW)
+    assert isinstance(caller, Unidentified)
+    assert caller.code is Code.TOKEN_WRONG_ALGORITHM
+
+
+@SIGNERS
+@SECRETS
+@pytest.mark.parametrize(
+    "alg",
+    ["none", "None", "NONE", "", "HS384", "HS512", "RS384", "RS512", "PS256", "ES384", "ES512",
+     "ES256K", "Ed25519", "eddsa", "rs256", None, 5, ["EdDSA", "ES256", "RS256"], {}],
+    ids=ascii,
+)  # fmt: skip
+def test_an_algorithm_that_is_not_pinned_is_a_wrong_one(
+    signer: Signer, secret: str, alg: object
+) -> None:
+    given = signer.token(header={"alg": alg})
+    assert code_of(given, secret) is Code.TOKEN_WRONG_ALGORITHM
+    stripped = given.rpartition(".")[0]
+    assert code_of(f"{stripped}.", secret) is Code.TOKEN_WRONG_ALGORITHM
+
+
+@SIGNERS
+def test_a_key_verifies_no_algorithm_but_its_own(signer: Signer) -> None:
+    for other in (ED, P256, RSA):
+        if other is not signer:
+            confused = signer.token(header={"alg": other.alg})
+            assert code_of(confused) is Code.TOKEN_WRONG_ALGORITHM
+            confused = signer.token(header={"kid": other.kid})
+            assert code_of(confused) is Code.TOKEN_WRONG_ALGORITHM
+            confused = signer.token(header={"alg": other.alg, "kid": other.kid})
+            assert code_of(confused) is Code.TOKEN_BAD_SIGNATURE
+    # Without an id it is tried with the one key of that algorithm.
+    confused = signer.token(header={"alg": "RS256" if signer is ED else "EdDSA", "kid": None})
+    assert code_of(confused) is Code.TOKEN_BAD_SIGNATURE
+
+
+@SIGNERS
+@SECRETS
+def test_a_signature_of_another_key_is_a_bad_one_whatever_the_kid_says(
+    signer: Signer, secret: str
+) -> None:
+    other = OTHERS[signer.alg]
+    assert code_of(other.token(), secret) is Code.TOKEN_UNKNOWN_KEY
+    assert code_of(other.token(header={"kid": signer.kid}), secret) is Code.TOKEN_BAD_SIGNATURE
+    assert code_of(other.token(header={"kid": None}), secret) is Code.TOKEN_BAD_SIGNATURE
+    for header in ("jku", "x5u", "x5c", "jwk"):
+        value: object = {"jku": "https://x/", "x5u": "file:///x", "x5c": ["A"]}.get(header)
+        given = {"kid": signer.kid, header: value or {"kty": "OKP", "crv": "Ed25519", "x": "A"}}
+        # Where to find another key is not asked, nor is it held against a token.
+        assert code_of(other.token(header=given), secret) is Code.TOKEN_BAD_SIGNATURE
+        assert code_of(signer.token(header=given), secret) is None
+
+
+@SIGNERS
+@SECRETS
+def test_a_signature_is_over_all_of_a_token_and_whole(signer: Signer, secret: str) -> None:
+    head, body, signature = signer.token().split(".")
+    privileged = signer.token(claims(tier="privileged")).split(".")[1]
+    other_head = signer.token(header={"typ": "JWT"}).split(".")[0]
+    for bad in (
+        f"{head}.{privileged}.{signature}",
+        f"{other_head}.{body}.{signature}",
+        f"{head}.{body}.",
+        f"{head}.{body}.{signature[:-4]}",
+        f"{head}.{body}.{signature}AAAA",
+        f"{head}.{body}.{base64url(bytes(64))}",
+        f"{head}.{body}.{base64url(bytes(256))}",
+        f"{head}.{body}.{base64url(b'0')}",
+    ):
+        assert code_of(bad, secret) is Code.TOKEN_BAD_SIGNATURE
+    for none in (f"{head}.{body}", f"{head}.{body}.{signature}.{signature}", f"{head}..{body}.!"):
+        assert code_of(none, secret) is Code.TOKEN_MALFORMED
+
+
+def test_a_signature_in_der_is_no_signature_of_a_token() -> None:
+    signed = P256.token().rpartition(".")[0]
+    assert isinstance(P256.key, ec.EllipticCurvePrivateKey)
+    der = P256.key.sign(signed.encode(), ec.ECDSA(hashes.SHA256()))
+    assert code_of(f"{signed}.{base64url(der)}") is Code.TOKEN_BAD_SIGNATURE
+
+
+@SIGNERS
+@SECRETS
+@pytest.mark.parametrize("kid", [5, ["ed"], {}, True, 1.5], ids=ascii)
+def test_a_kid_that_is_no_text_is_malformed(signer: Signer, secret: str, kid: object) -> None:
+    assert code_of(signer.token(header={"kid": kid}), secret) is Code.TOKEN_MALFORMED
+
+
+@SIGNERS
+@SECRETS
+def test_a_header_that_asks_for_what_is_not_understood_is_malformed(
+    signer: Signer, secret: str
+) -> None:
+    headers: list[dict[str, object]] = [
+        {"crit": ["exp"], "exp": NOW + 60},
+        {"crit": ["b64"], "b64": True},
+        {"crit": ["b64"], "b64": False},
+        {"crit": []},
+        {"crit": "kid"},
+    ]
+    for header in headers:
+        assert code_of(signer.token(header=header), secret) is Code.TOKEN_MALFORMED
+        if secret:
+            signed = token(claims(), {"alg": "HS256", **header})
+            assert code_of(signed, secret) is Code.TOKEN_MALFORMED
+
+
+@SIGNERS
+def test_of_a_header_no_more_is_read_than_has_its_bounds(signer: Signer) -> None:
+    assert code_of(signer.token(header={"x": "y" * 600})) is None
+    assert code_of(signer.token(header={"x": "y" * MAX_HEADER})) is Code.TOKEN_MALFORMED
+    assert code_of(signer.token(header={"kid": "y" * MAX_HEADER})) is Code.TOKEN_MALFORMED
+    assert code_of(signer.token(claims(padding="x" * MAX_TOKEN))) is Code.TOKEN_MALFORMED
+    for header in (b"", b"[]", b"null", b"\xff", b"{", b'{"alg":' + b"[" * 700):
+        assert code_of(signer.token(header=header)) is Code.TOKEN_MALFORMED
+
+
+@SIGNERS
+@SECRETS
+def test_what_a_public_key_signed_is_judged_as_what_the_secret_signed(
+    signer: Signer, secret: str
+) -> None:
+    said: Mapping[Code, object] = {
+        Code.TOKEN_EXPIRED: claims(exp=NOW),
+        Code.TOKEN_NOT_YET_VALID: claims(nbf=NOW + 1000),
+        Code.TOKEN_WRONG_ISSUER: claims(iss="someone"),
+        Code.TOKEN_BAD_CLAIM: claims(sub=None),
+    }
+    for code, body in said.items():
+        assert code_of(signer.token(body), secret) is code  # type: ignore[arg-type]
+    assert code_of(signer.token(header={"typ": "mg-action+jwt"}), secret) is Code.TOKEN_BAD_CLAIM
+    for body in (b"[]", b"null", b"not json", b"\xff", b'{"sub":' + b"[" * 5000 + b"}"):
+        assert code_of(signer.token(body), secret) is Code.TOKEN_MALFORMED
+    pinned = TokenVerifier(secret, "agent-2", parse(jwks(signer)))
+    caller = pinned.identify(f"Bearer {signer.token()}", NOW)
+    assert isinstance(caller, Unidentified)
+    assert (caller.code, caller.ours) == (Code.TOKEN_WRONG_AGENT, True)
+
+
+@SIGNERS
+@SECRETS
+def test_what_a_key_of_ours_signed_is_ours_and_so_is_what_says_it_is(
+    signer: Signer, secret: str
+) -> None:
+    def ours(credential: str) -> bool:
+        caller = verifier(secret).identify(f"Bearer {credential}", NOW)
+        assert isinstance(caller, Unidentified)
+        return caller.ours
+
+    other = OTHERS[signer.alg]
+    theirs = claims(iss="someone")
+    assert ours(signer.token(theirs))
+    assert ours(signer.token(b"[]"))
+    assert ours(signer.token(theirs, {"crit": ["x"]}))
+    assert not ours(other.token(theirs))
+    assert not ours(other.token(theirs, {"kid": signer.kid}))
+    assert not ours(signer.token(theirs, {"alg": "none"}))
+    assert ours(other.token())
+    assert ours(other.token(header={"kid": signer.kid}))
+    assert ours(signer.token(header={"alg": "none"}))
+
+
+def test_keys_are_replaced_and_what_the_old_ones_verified_counts_no_longer() -> None:
+    old, new = Signer("old"), Signer("new")
+    tokens = TokenVerifier(SECRET, keys=parse(jwks(old)))
+
+    def accepted() -> list[bool]:
+        credentials = (old.token(), new.token(), bearer().removeprefix("Bearer "))
+        callers = [tokens.identify(f"Bearer {credential}", NOW) for credential in credentials]
+        return [isinstance(caller, Identity) for caller in callers]
+
+    assert accepted() == [True, False, True]
+    assert tokens.use_keys(parse(jwks(old, new)))
+    assert accepted() == [True, True, True]
+    cached = dict(tokens._verified)
+    assert not tokens.use_keys(parse(jwks(old, new)))
+    assert tokens._verified == cached
+    assert tokens.use_keys(parse(jwks(new)))
+    assert accepted() == [False, True, True]
+    # The same id again, of another key.
+    assert tokens.use_keys(parse(jwks(Signer("new", old.key))))
+    assert accepted() == [False, False, True]
+    assert tokens.use_keys(None)
+    assert accepted() == [False, False, True]
+
+
+HEADERS = st.dictionaries(st.sampled_from(["alg", "kid", "typ", "crit", "b64", "jwk"]), JSON)
+SIGNATURES = st.binary(max_size=80) | st.integers(0, 300).map(bytes)
+
+
+@given(st.sampled_from([ED, P256, RSA]), SIGNATURES)
+@settings(deadline=None)
+def test_any_signature_that_nobody_made_is_a_bad_one(signer: Signer, signature: bytes) -> None:
+    signed = signer.token().rpartition(".")[0]
+    assert code_of(f"{signed}.{base64url(signature)}") is Code.TOKEN_BAD_SIGNATURE
+
+
+@given(st.sampled_from([ED, P256]), HEADERS, st.dictionaries(NAMES, JSON), st.booleans())
+@settings(deadline=None, max_examples=200)
+def test_any_token_is_answered_without_an_exception(
+    signer: Signer, header: dict[str, object], changes: dict[str, object], is_forged: bool
+) -> None:
+    by = OTHERS[signer.alg] if is_forged else signer
+    credential = by.token(claims() | changes, {"kid": signer.kid} | header)
+    caller = verifier(SECRET).identify(f"Bearer {credential}", NOW)
+    if is_forged or header.get("crit") is not None:
+        assert isinstance(caller, Unidentified)
+    assert isinstance(caller, Identity) or caller.code.status == 401
+
+
+# The registry.
+
+
+class Records:
+    """A registry, as changes come."""
+
+    def __init__(self, *agents: Agent) -> None:
+        self.version = 0
+        self.looked_up: list[str] = []
+        self._agents = {agent.agent_id: agent for agent in agents}
+
+    def put(self, agent: Agent) -> None:
+        self._agents[agent.agent_id] = agent
+        self.version += 1
+
+    def get(self, agent_id: str) -> Agent | None:
+        self.looked_up.append(agent_id)
+        return self._agents.get(agent_id)
+
+
+AGENT = new_agent("agent-1", NOW, name="Registered", tier="Standard", tags=("ci",), org_id="acme")
+
+
+def test_an_agent_that_the_registry_does_not_know_is_who_its_token_says() -> None:
+    caller = TokenVerifier(SECRET, registry=Records()).identify(bearer(tier="trusted"), NOW)
+    assert caller == TokenVerifier(SECRET, registry=EMPTY).identify(bearer(tier="trusted"), NOW)
+    assert caller == Identity("agent-1", "", "trusted", 3, frozenset(), "", 3)
+
+
+@pytest.mark.parametrize(
+    ("registered", "claimed", "effective"),
+    [("verified", "privileged", 2), ("privileged", "verified", 2), ("basic", "basic", 1),
+     ("unverified", "privileged", 0), ("privileged", "unverified", 0)],
+)  # fmt: skip
+def test_a_record_wins_over_the_token_and_both_vouch_for_the_lower_rank(
+    registered: str, claimed: str, effective: int
+) -> None:
+    records = Records(changed(AGENT, NOW, tier=registered))
+    said = bearer(name="Claimed", tags=["admin"], orgId="other", tier=claimed)
+    caller = TokenVerifier(SECRET, registry=records).identify(said, NOW)
+    rung = rank(registered)
+    assert rung is not None
+    assert caller == Identity(
+        "agent-1", "Registered", registered, rung, frozenset({"ci"}), "acme", effective
+    )
+
+
+def test_what_a_record_does_not_say_the_token_does_not_say_for_it() -> None:
+    records = Records(new_agent("agent-1", NOW, name="n"))
+    caller = TokenVerifier(SECRET, registry=records).identify(
+        bearer(tags=["admin"], orgId="acme"), NOW
+    )
+    assert isinstance(caller, Identity)
+    assert (caller.tags, caller.org_id) == (frozenset(), "")
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["registered", "known elsewhere"])
+def test_an_agent_that_is_revoked_is_nobody_from_the_next_call_on(known: bool) -> None:
+    records = Records(*([AGENT] if known else []))
+    tokens = TokenVerifier(SECRET, keys=parse(jwks(ED)), registry=records)
+    credentials = [bearer(), f"Bearer {ED.token()}"]
+    for credential in credentials:
+        assert isinstance(tokens.identify(credential, NOW), Identity)
+    records.put(revoked(AGENT if known else "agent-1", NOW, "stolen"))
+    for credential in [*credentials, bearer(name="a token it gets later"), *credentials]:
+        caller = tokens.identify(credential, NOW)
+        assert isinstance(caller, Unidentified)
+        assert (caller.code, caller.ours) == (Code.AGENT_REVOKED, True)
+        assert "stolen" not in caller.reason
+    assert isinstance(tokens.identify(bearer(sub="agent-2"), NOW), Identity)
+    assert len(tokens._verified) == 1
+
+
+def test_a_token_that_is_no_good_says_so_before_its_agent_is_looked_up() -> None:
+    records = Records(revoked("agent-1", NOW, ""))
+    tokens = TokenVerifier(SECRET, registry=records)
+    for bad, code in (
+        (bearer(exp=NOW), Code.TOKEN_EXPIRED),
+        ("Bearer " + token(claims(), secret="another"), Code.TOKEN_BAD_SIGNATURE),
+    ):
+        caller = tokens.identify(bad, NOW)
+        assert isinstance(caller, Unidentified)
+        assert caller.code is code
+    assert records.looked_up == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "expected"),
+    [
+        ({"tier": "basic"}, "rank", 1),
+        ({"tier": "privileged"}, "rank", 4),
+        ({"tier": "privileged"}, "effective_rank", 2),
+        ({"tier": "basic"}, "effective_rank", 1),
+        ({"tags": ("a", "b")}, "tags", frozenset("ab")),
+        ({"tags": ()}, "tags", frozenset()),
+        ({"name": "Renamed"}, "name", "Renamed"),
+        ({"org_id": ""}, "org_id", ""),
+    ],
+)
+def test_a_changed_record_counts_at_the_next_call_for_tokens_that_were_verified_before(
+    changes: dict[str, object], field: str, expected: object
+) -> None:
+    records = Records(AGENT)
+    tokens = TokenVerifier(SECRET, registry=records)
+    before = tokens.identify(bearer(), NOW)
+    records.put(changed(AGENT, NOW, **changes))
+    after = tokens.identify(bearer(), NOW)
+    assert getattr(after, field) == expected
+    records.put(AGENT)
+    assert tokens.identify(bearer(), NOW) == before
+
+
+def test_a_cached_token_is_looked_up_only_when_the_registry_changed() -> None:
+    records = Records(AGENT)
+    tokens = TokenVerifier(SECRET, registry=records)
+    for _ in range(5):
+        tokens.identify(bearer(), NOW)
+    assert records.looked_up == ["agent-1"]
+    records.put(new_agent("agent-2", NOW, name="n"))
+    for _ in range(5):
+        tokens.identify(bearer(), NOW)
+    assert records.looked_up == ["agent-1"] * 2
+    # Nor does a look-up make a token last longer.
+    records.put(AGENT)
+    caller = tokens.identify(bearer(), NOW + 3600)
+    assert isinstance(caller, Unidentified)
+    assert caller.code is Code.TOKEN_EXPIRED
+
+
+def test_a_change_during_a_look_up_is_not_missed() -> None:
+    class Racing(Records):
+        def get(self, agent_id: str) -> Agent | None:
+            found = super().get(agent_id)
+            if len(self.looked_up) == 1:
+                self.put(revoked(AGENT, NOW, ""))
+            return found
+
+    tokens = TokenVerifier(SECRET, registry=Racing(AGENT))
+    assert isinstance(tokens.identify(bearer(), NOW), Identity)
+    assert isinstance(tokens.identify(bearer(), NOW), Unidentified)
+
+
+def test_a_registry_that_fails_identifies_nobody_and_is_asked_again() -> None:
+    class Failing(Records):
+        fails = True
+
+        def get(self, agent_id: str) -> Agent | None:
+            if self.fails:
+                raise OSError("the disk is gone")
+            return super().get(agent_id)
+
+    records = Failing(AGENT)
+    tokens = TokenVerifier(SECRET, registry=records)
+    for _ in range(2):
+        with pytest.raises(OSError, match="gone"):
+            tokens.identify(bearer(), NOW)
+    records.fails = False
+    assert isinstance(tokens.identify(bearer(), NOW), Identity)
+    records.fails = True
+    records.version += 1
+    with pytest.raises(OSError, match="gone"):
+        tokens.identify(bearer(), NOW)
+
+
+def test_the_cache_stays_bounded_while_the_registry_changes() -> None:
+    records = Records()
+    tokens = TokenVerifier(SECRET, registry=records)
+    for number in range(CACHE_SIZE + 20):
+        records.version += number % 3 == 0
+        for sub in (number, number // 2):
+            assert isinstance(tokens.identify(bearer(sub=f"agent-{sub}"), NOW), Identity)
+    assert len(tokens._verified) <= CACHE_SIZE
