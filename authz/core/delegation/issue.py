@@ -29,7 +29,7 @@ from authz.core.errors import Code
 
 #: Seconds that a relationship may last: a leap year. Whoever still needs it says so again.
 MAX_LIFETIME_S: Final = 366 * 24 * 3600
-#: Edges that are followed in search of a cycle, about a hundredth of a second's work.
+#: Edges that are followed in search of a cycle: a few milliseconds' work.
 MAX_EDGES: Final = 10_000
 
 _NO_LIMITS: Final = Limits()

@@ -27,7 +27,7 @@ VERSION: Final = "1.0"
 #: Characters of a chain: five hops with a dozen patterns each take half of it, and proxies carry
 #: headers of 16 KiB, some no longer ones.
 MAX_CHAIN: Final = 16 * 1024
-#: Characters of a hop's header; with a `kid` of 64 it has 170.
+#: Characters of a hop's header; with a `kid` of 64 it has about 150.
 MAX_HEADER: Final = 1024
 #: Chains that are kept verified. A sidecar serves one agent, which acts for few.
 CACHE_SIZE: Final = 256

@@ -87,6 +87,7 @@ BROKEN: list[tuple[str, Sequence[Relationship], Code, int]] = [
     ("another root", changed(1, root="b"), Code.DELEGATION_BROKEN, 2),
     ("another depth", changed(1, depth=3), Code.DELEGATION_BROKEN, 2),
     ("a first hop with another root", changed(0, ABC[:1], root="z"), Code.DELEGATION_BROKEN, 1),
+    ("a first hop with a parent", changed(0, parent=rel(9)), Code.DELEGATION_BROKEN, 1),
     ("a first hop that is none", changed(0, depth=2), Code.DELEGATION_BROKEN, 1),
     ("the leaf cut off", ABC[:1], Code.DELEGATION_WRONG_DELEGATE, 1),
     ("another's", changed(1, target="d"), Code.DELEGATION_WRONG_DELEGATE, 2),
