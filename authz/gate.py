@@ -214,11 +214,11 @@ class Gate:
         now = self._now()
         steady = self._steady_offset + started / 1e9
         environment, ledger = self._environment, self._ledger
-        case = Case(call, NOT_LOOKED_AT, snapshot, environment, now, steady)
+        case = None
         mark = ledger.mark
         try:
             caller = self._tokens.identify(call.authorization, now)
-            case = Case(call, caller, snapshot, environment, now, steady)
+            case = Case.of(call, caller, snapshot, environment, now, steady)
             decided = BYPASSED if mode is Mode.BYPASS else verdict.judge(case, self._chain)
             if decided.more is not None:
                 for change in decided.more.puts:
@@ -232,6 +232,8 @@ class Gate:
             ledger.undo(mark)
             log.exception("a stage failed")
             decided = verdict.failed(Code.INTERNAL, "the decision failed inside the service")
+        if case is None:
+            case = Case(call, NOT_LOOKED_AT, snapshot, environment, now, steady)
         decision_id = self._new_id()
         return Outcome(
             case=case,

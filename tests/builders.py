@@ -115,7 +115,7 @@ def case(
     judged_with: Environment | None = None,
 ) -> Case:
     """A call and its caller at `NOW`; nothing is remembered unless told otherwise."""
-    return Case(call, caller, policies, judged_with or environment(), NOW, NOW)
+    return Case.of(call, caller, policies, judged_with or environment(), NOW, NOW)
 
 
 class MemoryRecorder:

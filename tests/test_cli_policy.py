@@ -198,6 +198,7 @@ def test_validation_as_json(option: tuple[str, ...]) -> None:
     assert done.body == {
         "valid": True,
         "policies": 1,
+        "otherDocuments": 0,
         "files": 1,
         "version": load_paths([Path("a.yaml")]).snapshot.version,
         "errors": 0,

@@ -40,6 +40,15 @@ MAX_GOVERNANCE: Final = 24 * 1024
 #: Longest method that is recorded; the longest registered one (UPDATEREDIRECTREF) has 17.
 MAX_METHOD: Final = 32
 
+#: The governance headers that the chain's stages read, each as it is.
+_CHAIN_HEADERS: Final = (
+    "x-meshguard-delegation",
+    "x-meshguard-pending-id",
+    "x-meshguard-action-token",
+    "x-meshguard-provenance",
+    "x-meshguard-cost",
+)
+
 #: The governance headers that a request is known to carry when it cannot be read.
 GOVERNANCE_HEADERS: Final = (
     "x-meshguard-action",
@@ -47,12 +56,8 @@ GOVERNANCE_HEADERS: Final = (
     "x-meshguard-trace-id",
     "x-meshguard-agent-id",
     "x-meshguard-meta",
-    "x-meshguard-delegation",
-    "x-meshguard-pending-id",
-    "x-meshguard-action-token",
-    "x-meshguard-provenance",
-    "x-meshguard-cost",
     "x-meshguard-upstream-authorization",
+    *_CHAIN_HEADERS,
 )
 
 _BARE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -190,6 +195,11 @@ def from_http(
     if not defect and len(action) > MAX_NAME:
         # Cut off it would be another action, and patterns match whole strings.
         defect = f"action: longer than {MAX_NAME} characters"
+    delegation = pending_id = action_token = provenance = cost = ""
+    if is_governing:
+        delegation, pending_id, action_token, provenance, cost = [
+            header(name, "").strip()[: MAX_GOVERNANCE + 1] for name in _CHAIN_HEADERS
+        ]
     return Call(
         source=source,
         action=action[:MAX_NAME],
@@ -207,20 +217,16 @@ def from_http(
         defect=defect,
         declares_action=bool(declared),
         declares_resource=bool(named),
-        delegation=_governing(govern, "x-meshguard-delegation"),
-        pending_id=_governing(govern, "x-meshguard-pending-id"),
-        action_token=_governing(govern, "x-meshguard-action-token"),
-        provenance=_governing(govern, "x-meshguard-provenance"),
-        cost=_governing(govern, "x-meshguard-cost"),
+        delegation=delegation,
+        pending_id=pending_id,
+        action_token=action_token,
+        provenance=provenance,
+        cost=cost,
     )
 
 
 def _absent(_: str, default: str) -> str:
     return default
-
-
-def _governing(header: Lookup, name: str) -> str:
-    return header(name, "").strip()[: MAX_GOVERNANCE + 1]
 
 
 def meta_of(context: Mapping[str, object]) -> str:

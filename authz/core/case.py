@@ -28,7 +28,6 @@ class Case:
         "call",
         "caller",
         "environment",
-        "host",
         "identity",
         "mapped",
         "now",
@@ -44,16 +43,16 @@ class Case:
         environment: Environment,
         now: float,
         steady: float,
+        mapped: Mapped | None = None,
     ) -> None:
-        """`now`: seconds since the epoch; `steady`: the same on the steady clock (`ledger`)."""
-        #: Where the request goes: the agent's own Host header changes nothing about that.
-        self.host = environment.upstream_host or call.host
+        """
+        Args:
+            now: seconds since the epoch.
+            steady: the same on the steady clock (`ledger`).
+            mapped: what a route says of the request, and the call says already (`of`).
+        """
         #: What a RouteMap makes of the request; None where it names none, and nothing is forwarded.
-        self.mapped: Mapped | None = None
-        if call.source == "proxy" and not call.defect:
-            self.mapped = snapshot.routes.match(call.method, self.host, call.upstream_path)
-            if self.mapped is not None:
-                call = _as_mapped(call, self.mapped)
+        self.mapped = mapped
         self.call = call
         self.caller = caller
         self.snapshot = snapshot
@@ -66,6 +65,30 @@ class Case:
         self._influence: Influence | Unclear | None = None
         self._delegated: Walked | Refusal | None = None
         self._token: ActionToken | BadToken | None = None
+
+    @classmethod
+    def of(
+        cls,
+        call: Call,
+        caller: Identity | Unidentified,
+        snapshot: Snapshot,
+        environment: Environment,
+        now: float,
+        steady: float,
+    ) -> "Case":
+        """The case of a call as it came; arguments as for the constructor."""
+        mapped = None
+        if snapshot.routes and call.source == "proxy" and not call.defect:
+            host = environment.upstream_host or call.host
+            mapped = snapshot.routes.match(call.method, host, call.upstream_path)
+            if mapped is not None and not (call.declares_action and call.declares_resource):
+                call = _as_mapped(call, mapped)
+        return cls(call, caller, snapshot, environment, now, steady, mapped)
+
+    @property
+    def host(self) -> str:
+        """Where the request goes: the agent's own Host header changes nothing about that."""
+        return self.environment.upstream_host or self.call.host
 
     @property
     def ruling(self) -> Ruling:
@@ -132,6 +155,8 @@ def _as_mapped(call: Call, mapped: Mapped) -> Call:
     """The call with what a route says of it, where it does not say so itself."""
     action = call.action if call.declares_action else mapped.action
     resource = call.resource if call.declares_resource or not mapped.resource else mapped.resource
+    if action == call.action and resource == call.resource:
+        return call
     defect = defect_of_resource(resource)
     if len(action) > MAX_NAME:
         defect = f"action: longer than {MAX_NAME} characters"

@@ -236,6 +236,18 @@ class PrivilegeFloorsDoc(ChainDoc):
 class Requirement(ChainModel):
     """How far that which influenced some actions has to be trusted."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["minLane"]},
+                {"required": ["sensitivity"]},
+                {"required": ["requireLabels"]},
+                {"required": ["forbidLabels"]},
+            ],
+            "not": {"required": ["minLane", "sensitivity"]},
+        }
+    )
+
     actions: Patterns = Field(description="patterns, as in a policy's rules")
     min_lane: Lane | None = Field(None, description="the least lane of all that had an influence")
     sensitivity: (
@@ -286,6 +298,10 @@ class Refill(ChainModel):
 
 class Cost(ChainModel):
     """What some actions cost."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["cost"]}, {"required": ["severity"]}]}
+    )
 
     actions: Patterns = Field(description="patterns, as in a policy's rules")
     cost: Points | None = Field(None, description="points")

@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 from authz.core.compiled import CompiledPolicy, CompiledRule
 from authz.core.errors import Code
 from authz.core.facts import Facts
-from authz.core.finding import Deny, Finding, Pass
+from authz.core.finding import NO_OBJECTION, Deny, Finding, Pass
 from authz.core.limits import NO_DELEGATION_LIMITS, DelegationLimits, Limit
 from authz.core.pattern import fold
 from authz.core.pattern_index import PatternIndex
@@ -48,7 +48,6 @@ MAX_REMEMBERED: Final = 256
 #: Answers, and policies in unfinished answers, that one view remembers before it starts over.
 MEMO_SIZE: Final = 8192
 
-_NO_OBJECTION: Final = Pass()
 #: Where a pattern stands that is not in a rule but in `humanInTheLoop`.
 _APPROVAL: Final = -1
 
@@ -231,7 +230,7 @@ class View:
             effect = hit.rule.effect if hit else policy.default_effect
             if effect == "deny":
                 if hit:
-                    return Ruling(_denied(policy, hit, reason), _NO_OBJECTION, self._limits)
+                    return Ruling(_denied(policy, hit, reason), NO_OBJECTION, self._limits)
                 denies.append((entry.place, policy))
                 continue
             if hit is None:
@@ -247,20 +246,20 @@ class View:
             if hit.rule.needs_token:
                 needs_token = needs_token or (policy.name, hit.rule.label, hit.rule.place)
         if approval:
-            return Ruling(approval, too_low or _NO_OBJECTION, asked_limits, needs_token)
+            return Ruling(approval, too_low or NO_OBJECTION, asked_limits, needs_token)
         if not allowed and denies:
             denied = _default_denied(min(denies, key=lambda deny: deny[0])[1])
-            return Ruling(denied, _NO_OBJECTION, self._limits)
+            return Ruling(denied, NO_OBJECTION, self._limits)
         human = next((entry for entry in matched.entries if entry.approval), None)
         if allowed:
             finding: Finding = _human_in_the_loop(human) if human else allowed
-            return Ruling(finding, too_low or _NO_OBJECTION, limits, needs_token)
+            return Ruling(finding, too_low or NO_OBJECTION, limits, needs_token)
         allows.sort(key=lambda allow: allow[0])
         low = next((p for _, p in allows if p.required_rank > self._rank), None)
         finding = Pass(Code.DEFAULT_ALLOWED, policy=allows[0][1].name, rule=DEFAULT_ALLOW)
         return Ruling(
             _human_in_the_loop(human) if human else finding,
-            _too_low(low, low.required_rank) if low else _NO_OBJECTION,
+            _too_low(low, low.required_rank) if low else NO_OBJECTION,
             self._limits,
         )
 
@@ -269,7 +268,7 @@ def no_policy(agent_id: str) -> Ruling:
     """What there is to say where no policy applies."""
     who = f"agent {agent_id}" if agent_id else "a caller without identity"
     reason = f"no policy applies to {who}"
-    return Ruling(Deny(Code.NO_POLICY, reason, policy=NOBODY, rule=DEFAULT_DENY), _NO_OBJECTION)
+    return Ruling(Deny(Code.NO_POLICY, reason, policy=NOBODY, rule=DEFAULT_DENY), NO_OBJECTION)
 
 
 def _delegation(policies: Sequence[CompiledPolicy]) -> DelegationLimits:
@@ -368,7 +367,7 @@ def _lifted(ruling: Ruling) -> Ruling:
     if isinstance(policy, Deny):
         policy = Pass(Code.DEFAULT_ALLOWED, policy=policy.policy, rule=DRY_RUN, would=policy)
     if isinstance(privilege, Deny):
-        privilege = _NO_OBJECTION._replace(would=privilege)
+        privilege = NO_OBJECTION._replace(would=privilege)
     return Ruling(policy, privilege)
 
 

@@ -81,7 +81,7 @@ def outcome_of(verdict: Verdict) -> str:
 
 def answer(snapshot: Snapshot, identity: Identity, call: Call) -> Verdict:
     """The verdict alone, as quickly as the gate comes to it."""
-    return judge(Case(call, identity, snapshot, _ALONE, 0.0, 0.0), CHAIN)
+    return judge(Case.of(call, identity, snapshot, _ALONE, 0.0, 0.0), CHAIN)
 
 
 def explain(snapshot: Snapshot, identity: Identity, call: Call) -> Explanation:

@@ -39,6 +39,7 @@ class Gates:
         self._remembered = Remembered(self._find)
 
     def __bool__(self) -> bool:
+        """Whether there are any documents."""
         return bool(self._documents)
 
     def requirements(self, action: str) -> tuple[Requirement, ...]:

@@ -137,6 +137,8 @@ _ONLY_BESIDE: Final = {
 _FOREIGN_METADATA: Final = ("annotations", "labels", "namespace")
 #: What of a wrapper's `metadata` is the policy's.
 _METADATA: Final = ("name", "version", "description")
+#: What the wrapper itself has, besides a kind.
+_WRAPPER: Final = ("apiVersion", "metadata", "spec")
 #: What a document may call itself.
 _KINDS: Final = ("Policy", *CHAIN_KINDS)
 
@@ -344,22 +346,16 @@ class _Reader:
                 if part == "metadata" and written not in _METADATA:
                     complete &= self._in_metadata(written)
                     continue
-                key = "appliesTo" if (part, written) == ("spec", "bindings") else written
+                key = self._unwrapped_key(part, written)
                 if key in values:
                     self._say(
                         (part, written), "error", f"`{word(written)}` is given twice", of_key=True
                     )
                     complete = False
                 values[key], keys[key] = value, inner.keys[written]
-        kind = node.value.get("kind")
-        if kind is not None and self._model is not PolicyDoc:
-            # A policy's stays outside: it need only end in Policy there.
-            if "kind" in values:
-                self._say(("spec", "kind"), "error", "`kind` is given twice", of_key=True)
-                complete = False
-            values["kind"], keys["kind"] = kind, node.keys["kind"]
         for key in node.value:
-            if key in ("apiVersion", "kind", "metadata", "spec"):
+            # A policy's kind stays outside: it need only end in Policy there.
+            if key in _WRAPPER or (key == "kind" and self._model is PolicyDoc):
                 continue
             if key in values:
                 self._say((key,), "error", f"`{word(key)}` is given twice", of_key=True)
@@ -367,6 +363,10 @@ class _Reader:
             values[key], keys[key] = node.value[key], node.keys[key]
         self._node = Node(values, node.line, node.column, keys=keys)
         return complete
+
+    def _unwrapped_key(self, part: str, written: str) -> str:
+        has_scope = "applies_to" in self._model.model_fields
+        return "appliesTo" if (part, written) == ("spec", "bindings") and has_scope else written
 
     def _in_metadata(self, written: str) -> bool:
         """Tell of a key that is not the document's; false where that is an error."""
@@ -416,20 +416,19 @@ class _Reader:
                 said = f'YAML reads `{written}` as {read}; write "{written}", or {read}'
                 self._say(path, "error", said)
         elif isinstance(value, (int, float)) and math.isfinite(value):  # else it is refused anyway
-            is_misread = self._misread(node, path)
+            is_misread = self._misread(node, path, f'"{written}", or ')
             is_meant = isinstance(value, int) or node.text == repr(value)
             if not is_misread and not is_meant and not set(path).intersection(_NUMERIC):
                 said = f'`{written}` is the number {value}; if a text is meant, write "{written}"'
                 self._say(path, "warning", said)
 
-    def _misread(self, node: Node, path: Path) -> bool:
-        """Tell of a number that is not the one it looks like."""
+    def _misread(self, node: Node, path: Path, otherwise: str) -> bool:
+        """Tell of a number that is not the one it looks like, and what to write instead."""
         plain = _WHOLE if isinstance(node.value, int) else _DECIMAL
         if plain.fullmatch(node.text):
             return False
-        written = word(node.text)
-        said = f'YAML reads `{written}` as {node.value}; write "{written}", or {node.value}'
-        self._say(path, "error", said)
+        read = f"YAML reads `{word(node.text)}` as {node.value}"
+        self._say(path, "error", f"{read}; write {otherwise}{node.value}")
         return True
 
     def _misread_numbers(self, node: Node, path: Path) -> None:
@@ -441,7 +440,7 @@ class _Reader:
         for index, inner in enumerate(_items(node)):
             self._misread_numbers(inner, (*path, index))
         if isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
-            self._misread(node, path)
+            self._misread(node, path, "")
 
     def _explain(self, error: ValidationError, data: Any) -> bool:
         """Turn pydantic's errors into problems; true when what is left is worth another try."""
@@ -705,7 +704,9 @@ def _sentence(path: Path, item: Any, node: Node) -> str:
         case "model_type" | "model_attributes_type" | "dict_type" if isinstance(path[-1], int):
             return f"item {path[-1] + 1} of `{leaf}` must be a mapping"
         case kind if kind in _SENTENCES:
-            return _SENTENCES[kind].format(leaf=leaf, **context)
+            # pydantic makes a float of the bound of a float: 1000.0 is 1000.
+            bounds = {name: int(v) if isinstance(v, float) else v for name, v in context.items()}
+            return _SENTENCES[kind].format(leaf=leaf, **bounds)
     return f"`{leaf}`: {item['msg']}"
 
 

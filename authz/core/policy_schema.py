@@ -1,7 +1,8 @@
 """The policy language as a JSON Schema (2020-12), so that editors check and complete policies.
 
-Made from the models of `policy_doc`; conditions, which have a reader of their own, are described
-here. A schema cannot say everything: `authz policy validate` does.
+Made from the models of `policy_doc` and `chain_doc`; which one it is, a document's kind tells.
+Conditions, which have a reader of their own, are described here. A schema cannot say everything:
+`authz policy validate` does.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,15 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from authz.core.chain_doc import (
+    CHAIN_KINDS,
+    ChainDoc,
+    Cost,
+    Floor,
+    Refill,
+    Requirement,
+    Route,
+)
 from authz.core.facts import CONTEXT, FACTS
 from authz.core.operators import OPERATORS, SNAKE
 from authz.core.policy_doc import (
@@ -28,53 +38,94 @@ from authz.core.policy_doc import (
 _PARTS: Final = (
     AppliesTo,
     Approval,
+    Cost,
     Delegation,
+    Floor,
     HumanInTheLoop,
     PolicyAudit,
     RateLimits,
+    Refill,
+    Requirement,
+    Route,
     Rule,
     RuleAudit,
 )
+#: What of a wrapped document stands in `metadata`.
+_METADATA: Final = ("name", "version", "description")
 
 
 def json_schema() -> dict[str, Any]:
-    """A JSON Schema (2020-12) of one document, the AGT wrapper included."""
-    schema = PolicyDoc.model_json_schema(by_alias=True, mode="validation")
-    definitions: dict[str, Any] = schema.pop("$defs")
-    models: dict[str, type[BaseModel]] = {model.__name__: model for model in _PARTS}
-    for name, definition in definitions.items():
-        _all_spellings(definition, models[name])
-    _all_spellings(schema, PolicyDoc)
+    """A JSON Schema (2020-12) of one document of any kind, the AGT wrapper included."""
+    definitions: dict[str, Any] = {}
+    policy = _schema_of(PolicyDoc, definitions)
     definitions["Rule"]["properties"]["conditions"] = {"$ref": "#/$defs/Conditions"}
     definitions["Conditions"] = conditions_schema()
+    definitions["Policy"] = policy
+    definitions["WrappedPolicy"] = _wrapped(policy, {"type": "string"})
+    for kind, model in CHAIN_KINDS.items():
+        definitions[kind] = _schema_of(model, definitions)
+        definitions[f"Wrapped{kind}"] = _wrapped(definitions[kind], {"const": kind})
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "authz policy",
+        "if": {"required": ["kind"], "properties": {"kind": {"enum": list(CHAIN_KINDS)}}},
+        "then": {
+            "allOf": [
+                {"if": {"properties": {"kind": {"const": kind}}}, "then": _plain_or_wrapped(kind)}
+                for kind in CHAIN_KINDS
+            ]
+        },
+        "else": _plain_or_wrapped("Policy"),
+        "$defs": definitions,
+    }
+
+
+def _schema_of(model: type[PolicyDoc | ChainDoc], definitions: dict[str, Any]) -> dict[str, Any]:
+    """A model's own schema; those of its parts are added to the definitions."""
+    schema = model.model_json_schema(by_alias=True, mode="validation")
+    models: dict[str, type[BaseModel]] = {part.__name__: part for part in _PARTS}
+    for name, definition in schema.pop("$defs", {}).items():
+        _all_spellings(definition, models[name])
+        definitions.setdefault(name, definition)
+    _all_spellings(schema, model)
+    return schema
+
+
+def _wrapped(schema: Mapping[str, Any], kind: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a document in the AGT wrapper. `kind`: the schema of the wrapper's own."""
     properties: Mapping[str, Any] = schema["properties"]
     spec = {name: value for name, value in properties.items() if name not in ("name", "kind")}
-    wrapper = {
+    required = [name for name in schema["required"] if name not in ("name", "kind")]
+    asked = {name: schema[name] for name in ("oneOf",) if name in schema}
+    if "appliesTo" in spec:
+        spec["bindings"] = spec["appliesTo"]
+    return {
         "type": "object",
         "required": ["apiVersion", "metadata", "spec"],
         "properties": {
             "apiVersion": {"type": "string", "description": f"`{WRAPPER_VERSION}`"},
-            "kind": {"type": "string"},
+            "kind": kind,
             "metadata": {
                 "type": "object",
                 "required": ["name"],
-                "properties": {name: properties[name] for name in ("name", "version")},
+                "properties": {name: properties[name] for name in _METADATA},
             },
             "spec": {
                 "type": "object",
-                "required": ["rules"],
-                "properties": {**spec, "bindings": {"$ref": "#/$defs/AppliesTo"}},
+                "required": required,
+                "properties": spec,
                 "additionalProperties": False,
+                **asked,
             },
         },
     }
+
+
+def _plain_or_wrapped(kind: str) -> dict[str, Any]:
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "authz policy",
         "if": {"required": ["apiVersion"]},
-        "then": {"$ref": "#/$defs/WrappedPolicy"},
-        "else": {"$ref": "#/$defs/Policy"},
-        "$defs": {**definitions, "Policy": schema, "WrappedPolicy": wrapper},
+        "then": {"$ref": f"#/$defs/Wrapped{kind}"},
+        "else": {"$ref": f"#/$defs/{kind}"},
     }
 
 

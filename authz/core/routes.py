@@ -18,11 +18,13 @@ from typing import Final, NamedTuple
 from authz.core.chain_compiled import CompiledRoute, CompiledRouteMap
 from authz.core.chain_doc import Verification
 from authz.core.pattern import compile_pattern, fold
-from authz.core.remembered import Remembered
+from authz.core.remembered import MAX_REMEMBERED, Remembered
 from authz.core.route_template import filled
 
 #: The strictest first.
 _VERIFICATIONS: Final[tuple[Verification, ...]] = ("strict", "warn", "off")
+#: Requests that are remembered, and the longest path of one, characters.
+MATCHES: Final = 1024
 _PORT: Final = re.compile(r":[0-9]+\Z")
 
 
@@ -82,6 +84,7 @@ class Routes:
         self._map_hosts = [[compile_pattern(host) for host in m.hosts] for m in self._maps]
         self._root = _Node()
         self._hosts = Remembered(self._find_host)
+        self._matched: dict[tuple[str, str, str], Mapped | None] = {}
         #: What a route's own pattern for hosts matches, each pattern compiled once.
         self._patterns = {
             route.host: compile_pattern(route.host)
@@ -94,6 +97,9 @@ class Routes:
                 self._add(number, document, place, route)
         _sort(self._root)
 
+    def __bool__(self) -> bool:
+        return bool(self._maps)
+
     def match(self, method: str, host: str, path: str) -> Mapped | None:
         """What a request is; None where no route fits.
 
@@ -102,6 +108,17 @@ class Routes:
             path: decoded, without a query string, as the upstream will see it; with its first
                 slash or without.
         """
+        key = (method, host, path)
+        if key in self._matched:
+            return self._matched[key]
+        mapped = self._match(method, host, path)
+        if len(path) <= MAX_REMEMBERED:
+            if len(self._matched) >= MATCHES:
+                self._matched.clear()
+            self._matched[key] = mapped
+        return mapped
+
+    def _match(self, method: str, host: str, path: str) -> Mapped | None:
         if not self._maps:
             return None
         inside = path.removeprefix("/").removesuffix("/")
@@ -122,6 +139,7 @@ class Routes:
     def forget(self) -> None:
         """Drop what is remembered."""
         self._hosts.forget()
+        self._matched.clear()
 
     def _search(
         self, node: _Node, segments: Sequence[str], at: int, methods: Sequence[str], host: _Host

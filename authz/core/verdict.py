@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from authz.core.case import Case
 from authz.core.errors import Code
-from authz.core.finding import Deny, Finding, More
+from authz.core.finding import NO_OBJECTION, Deny, Finding, More
 from authz.core.mode import Mode
 from authz.core.stages.stage import Stage
 
@@ -64,6 +64,8 @@ def judge(case: Case, chain: Sequence[Stage]) -> Verdict:
     more: More | None = None
     for stage in chain:
         finding = stage.judge(case)
+        if finding is NO_OBJECTION:
+            continue  # what most stages say of most calls
         if isinstance(finding, Deny):
             return _denied(stage, finding, more)
         if finding.more is not None:
@@ -78,8 +80,8 @@ def judge(case: Case, chain: Sequence[Stage]) -> Verdict:
     if more is None:
         return verdict
     if verdict.decision is Decision.ERROR:
-        more = more._replace(puts=(), debit=None, remaining=None)
-    return verdict._replace(more=more)
+        more = More(notes=more.notes)
+    return Verdict(*verdict[:-1], more)
 
 
 def _denied(stage: Stage, finding: Deny, before: More | None) -> Verdict:

@@ -28,7 +28,7 @@ class Wallet:
         #: Seconds; None: there is a refill instead.
         self.window_s: Final[int | None] = document.window_s
         self.refill: Final[Refill | None] = document.refill
-        #: What influenced an action has a part in what it costs.
+        #: A cost depends on what influenced the action.
         self.asks_for_lane: Final = any(factor != 1 for factor in document.lane_factors)
         self._first = FirstMatch(patterns for patterns, _ in document.costs)
         self._base = Remembered(self._find)

@@ -27,13 +27,19 @@ class Window(NamedTuple):
         return self.length / SLOTS
 
     def _current(self, now: float) -> int:
-        slot = int(now // self._width)
-        return max(slot, self.slots[-1][0]) if self.slots else slot
+        slot = int(now * SLOTS // self.length)
+        if self.slots and self.slots[-1][0] > slot:
+            return self.slots[-1][0]
+        return slot
 
     def total(self, now: float) -> int:
         """What was added within the window that ends now."""
         gone = self._current(now) - SLOTS
-        return sum(amount for slot, amount in self.slots if slot >= gone)
+        total = 0
+        for slot, amount in self.slots:
+            if slot >= gone:
+                total += amount
+        return total
 
     def add(self, now: float, amount: int) -> "Window":
         """The window with an amount more, and without what is too old to count."""

@@ -65,6 +65,8 @@ REOPEN_EVERY_S: Final = 1.0
 #: What passes without opening the file again.
 _PASSING: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 _NEWEST_AT: Final = "SELECT timestamp FROM audit ORDER BY seq DESC LIMIT 1"
+#: No link of any chain, so that whatever is there is new.
+_NOWHERE: Final = Link(0, b"")
 #: No `data_version`: where the chain stands has to be read.
 _UNKNOWN: Final = -1
 
@@ -97,7 +99,7 @@ class AuditLog:
         self._sync = sync
         self._database: peewee.SqliteDatabase | None = None
         self._connection: sqlite3.Connection | None = None
-        self._head = Link(0, b"")
+        self._head = _NOWHERE
         #: SQLite's number of what others had committed when `_head` was read.
         self._seen = _UNKNOWN
         self._retry_at = float("-inf")
@@ -146,8 +148,10 @@ class AuditLog:
             execute("BEGIN IMMEDIATE")
             seen = execute("PRAGMA data_version").fetchone()[0]
             if seen != self._seen:
-                self._head = newest(connection)
-                self._change = ledger_log.follow(connection, self._ledger, self._change)
+                head = newest(connection)
+                if head != self._head:
+                    self._change = ledger_log.follow(connection, self._ledger, self._change)
+                    self._head = head
                 self._seen = seen
         except sqlite3.Error as error:
             self._break(connection, error)
@@ -298,7 +302,7 @@ class AuditLog:
         connection = connection_of(database)
         if self.opened != before or ledger_log.last(connection) < self._change:
             # It may know nothing of what this process knows, or less.
-            self._change = 0
+            self._change, self._head = 0, _NOWHERE
             self._ledger.everything_unsaved()
         return connection
 

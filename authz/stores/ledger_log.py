@@ -1,8 +1,9 @@
 """Where the ledger is kept: one table beside the audit trail, changed with the rows that say why.
 
-- Each change has a number, and each transaction that makes any gives them the next ones. So whoever
-  else has the file open (a command, another sidecar) is followed by asking for what is newer than
-  the last number seen.
+- Each change has a number, and comes with rows of the trail. So whoever else has the file open (a
+  command, another sidecar) is followed by asking for what is newer than the last number seen, and
+  only when somebody else's rows are there: an index of the numbers would cost each decision more
+  than all the rest of the ledger.
 - An entry that is removed stays as a number without a value, so that everybody hears of it;
   `forget` takes those away that are old.
 """
@@ -28,15 +29,20 @@ class LedgerEntry(peewee.Model):
     key = peewee.TextField()
     #: NULL: removed.
     value = peewee.TextField(null=True)
-    change = peewee.BigIntegerField(index=True)
+    change = peewee.BigIntegerField()
 
     class Meta:
         table_name = TABLE
         primary_key = peewee.CompositeKey("kind", "key")
+        # One tree less to change with each change.
+        without_rowid = True
 
 
-#: peewee writes this clause for a bound model alone, and ours are not (`audit_schema`).
-_REPLACE: Final = f"INSERT OR REPLACE INTO {TABLE} (kind, key, value, change) VALUES (?, ?, ?, ?)"  # noqa: S608
+#: peewee writes no such clause for a model that is not bound, and ours are not (`audit_schema`).
+_PUT: Final = (
+    f"INSERT INTO {TABLE} (kind, key, value, change) VALUES (?, ?, ?, ?) ON CONFLICT (kind, key)"  # noqa: S608
+    " DO UPDATE SET value = excluded.value, change = excluded.change"
+)
 _NEWER: Final = f"SELECT kind, key, value, change FROM {TABLE} WHERE change > ? ORDER BY change"  # noqa: S608
 _FORGET: Final = f"DELETE FROM {TABLE} WHERE value IS NULL AND change <= ?"  # noqa: S608
 _LAST: Final = f"SELECT coalesce(max(change), 0) FROM {TABLE}"  # noqa: S608
@@ -63,7 +69,7 @@ def follow(connection: sqlite3.Connection, ledger: Ledger, seen: int) -> int:
 def write(connection: sqlite3.Connection, changes: Sequence[Change], seen: int) -> int:
     """Write changes inside the caller's transaction, and return the last one's number."""
     rows = [(*change, seen + place) for place, change in enumerate(changes, 1)]
-    connection.executemany(_REPLACE, rows)
+    connection.executemany(_PUT, rows)
     return seen + len(rows)
 
 

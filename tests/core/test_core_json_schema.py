@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 from authz.core import conditions, policy_file, yaml_tree
+from authz.core.chain_doc import CHAIN_KINDS, Cost, Floor, Refill, Requirement, Route
 from authz.core.facts import FACTS
 from authz.core.operators import OPERATORS, SNAKE
 from authz.core.policy_doc import (
@@ -119,6 +120,10 @@ def test_it_underlines_unknown_keys(schema: Draft202012Validator) -> None:
 NOT_TOLD: Final = {
     "blank-name": "what is printable",
     "empty-pattern": "what is printable",
+    "chain-routes-twice": "two routes beside each other",
+    "chain-wallet-for-nobody": "tiers in any case",
+    "chain-wallet-same-tier-twice": "tiers in any case",
+    "chain-wallet-unknown-factors": "tiers in any case",
     "condition-scalar-with-star": "a star in a text",
     "condition-values-misread": "how YAML spells a value",
     "condition-tags": "tests that one fact has not",
@@ -185,6 +190,8 @@ MODELS: Final[dict[str, type[BaseModel]]] = {
     "Policy": PolicyDoc,
     **{model.__name__: model for model in (AppliesTo, Approval, Delegation, HumanInTheLoop)},
     **{model.__name__: model for model in (PolicyAudit, RateLimits, Rule, RuleAudit)},
+    **{model.__name__: model for model in (Cost, Floor, Refill, Requirement, Route)},
+    **CHAIN_KINDS,
 }
 
 

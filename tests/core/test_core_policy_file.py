@@ -287,7 +287,7 @@ OF_POLICIES_AND_RULES = {
 }  # fmt: skip
 BELONGS: Final[dict[str, set[str]]] = {
     "policy": OF_POLICIES_AND_RULES | {"delegation", "humanInTheLoop", "ruleOrder"},
-    "rule": OF_POLICIES_AND_RULES | {"approval", "conditions"},
+    "rule": OF_POLICIES_AND_RULES | {"approval", "conditions", "requireActionToken"},
     "appliesTo": {"agentIds", "orgIds", "trustTiers"},
 }
 
@@ -324,7 +324,8 @@ def test_a_slip_of_the_pen_in_one_of_these_is_an_error_too(part: str, key: str) 
         ("rule", "CONDITIONS"),
         ("rule", "expires_at"),
         ("rule", "valid_from"),
-        ("rule", "require_action_token"),
+        ("policy", "require_action_token"),
+        ("rule", "require-action-token"),
         ("policy", "ruleOrdr"),
         ("policy", "rule-order"),
         ("rule", "ruleOrder"),
@@ -395,6 +396,7 @@ SAMPLES: Final[dict[str, object]] = {
     "rate_limits": {"requestsPerHour": 7},
     "human_in_the_loop": {"requireApproval": ["y"]},
     "log_level": "debug",
+    "require_action_token": True,
 }  # fmt: skip
 
 
@@ -534,7 +536,8 @@ def test_a_policy_knows_where_its_parts_stand() -> None:
     [
         ("policy", "enforcement", "shadow", "unknown enforcement `shadow`"),
         ("policy", "ruleOrder", "last-match", "unknown ruleOrder `last-match`"),
-        ("policy", "kind", "RiskWallet", "unknown kind `RiskWallet`"),
+        ("policy", "kind", "Polcy", "unknown kind `Polcy`, did you mean `Policy`?"),
+        ("policy", "kind", ["Policy"], "`kind` is one of Policy, PrivilegeFloors,"),
         ("policy", "requiredTrustTier", "root", "unknown trust tier `root`"),
         ("policy", "requiredTrustTier", 3, "`requiredTrustTier` must be text"),
         ("policy", "description", "x" * 4097, "`description` is longer than 4096"),
@@ -596,8 +599,6 @@ def test_a_word_is_read_in_any_case_and_with_either_stroke(written: str) -> None
     ("changes", "warning"),
     [
         ({"enforcement": "dry_run"}, "the policy is a dry run: agents that have no other policy"),
-        ({"rateLimit": {"requestsPerDay": 1}}, "`rateLimit` is not enforced by this version"),
-        ({"delegation": {}}, "`delegation` has no effect in this version"),
         ({"audit": {}}, "`audit` has no effect: every decision is recorded"),
     ],
 )

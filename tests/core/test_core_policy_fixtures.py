@@ -10,6 +10,8 @@ from typing import Final
 import pytest
 
 from authz.core import conditions, lints
+from authz.core.chain_compiled import read_chain
+from authz.core.chain_doc import CHAIN_KINDS
 from authz.core.compiled import compile_policy
 from authz.core.policy_file import MAX_FILE, MAX_PROBLEMS, Parsed, parse_file
 
@@ -49,8 +51,8 @@ def test_no_fixture_lacks_its_text_and_no_text_its_fixture() -> None:
 def test_a_file_counts_unless_one_of_its_problems_is_an_error() -> None:
     for fixture in FIXTURES:
         result = parsed(fixture)
-        assert bool(result.policies) is (": error: " not in expected(fixture)), fixture
-        assert result.is_bad is (not result.policies), fixture
+        assert result.has_documents is (": error: " not in expected(fixture)), fixture
+        assert result.is_bad is (not result.has_documents), fixture
 
 
 def test_a_problem_points_into_the_file_and_stays_on_one_line() -> None:
@@ -73,6 +75,13 @@ def test_what_is_kept_of_a_policy_is_what_its_file_says() -> None:
                 rule._replace(condition=None) for rule in policy.rules
             ], fixture
             assert again._replace(rules=()) == policy._replace(rules=()), fixture
+
+
+def test_what_is_kept_of_another_document_is_what_its_file_says() -> None:
+    found = [each.document for fixture in FIXTURES for each in parsed(fixture).chain]
+    assert {document.kind for document in found} == set(CHAIN_KINDS)
+    for document in found:
+        assert read_chain(document.said) == document
 
 
 def test_every_condition_of_other_dialects_has_its_place_here() -> None:

@@ -1,7 +1,7 @@
 """auth: the caller has a token that we can verify (CONTRACT §4)."""
 
 from authz.core.case import Case
-from authz.core.finding import Deny, Finding, Pass
+from authz.core.finding import NO_OBJECTION, Deny, Finding
 from authz.core.identity import Unidentified
 
 
@@ -10,4 +10,4 @@ def judge(case: Case) -> Finding:
     caller = case.caller
     if isinstance(caller, Unidentified):
         return Deny(caller.code, caller.reason, rule=f"auth:{caller.code}")
-    return Pass()
+    return NO_OBJECTION

@@ -7,6 +7,7 @@ that does not say what influenced it counts as lane 0, untrusted, wherever a req
 from authz.core.case import Case
 from authz.core.errors import Code
 from authz.core.finding import NO_OBJECTION, Deny, Finding, More, Pass
+from authz.core.gates import Requirement
 from authz.core.lanes import LANES
 from authz.core.provenance import Influence, Unclear
 
@@ -24,29 +25,45 @@ def judge(case: Case) -> Finding:
         return Deny(Code.PROVENANCE_MALFORMED, said.reason, rule=f"{NAME}:malformed")
     influence = _UNSAID if said is None else said
     for requirement in gates.requirements(case.call.action):
-        code, reason = Code.PROVENANCE_LABEL, ""
-        missing = [label for label in requirement.require_labels if label not in influence.labels]
-        forbidden = [label for label in requirement.forbid_labels if label in influence.labels]
         lane = requirement.min_lane
         if lane is not None and influence.lane < lane:
-            code = Code.PROVENANCE_TOO_LOW
-            needed, there = LANES[lane], LANES[influence.lane]
-            how = "and nothing says what influenced it" if said is None else f"and {there} did"
-            reason = f"{case.call.action} may only be influenced by what is {needed}, {how}"
-        elif forbidden:
-            reason = f"what is labelled {forbidden[0]} may not influence {case.call.action}"
-        elif missing:
-            reason = f"{case.call.action} needs an influence labelled {missing[0]}"
-        if reason:
-            cause = "too-low" if code is Code.PROVENANCE_TOO_LOW else "label"
-            return Deny(
-                code,
-                requirement.reason or reason,
-                rule=f"{NAME}:{cause}",
-                policy=requirement.document,
-                more=More(notes=_notes(said)),
-            )
+            return _too_low(case, requirement, lane, said)
+        if requirement.require_labels or requirement.forbid_labels:
+            reason = _labels(case.call.action, requirement, influence)
+            if reason:
+                return _denied(Code.PROVENANCE_LABEL, "label", reason, requirement, said)
     return NO_OBJECTION if said is None else Pass(more=More(notes=_notes(said)))
+
+
+def _too_low(case: Case, requirement: Requirement, lane: int, said: Influence | None) -> Deny:
+    how = "and nothing says what influenced it"
+    if said is not None:
+        how = f"and what is {LANES[said.lane]} did"
+    reason = f"{case.call.action} may only be influenced by what is {LANES[lane]}, {how}"
+    return _denied(Code.PROVENANCE_TOO_LOW, "too-low", reason, requirement, said)
+
+
+def _labels(action: str, requirement: Requirement, influence: Influence) -> str:
+    """What is wrong with the labels; empty where nothing is."""
+    for label in requirement.forbid_labels:
+        if label in influence.labels:
+            return f"what is labelled {label} may not influence {action}"
+    for label in requirement.require_labels:
+        if label not in influence.labels:
+            return f"{action} needs an influence labelled {label}"
+    return ""
+
+
+def _denied(
+    code: Code, cause: str, reason: str, requirement: Requirement, said: Influence | None
+) -> Deny:
+    return Deny(
+        code,
+        requirement.reason or reason,
+        rule=f"{NAME}:{cause}",
+        policy=requirement.document,
+        more=More(notes=_notes(said)),
+    )
 
 
 def _notes(influence: Influence | None) -> dict[str, object]:
