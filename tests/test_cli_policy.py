@@ -168,6 +168,27 @@ def test_no_policy_at_all_is_not_valid() -> None:
     assert authz("validate").code == 1
 
 
+WALLET: Final = "kind: RiskWallet\nname: daily\ncapacity: 10\nwindow: 24h\n"
+
+
+def test_documents_of_other_kinds_are_counted_apart() -> None:
+    write("policies/wallet.yaml", WALLET)
+    assert authz("validate") == (
+        0,
+        "0 policies, 1 other documents in 1 files, 0 errors, 0 warnings\n",
+        "",
+    )
+    write("policies/a.yaml", READER)
+    done = authz("validate")
+    assert done.out == "1 policies, 1 other documents in 2 files, 0 errors, 0 warnings\n"
+    body = authz("validate", "--json").body
+    assert (body["policies"], body["otherDocuments"]) == (1, 1)
+    write("policies/wallet.yaml", WALLET.replace("24h", "24"))
+    done = authz("validate")
+    assert done.code == 1
+    assert done.out.startswith("policies/wallet.yaml:4:9: error: a duration is a whole number")
+
+
 def test_what_is_not_there_is_named() -> None:
     write("a.yaml", READER)
     assert authz("validate", "none", "a.yaml", "no ne.yaml") == (
@@ -1111,6 +1132,16 @@ def test_what_differs_is_shown() -> None:
     )  # fmt: skip
 
 
+def test_what_differs_in_documents_of_other_kinds_is_shown_with_their_kind() -> None:
+    write("old/a.yaml", f"{READER}---\n{WALLET}")
+    write("new/a.yaml", f"{READER}---\n{WALLET.replace('10', '20')}")
+    assert authz("diff", "old", "new").out == (
+        "changed: RiskWallet daily\n    -capacity: 10\n    +capacity: 20\n     kind: RiskWallet\n"
+    )
+    write("new/a.yaml", READER)
+    assert authz("diff", "old", "new").out == "removed: RiskWallet daily\n"
+
+
 DOCS: Final = {"tags": ["docs"]}
 
 
@@ -1493,6 +1524,22 @@ def test_what_was_in_force_at_a_time(trail: tuple[str, str], at: str, place: int
     assert [line.split()[0] for line in done.out.splitlines()[1:]] == [trail[place]]
     [entry] = authz("versions", "--database", "audit.db", "--at", at, "--json").body["versions"]
     assert entry["version"] == trail[place]
+
+
+def test_a_version_names_its_documents_of_other_kinds_with_their_kind(desk: Path) -> None:
+    parsed = parse_file(f"{WALLET}version: '2'\n---\n{READER}".encode(), "a.yaml")
+    everything = Snapshot(
+        [placed.policy for placed in parsed.policies],
+        [placed.document for placed in parsed.chain],
+    )
+    with contextlib.closing(AuditLog(desk / "audit.db", monotonic=time.monotonic)) as audit:
+        assert audit.open()
+        Versions(
+            audit, desk / "audit.db", limit=10, mode=lambda: Mode.ENFORCE,
+            now=lambda: seconds_of("2026-05-04T09:00:00Z"), new_id=lambda: "v",
+        ).start(everything)  # fmt: skip
+    [line] = authz("versions", "--database", "audit.db").out.splitlines()[1:]
+    assert line.endswith("  reader 1, RiskWallet daily 2")
 
 
 def test_versions_as_json(trail: tuple[str, str]) -> None:

@@ -329,6 +329,22 @@ def test_a_stale_file_that_is_mended_is_taken(tmp_path: Path, how: str) -> None:
     assert (loaded.stale, loaded.problems) == ((), ())
 
 
+def test_a_stale_file_keeps_its_documents_of_every_kind(tmp_path: Path) -> None:
+    file = tmp_path / "wallet.yaml"
+    file.write_text("kind: RiskWallet\nname: w\ncapacity: 10\nwindow: 1h\n")
+    reader = PolicyDirectory(tmp_path)
+    before = reader.read()
+    assert [document.name for document in before.snapshot.chain] == ["w"]
+    for broken in ("kind: RiskWallet\nname: w\ncapacity: ten\n", "kind: RiskWalet\nname: w\n"):
+        file.write_text(broken)
+        after = reader.read()
+        assert after.snapshot.version == before.snapshot.version
+        assert after.stale == (str(file),)
+        assert after.errors
+    file.unlink()
+    assert reader.read().snapshot.chain == ()
+
+
 def test_a_file_is_stale_by_its_last_good_version_not_its_first(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     reader = PolicyDirectory(tmp_path)

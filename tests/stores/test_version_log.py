@@ -174,6 +174,38 @@ def test_a_version_comes_back_as_it_was(log: AuditLog, path: Path) -> None:
     assert after.size == before.size
 
 
+def test_documents_of_every_kind_come_back_as_they_were(log: AuditLog, path: Path) -> None:
+    fixture = Path(__file__).parents[1] / "policies/chain-all-kinds.yaml"
+    parsed = parse_file(fixture.read_bytes(), fixture.name)
+    policies = [placed.policy for placed in parsed.policies]
+    chain = [placed.document for placed in parsed.chain]
+    before = Snapshot([*policies, *A.policies], chain)
+    _record(log, before, _at(9))
+    after = _policies(VersionReader(path), before.version)
+    assert after is not None
+    assert after.sha256 == before.sha256
+    assert {p.said for p in after.policies} == {p.said for p in before.policies}
+    assert set(after.chain) == set(chain)
+    [recorded] = VersionReader(path).activations()
+    assert recorded.policies == [
+        {"name": "a", "version": "1"},
+        {"name": "readers", "version": "1"},
+        {"kind": "PrivilegeFloors", "name": "floors", "version": "2"},
+        {"kind": "ProvenanceGate", "name": "gate"},
+        {"kind": "RiskWallet", "name": "daily"},
+        {"kind": "RiskWallet", "name": "steady"},
+        {"kind": "RouteMap", "name": "crm"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "document", ['{"kind":"Hat","name":"n"}', '{"kind":"RiskWallet","name":"n"}', "[]", "null"]
+)
+def test_a_document_that_is_none_of_ours_is_no_version(document: str) -> None:
+    with pytest.raises(Corrupt, match="cannot be read"):
+        unpack(zlib.compress(f"[{document}]".encode()), "x")
+
+
 def test_no_policies_at_all_are_a_version_too(log: AuditLog, path: Path) -> None:
     _record(log, NOTHING, _at(9))
     found = _policies(VersionReader(path), NOTHING.version)
