@@ -6,7 +6,6 @@
 - `canonical` is what a document says and nothing else, with its kind; defaults are left out.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal
@@ -209,11 +208,6 @@ class ChainDoc(ChainModel):
     kind: str
     version: Label = Field("", description="in quotes: 1.10 is a number to YAML")
     description: str = Field("", max_length=MAX_TEXT)
-
-    def canonical(self) -> str:
-        """The document as JSON: what it says and nothing else, always in the same form."""
-        said = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        return json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 class Floor(ChainModel):

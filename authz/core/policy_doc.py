@@ -32,6 +32,8 @@ MAX_ITEMS: Final = 10_000
 MAX_PATTERN: Final = 1024
 #: The AGT wrapper: a policy as `metadata` and `spec`.
 WRAPPER_VERSION: Final = "governance.toolkit/v1"
+#: What of its `metadata` is the document's.
+METADATA: Final = ("name", "version", "description")
 
 Effect = Literal["allow", "deny", "require_approval"]
 DefaultEffect = Literal["allow", "deny"]
@@ -147,6 +149,11 @@ class Model(BaseModel):
         validate_by_name=True,
         alias_generator=AliasGenerator(serialization_alias=to_camel),
     )
+
+    def canonical(self) -> str:
+        """It as JSON: what it says and nothing else, always in the same form."""
+        said = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        return json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 class AppliesTo(Model):
@@ -324,11 +331,6 @@ class PolicyDoc(Model):
     )
     delegation: Delegation | None = None
     audit: PolicyAudit | None = None
-
-    def canonical(self) -> str:
-        """The document as JSON: what it says and nothing else, always in the same form."""
-        said = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        return json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 #: Parts whose every key takes something away: ignoring one would give it.

@@ -29,6 +29,7 @@ from authz.core.compiled import CompiledPolicy, compile_policy
 from authz.core.lanes import LANES
 from authz.core.policy_doc import (
     MAX_NAME,
+    METADATA,
     RESTRICTS,
     WRAPPER_VERSION,
     AppliesTo,
@@ -135,8 +136,6 @@ _ONLY_BESIDE: Final = {
 }
 #: What Kubernetes keeps beside a name; no business of a policy.
 _FOREIGN_METADATA: Final = ("annotations", "labels", "namespace")
-#: What of a wrapper's `metadata` is the policy's.
-_METADATA: Final = ("name", "version", "description")
 #: What the wrapper itself has, besides a kind.
 _WRAPPER: Final = ("apiVersion", "metadata", "spec")
 #: What a document may call itself.
@@ -343,7 +342,7 @@ class _Reader:
                 continue
             assert inner.keys is not None
             for written, value in inner.value.items():
-                if part == "metadata" and written not in _METADATA:
+                if part == "metadata" and written not in METADATA:
                     complete &= self._in_metadata(written)
                     continue
                 key = self._unwrapped_key(part, written)

@@ -22,6 +22,7 @@ from authz.core.chain_doc import (
 from authz.core.facts import CONTEXT, FACTS
 from authz.core.operators import OPERATORS, SNAKE
 from authz.core.policy_doc import (
+    METADATA,
     WRAPPER_VERSION,
     AppliesTo,
     Approval,
@@ -50,8 +51,6 @@ _PARTS: Final = (
     Rule,
     RuleAudit,
 )
-#: What of a wrapped document stands in `metadata`.
-_METADATA: Final = ("name", "version", "description")
 
 
 def json_schema() -> dict[str, Any]:
@@ -108,7 +107,7 @@ def _wrapped(schema: Mapping[str, Any], kind: Mapping[str, Any]) -> dict[str, An
             "metadata": {
                 "type": "object",
                 "required": ["name"],
-                "properties": {name: properties[name] for name in _METADATA},
+                "properties": {name: properties[name] for name in METADATA},
             },
             "spec": {
                 "type": "object",

@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from authz.core import remembered
 from authz.core.chain_compiled import (
@@ -27,12 +28,23 @@ from authz.core.chain_compiled import (
     Refill,
     compile_chain,
 )
-from authz.core.chain_doc import CHAIN_KINDS, MAX_POINTS, document_of, seconds
+from authz.core.chain_doc import (
+    CHAIN_KINDS,
+    MAX_POINTS,
+    Cost,
+    Requirement,
+    Route,
+    document_of,
+    seconds,
+)
+from authz.core.chain_doc import Floor as FloorLine
+from authz.core.chain_doc import Refill as RefillLine
 from authz.core.compiled import compile_policy
 from authz.core.floors import Floor, Floors
 from authz.core.gates import Gates
 from authz.core.identity import ANONYMOUS, Identity
 from authz.core.lanes import LANES, lane_of
+from authz.core.policy_doc import AppliesTo, spellings_of
 from authz.core.policy_file import Parsed, parse_file
 from authz.core.policy_set import Policies, PolicyFile, build
 from authz.core.remembered import FirstMatch
@@ -749,6 +761,47 @@ def test_routes_that_two_maps_have_are_told() -> None:
         "0.yaml:2:1: warning: route 1 never counts for GET: `b` has the same path for the same"
         " hosts, and comes first by name; so it is 1 more times"
     )
+
+
+MODELS: Final[tuple[type[BaseModel], ...]] = (
+    *CHAIN_KINDS.values(), AppliesTo, Cost, FloorLine, RefillLine, Requirement, Route
+)  # fmt: skip
+KEYS: Final = sorted(
+    {key for model in MODELS for name in model.model_fields for key in spellings_of(model, name)}
+    | {"apiVersion", "metadata", "spec", "bindings", "rules", "xyzzy", "0", "trusted", "observed"}
+)
+LEAVES: Final = (
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 3)
+    | st.sampled_from(
+        ["", "a", "*", "GET", "/a/{id}", "{id}", "24h", "high", "trusted", "off", 0.5]
+    )
+)
+TREES: Final = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    st.sampled_from([*CHAIN_KINDS, "Policy", "RiskWalet", "", 5]),
+    st.dictionaries(st.sampled_from(KEYS), TREES, max_size=6),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=200)
+def test_any_tree_of_known_words_gives_documents_or_errors(
+    kind: object, tree: dict[str, Any], is_wrapped: bool
+) -> None:
+    document: dict[str, Any] = {"name": "n", **tree, "kind": kind}
+    if is_wrapped:
+        document = {"apiVersion": "x", "kind": kind, "metadata": {"name": "n"}, "spec": tree}
+    [(_, found)] = parsed(json.dumps(document))
+    assert found.has_documents is not found.is_bad
+    assert all(str(problem).isprintable() for problem in found.problems)
 
 
 def test_every_kind_has_a_model_that_says_so() -> None:
