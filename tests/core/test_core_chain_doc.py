@@ -95,7 +95,8 @@ def _route(written: str | dict[str, Any]) -> dict[str, Any]:
 
 
 def who(agent_id: str = "a", tags: tuple[str, ...] = (), tier: str = "verified") -> Identity:
-    return Identity(agent_id, "", tier, rank(tier) or 0, frozenset(tags), "")
+    tier_rank = rank(tier) or 0
+    return Identity(agent_id, "", tier, tier_rank, frozenset(tags), "", tier_rank)
 
 
 # What all of them share.

@@ -45,7 +45,8 @@ def doc(
 
 
 def who(tier: str = "verified", tags: tuple[str, ...] = ()) -> Identity:
-    return Identity("agent-1", "", tier, rank(tier) or 0, frozenset(tags), "")
+    tier_rank = rank(tier) or 0
+    return Identity("agent-1", "", tier, tier_rank, frozenset(tags), "", tier_rank)
 
 
 def asked(
