@@ -12,6 +12,7 @@ import pytest
 
 from authz import __version__
 from authz.core.identity import Identity, TokenVerifier
+from authz.core.stages import CHAIN
 from authz.settings import described
 
 ROOT = Path(__file__).parents[1]
@@ -139,7 +140,9 @@ def test_the_chain_can_be_printed() -> None:
         [sys.executable, "-m", "authz.core.stages"], capture_output=True, text=True, check=True,
         cwd=ROOT,
     )  # fmt: skip
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["auth", "policy", "privilege"]
+    printed = [line.split()[0] for line in done.stdout.splitlines()]
+    assert printed == [stage.name for stage in CHAIN]
+    assert (printed[0], printed[-1]) == ("auth", "risk-wallet")
 
 
 def test_the_version_is_printed() -> None:

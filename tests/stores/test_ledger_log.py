@@ -129,6 +129,7 @@ def test_an_entry_that_cannot_be_read_closes_the_store_and_is_named(path: Path, 
     with contextlib.closing(sqlite3.connect(path)) as other:
         other.execute("UPDATE ledger SET value = ?, change = change + 1", (value,))
         other.commit()
+    AuditLog(path, monotonic=lambda: 0.0).write([row()])
     with pytest.raises(AuditUnavailable):
         opened.audit.begin()
     assert "its ledger's entry 'wallet' 'w\\nagent-1' cannot be read" in opened.audit.failure
