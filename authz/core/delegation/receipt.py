@@ -11,6 +11,7 @@
 """
 
 import base64
+import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -232,12 +233,11 @@ def _relationship_id(receipt_id: object) -> str:
 def _time(where: str, value: object) -> float:
     """A time in the one form that `rfc3339` writes."""
     if isinstance(value, str):
-        try:
-            seconds = shape.moment(where, seconds_of(value))
-        except ValueError:
-            seconds = -1.0
-        if seconds >= 0 and rfc3339(seconds) == value:
-            return seconds
+        # Those before the year 1 and after 9999 overflow.
+        with contextlib.suppress(ValueError, OverflowError):
+            seconds = seconds_of(value)
+            if rfc3339(seconds) == value:
+                return seconds
     raise ValueError(f"{where}: not a time as 2026-01-31T12:00:00.000000Z")
 
 

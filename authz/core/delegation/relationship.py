@@ -178,13 +178,13 @@ def from_json(relationship_id: str, text: str) -> Relationship:
     return from_values(relationship_id, said)
 
 
-def from_values(relationship_id: object, said: Mapping[str, Any]) -> Relationship:
+def from_values(relationship_id: str, said: Mapping[str, Any]) -> Relationship:
     """A relationship of values that were not looked at yet, by the names of its fields.
 
     Raises:
         ValueError: one of them is none that a relationship can have; one sentence that names it.
     """
-    if not (isinstance(relationship_id, str) and is_id(relationship_id)):
+    if not is_id(relationship_id):
         raise ValueError("id: not rel_ and 32 digits of lower-case hex")
     parent = said["parent"]
     if not (parent == "" or (isinstance(parent, str) and is_id(parent))):

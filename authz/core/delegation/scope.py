@@ -66,7 +66,7 @@ def has_one_spelling(resource: str) -> bool:
     an encoded one of these is not resolved here: it is none that could be granted.
     """
     rest = resource.replace("://", ":/", 1)
-    if "\\" in rest or slashed(rest) != rest or _ENCODED.search(rest):
+    if slashed(rest) != rest or _ENCODED.search(rest):
         return False
     # Servlet containers cut `;…` off a segment before they look for dots.
     return all(segment.partition(";")[0] not in (".", "..") for segment in rest.split("/"))

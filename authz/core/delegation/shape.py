@@ -48,13 +48,13 @@ def name(where: str, value: object, *, optional: bool = False) -> str:
     """Printable text of at most `MAX_CLAIM` characters, as tokens carry it."""
     if not isinstance(value, str) or len(value) > MAX_CLAIM or not value.isprintable():
         raise ValueError(f"{where}: not printable text of at most {MAX_CLAIM} characters")
-    if not (value.strip() or (optional and not value)):
+    if not (optional or value.strip()):
         raise ValueError(f"{where}: empty")
     return value
 
 
 def names(where: str, value: object, most: int) -> tuple[str, ...]:
-    """At most `most` names, such as tags; an empty one among them is let be, as tokens do."""
+    """At most `most` names, such as tags; an empty one among them is accepted, as in tokens."""
     if not isinstance(value, (list, tuple)) or len(value) > most:
         raise ValueError(f"{where}: not a list of at most {most}")
     return tuple(name(f"{where}[{at}]", one, optional=True) for at, one in enumerate(value))

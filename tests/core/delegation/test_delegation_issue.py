@@ -133,6 +133,15 @@ def test_unusable_terms_are_told_by_name(changes: dict[str, Any], sentence: str)
     assert (refused.value.code, refused.value.reason) == (Code.MALFORMED, sentence)
 
 
+def test_terms_at_every_bound_are_good() -> None:
+    longest = [f"{at:02d}{'x' * 254}" for at in range(64)]
+    terms = Terms(
+        "b" * 256, longest, NOW + MAX_LIFETIME_S, resources=longest, ceiling=longest, max_depth=5
+    )
+    source = A._replace(tags=tuple(longest))
+    assert issued(terms, source).scope == issued(terms, source).source_tags == tuple(longest)
+
+
 def test_an_id_that_is_none_makes_no_relationship() -> None:
     with pytest.raises(Refused) as refused:
         issued(relationship_id="rel_1")
@@ -241,6 +250,7 @@ def test_the_policies_of_the_source_limit_what_it_delegates(
         ({"resources": ["docs/public/*", "keys"]}, {}, Code.DELEGATION_WIDENED),
         ({"expires_at": NOW + HOUR + 1}, {}, Code.DELEGATION_WIDENED),
         ({}, {"ceiling": ()}, Code.DELEGATION_WIDENED),
+        ({}, {"scope": ("read:docs/a",)}, Code.DELEGATION_WIDENED),
     ],
 )
 def test_a_hop_below_another_never_reaches_further(

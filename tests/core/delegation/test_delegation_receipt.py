@@ -113,6 +113,10 @@ def test_a_hop_is_a_jws_of_its_own_type() -> None:
     }
 
 
+def test_a_hop_of_no_organisation_names_none() -> None:
+    assert "orgId" not in parts(signed(first(org_id=""), KEY.sign, "k1"))[1]
+
+
 def test_a_receipt_shows_the_claims_and_the_signature() -> None:
     hop = HOPS[1]
     jws = signed(hop, KEY.sign, "k1")
@@ -224,6 +228,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
         ("version", "2.0"),
         ("version", 1.0),
         ("receiptId", rel(1)),
+        ("receiptId", rel(1)[4:]),
         ("receiptId", "rcpt_1"),
         ("receiptId", ["rcpt_"]),
         ("timestamp", NOW),
@@ -231,6 +236,9 @@ def changed(path: str, value: object) -> dict[str, Any]:
         ("timestamp", "2023-11-14T21:13:20Z"),
         ("timestamp", "9999-12-31T23:59:59.000000Z"),
         ("timestamp", "soon"),
+        ("timestamp", "1969-12-31T23:59:59.000000Z"),
+        ("timestamp", "9999-12-31T23:59:59.999999Z"),
+        ("timestamp", "0001-01-01T00:00:00.000000Z"),
         ("scope.expiresAt", "2023-11-15T00:13:20.000000+01:00"),
         ("relationshipType", "owns"),
         ("orgId", 7),
@@ -278,6 +286,20 @@ def test_a_trust_score_may_be_told_and_is_not_believed() -> None:
 )
 def test_a_hop_that_no_trusted_key_signed_is_a_bad_signature(text: str) -> None:
     assert refusal(text) is Code.DELEGATION_BAD_SIGNATURE
+
+
+def test_a_signature_of_another_length_is_not_looked_at() -> None:
+    key = Key(1)
+    text = f"{HEAD}.{BODY}.{base64url(bytes(65))}"
+    assert refusal(text, trusting(k1=key)) is Code.DELEGATION_BAD_SIGNATURE
+    assert key.verified == 0
+
+
+def test_a_long_header_is_not_read_whoever_signed_it() -> None:
+    kid = "k" * 1024
+    assert refusal(made({**HEADER, "kid": kid}), trusting(**{kid: KEY})) is (
+        Code.DELEGATION_MALFORMED
+    )
 
 
 def test_a_key_signs_under_its_own_name_alone() -> None:

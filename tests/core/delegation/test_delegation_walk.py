@@ -104,6 +104,7 @@ BROKEN: list[tuple[str, Sequence[Relationship], Code, int]] = [
     ("expired", changed(0, expires_at=NOW), Code.DELEGATION_EXPIRED, 1),
     ("cleared away", changed(1, revoked_at=NOW + 2 * HOUR), Code.DELEGATION_EXPIRED, 2),
     ("a wider scope", changed(1, scope=("read:*", "write:x")), Code.DELEGATION_WIDENED, 2),
+    ("a scope beyond the scope", changed(0, scope=("read:docs",)), Code.DELEGATION_WIDENED, 2),
     ("a scope beyond the ceiling", changed(0, ceiling=("read:a",)), Code.DELEGATION_WIDENED, 2),
     ("a wider ceiling", changed(1, ceiling=("*",)), Code.DELEGATION_WIDENED, 2),
     ("any resource", changed(0, resources=("docs/*",)), Code.DELEGATION_WIDENED, 2),
