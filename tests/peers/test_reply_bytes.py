@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from authz.core import reply
 from authz.core.call import GOVERNANCE_HEADERS, Call, unreadable
 from authz.core.errors import Code
+from authz.core.finding import More
 from authz.core.identity import Identity, Unidentified
 from authz.core.mode import Mode
 from authz.core.outcome import Outcome
@@ -35,7 +36,7 @@ CREDENTIAL = st.sampled_from(["", "Bearer own", OPERATORS]) | st.text(
     st.characters(min_codepoint=33, max_codepoint=126), max_size=30
 )
 IDENTITIES = st.builds(
-    Identity, TEXT, TEXT, st.just("verified"), st.just(2), st.just(frozenset()), TEXT
+    Identity, TEXT, TEXT, st.just("verified"), st.just(2), st.just(frozenset()), TEXT, st.just(2)
 ) | st.builds(Unidentified, st.sampled_from(Code), TEXT, st.booleans())
 CALLS = st.builds(
     lambda action, trace, own, removed: unreadable("proxy", "")._replace(
@@ -48,7 +49,10 @@ CALLS = st.builds(
 )
 VERDICTS = st.builds(
     Verdict, st.sampled_from(Decision), TEXT, st.sampled_from(Code), TEXT, TEXT, TEXT,
+    rule_index=st.none() | st.integers(0, 9),
+    alert=TEXT,
     dry_run=st.booleans(),
+    more=st.none() | st.builds(More, st.just(()), remaining=st.none() | st.integers(0, 10**9)),
 )  # fmt: skip
 
 
@@ -99,6 +103,9 @@ def _plain(outcome: Outcome, proxy_authorization: str) -> CheckResponse:
     for name, value in said.items():
         if value or name == "x-meshguard-trace-id":
             add(ok.response_headers_to_add, name, reply.header_safe(value))
+    if verdict.more is not None and verdict.more.remaining is not None:
+        remaining = str(verdict.more.remaining)
+        add(ok.response_headers_to_add, "x-meshguard-wallet-remaining", remaining)
     metadata = {
         "agent_id": caller.agent_id,
         "decision": str(verdict.decision),

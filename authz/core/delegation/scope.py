@@ -47,12 +47,6 @@ def allows(patterns: Iterable[str], action: str) -> bool:
     return any(_matcher(pattern)(folded) for pattern in patterns)
 
 
-def is_admin(pattern: str) -> bool:
-    """Whether the pattern could match an action that begins with `admin:`."""
-    head, star, _ = fold(pattern.strip()).partition("*")
-    return head.startswith(ADMIN) or bool(star and ADMIN.startswith(head))
-
-
 def is_admin_action(action: str) -> bool:
     """Whether the action is one that nobody may pass on."""
     return fold(action).startswith(ADMIN)

@@ -12,8 +12,6 @@ from authz.core.delegation.scope import (
     covers,
     covers_all,
     has_one_spelling,
-    is_admin,
-    is_admin_action,
 )
 from authz.core.pattern import compile_pattern, fold
 
@@ -124,34 +122,6 @@ def test_an_action_is_allowed_by_any_pattern_in_any_case() -> None:
     assert allows(["write:x", " Read:* "], "READ:docs")
     assert not allows(["write:x", "read:*"], "delete:docs")
     assert not allows([], "read:docs")
-
-
-@pytest.mark.parametrize(
-    ("pattern", "could"),
-    [
-        ("*", True),
-        ("a*", True),
-        ("Admin*", True),
-        (" ADMIN:users", True),
-        ("admin:*", True),
-        ("adm*x", True),
-        ("*:users", True),
-        ("admin", False),
-        ("admins:*", False),
-        ("read:*", False),
-        ("b*", False),
-        ("", False),
-    ],
-)
-def test_a_pattern_that_could_match_an_admin_action_is_known(pattern: str, could: bool) -> None:
-    assert is_admin(pattern) is could
-
-
-@given(st.text(alphabet="adm:in*x", max_size=8), st.text(alphabet="adm:inx", max_size=4))
-def test_no_pattern_that_matches_an_admin_action_escapes(pattern: str, rest: str) -> None:
-    action = f"admin:{rest}"
-    assert is_admin_action(action)
-    assert is_admin(pattern) or not allows([pattern], action)
 
 
 @pytest.mark.parametrize(
