@@ -26,16 +26,22 @@ class More(NamedTuple):
     #: Fields of the row's metadata.
     notes: Mapping[str, object] = _NOTHING
 
-    def and_then(self, later: "More") -> "More":
+    def and_then(self, later: "More | None") -> "More":
         """This and what a later stage found."""
+        if later is None:
+            return self
         return More(
-            (*self.puts, *later.puts),
+            self.puts + later.puts,
             self.debit if later.debit is None else later.debit,
             self.remaining if later.remaining is None else later.remaining,
             self.retry_after_s if later.retry_after_s is None else later.retry_after_s,
-            {**self.body, **later.body},
-            {**self.notes, **later.notes},
+            _together(self.body, later.body),
+            _together(self.notes, later.notes),
         )
+
+
+def _together(one: Mapping[str, object], other: Mapping[str, object]) -> Mapping[str, object]:
+    return {**one, **other} if one and other else one or other
 
 
 class ApprovalTerms(NamedTuple):

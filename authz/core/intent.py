@@ -39,7 +39,7 @@ def difference(call: Call, action: str, resource: str, *, exact: bool) -> str:
         resource: that it is done to; empty where the wire does not show it.
         exact: a route says so, and not the method alone.
     """
-    if call.declares_action and fold(call.action) != fold(action):
+    if call.declares_action and call.action != action and fold(call.action) != fold(action):
         declared, _, _ = fold(call.action).partition(":")
         observed, _, _ = fold(action).partition(":")
         if exact or (declared in _PLAIN and declared != observed):

@@ -59,42 +59,33 @@ def judge(case: Case, chain: Sequence[Stage]) -> Verdict:
     """
     if case.call.defect:
         return Verdict(Decision.DENY, "", Code.MALFORMED, case.call.defect, rule="malformed")
-    verdict = _UNFINISHED
-    would: Verdict | None = None
+    allowed: tuple[Stage, Finding] | None = None
+    would: tuple[Stage, Deny] | None = None
     more: More | None = None
     for stage in chain:
         finding = stage.judge(case)
         if finding is NO_OBJECTION:
             continue  # what most stages say of most calls
         if isinstance(finding, Deny):
-            return _denied(stage, finding, more)
+            # What earlier stages would have changed they do not; what they saw is kept.
+            seen = finding.more if more is None else More(notes=more.notes).and_then(finding.more)
+            return _said(Decision.DENY, stage, finding, seen)
         if finding.more is not None:
             more = finding.more if more is None else more.and_then(finding.more)
         if finding.code.status < 400:
-            verdict = _said(Decision.ALLOW, stage, finding)
+            allowed = stage, finding
         if finding.would is not None and would is None:
-            would = _said(Decision.DENY, stage, finding.would)._replace(dry_run=True)
-    if would is not None and verdict.decision is Decision.ALLOW:
+            would = stage, finding.would
+    if allowed is None:
         # What is not allowed anyway is no dry run.
-        verdict = would
-    if more is None:
-        return verdict
-    if verdict.decision is Decision.ERROR:
-        more = More(notes=more.notes)
-    return Verdict(*verdict[:-1], more)
+        return _UNFINISHED if more is None else _UNFINISHED._replace(more=More(notes=more.notes))
+    if would is not None:
+        return _said(Decision.DENY, *would, more)._replace(dry_run=True)
+    return _said(Decision.ALLOW, *allowed, more)
 
 
-def _denied(stage: Stage, finding: Deny, before: More | None) -> Verdict:
-    """An objection. What earlier stages would have changed they do not; what they saw is kept."""
-    verdict = _said(Decision.DENY, stage, finding)
-    more = finding.more
-    if before is not None:
-        before = More(notes=before.notes)
-        more = before if more is None else before.and_then(more)
-    return verdict if more is None else verdict._replace(more=more)
-
-
-def _said(decision: Decision, stage: Stage, finding: Finding) -> Verdict:
+def _said(decision: Decision, stage: Stage, finding: Finding, more: More | None) -> Verdict:
+    # In the order of the fields, as `row_of`.
     return Verdict(
         decision,
         stage.name,
@@ -104,6 +95,8 @@ def _said(decision: Decision, stage: Stage, finding: Finding) -> Verdict:
         finding.rule,
         finding.rule_index,
         finding.alert,
+        False,
+        more,
     )
 
 

@@ -4,6 +4,8 @@ The requirements are `ProvenanceGate` documents; where there are none, nothing i
 that does not say what influenced it counts as lane 0, untrusted, wherever a requirement matches.
 """
 
+import functools
+
 from authz.core.case import Case
 from authz.core.errors import Code
 from authz.core.finding import NO_OBJECTION, Deny, Finding, More, Pass
@@ -32,7 +34,7 @@ def judge(case: Case) -> Finding:
             reason = _labels(case.call.action, requirement, influence)
             if reason:
                 return _denied(Code.PROVENANCE_LABEL, "label", reason, requirement, said)
-    return NO_OBJECTION if said is None else Pass(more=More(notes=_notes(said)))
+    return NO_OBJECTION if said is None else _passed(said)
 
 
 def _too_low(case: Case, requirement: Requirement, lane: int, said: Influence | None) -> Deny:
@@ -64,6 +66,11 @@ def _denied(
         policy=requirement.document,
         more=More(notes=_notes(said)),
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _passed(influence: Influence) -> Pass:
+    return Pass(more=More(notes=_notes(influence)))
 
 
 def _notes(influence: Influence | None) -> dict[str, object]:

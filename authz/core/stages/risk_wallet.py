@@ -44,9 +44,10 @@ def judge(case: Case) -> Finding:
             said = f"X-MeshGuard-Cost: not a whole number of points from 0 to {MAX_POINTS}"
             return Deny(Code.COST_MALFORMED, said, rule=f"{NAME}:cost", policy=wallet.name)
     cost = wallet.cost(case.call.action, case.effective_rank, lane, declared)
-    where = balance.key(wallet.name, case.identity.agent_id)
-    known = _current(case.environment.state.wallets.get(where), wallet, case.steady)
-    spent = known.spent if isinstance(known, Refilled) else known.total(case.steady)
+    balances = case.environment.state.wallets
+    where, now = balance.key(wallet.name, case.identity.agent_id), case.steady
+    known = _current(balances.get(where), wallet, now)
+    spent = known.spent if isinstance(known, Refilled) else known.total(now)
     left = wallet.capacity - spent
     if cost > left and cost:
         return _exhausted(case, wallet, known, cost, left)
@@ -55,9 +56,8 @@ def judge(case: Case) -> Finding:
     if isinstance(known, Refilled):
         after: balance.Balance = balance.spend(known, cost, *_refill(wallet))
     else:
-        after = known.add(case.steady, cost)
-    put = Put(case.environment.state.wallets, where, after)
-    return Pass(more=More((put,), debit=cost, remaining=left - cost))
+        after = known.add(now, cost)
+    return Pass(more=More((Put(balances, where, after),), debit=cost, remaining=left - cost))
 
 
 def _declared(header: str) -> int | None:
