@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from bench import (
     decisions,
+    full_chain,
     hot_path,
     load,
     neighbours,
@@ -28,6 +29,7 @@ BENCHMARKS: Final[dict[str, Callable[[bool], dict[str, Any]]]] = {
     "neighbours": neighbours.run,
     "open_loop": open_loop.run,
     "stages": stages.run,
+    "full_chain": full_chain.run,
     "start": start.run,
 }
 

@@ -4,6 +4,7 @@ Both carry the token of a code reviewer, whom the sample policies let read and n
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -24,13 +25,19 @@ ALLOWED: Final = "GET"
 DENIED: Final = "DELETE"
 POLICIES: Final[Path] = sidecar.SAMPLE_POLICIES
 SECRET: Final = sidecar.JWT_SECRET
+AGENT: Final = "reviewer-1"
 #: Longer than any benchmark takes.
-_TTL_S: Final = 6 * 3600
+TTL_S: Final = 6 * 3600
+#: What a request carries besides where the whole chain is configured.
+CHAIN_HEADERS: Final = {
+    "X-MeshGuard-Action": "read:docs/intro",
+    "X-MeshGuard-Provenance": "lane=observed;source=crm, lane=verified;source=wiki",
+}
 
 
 def headers() -> dict[str, str]:
     """What the request carries."""
-    return {**sidecar.bearer(ttl_s=_TTL_S), "User-Agent": "bench"}
+    return {**sidecar.bearer(agent_id=AGENT, ttl_s=TTL_S), "User-Agent": "bench"}
 
 
 def check_request(method: str = ALLOWED) -> bytes:
@@ -65,24 +72,24 @@ def answer() -> bytes:
     return said
 
 
-def verify(url: str, *, decides: bool) -> None:
+def verify(url: str, carried: Mapping[str, str], *, decides: bool) -> None:
     """Ask once for what is allowed, and where somebody decides, for what is not."""
     wanted = {ALLOWED: (200, "allow")}
     if decides:
         wanted[DENIED] = (403, "deny")
     for method, expected in wanted.items():
-        found = _ask(url, method)
+        found = _ask(url, method, carried)
         assert found == expected, f"{method} {PATH}: {found}, not {expected}"
 
 
-def is_allowed(url: str) -> bool:
+def is_allowed(url: str, carried: Mapping[str, str]) -> bool:
     """Whether somebody there decides already."""
     try:
-        return _ask(url, ALLOWED) == (200, "allow")
+        return _ask(url, ALLOWED, carried) == (200, "allow")
     except httpx.TransportError:
         return False
 
 
-def _ask(url: str, method: str) -> tuple[int, str]:
-    said = httpx.request(method, url + PATH, headers=headers(), timeout=5)
+def _ask(url: str, method: str, carried: Mapping[str, str]) -> tuple[int, str]:
+    said = httpx.request(method, url + PATH, headers=carried, timeout=5)
     return said.status_code, said.headers.get("x-meshguard-decision", "")

@@ -7,34 +7,47 @@
 | `grpc_nothing` | grpc.aio that gives a constant answer                                     |
 | `ceiling`      | the transport of `h2c` with a gate that gives a constant answer           |
 | `opa`          | OPA-Envoy with the same token, policies and headers, and its console log  |
+| `chain`        | `h2c` with every stage of the chain configured (`chain/`)                 |
+| `delegated`    | `chain`, asked by an agent that acts for another one, two hops away       |
 
 Who is not here is left out and said to be: OPA-Envoy joins when OPA_ENVOY_BIN names its binary.
 """
 
 import contextlib
+import itertools
 import json
 import os
+import shutil
 import sqlite3
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import yaml
 
-from authz.settings import EXT_AUTHZ_SOCKET
+from authz import memory
+from authz.core.delegation.issue import Terms
+from authz.core.state import State
+from authz.settings import EXT_AUTHZ_SOCKET, Settings
+from authz.stores.audit_log import AuditLog
+from authz.stores.policies import PolicyDirectory
 from bench import asked, envoy, processes
 from bench.envoy import Envoy
 from tests.e2e import sidecar
 
 NAMES: Final = ("h2c", "grpc", "grpc_nothing", "ceiling", "opa")
+#: Those with the whole chain; `hot_path` has none of them.
+_CHAINED: Final = ("chain", "delegated")
 #: Those whose rows are counted.
-_RECORDING: Final = ("h2c", "grpc")
+_RECORDING: Final = ("h2c", "grpc", *_CHAINED)
 #: Those that know what to deny.
 _DECIDING: Final = (*_RECORDING, "opa")
 _TRANSPORT: Final = "EXT_AUTHZ_TRANSPORT"
 _OPA: Final = "OPA_ENVOY_BIN"
 _OPA_FILES: Final = Path(__file__).with_name("opa")
+_CHAIN_FILES: Final = Path(__file__).with_name("chain")
 
 
 class Contender(NamedTuple):
@@ -44,10 +57,12 @@ class Contender(NamedTuple):
     pid: int
     envoy: Envoy
     directory: Path
+    #: What the request carries.
+    headers: Mapping[str, str]
 
     def verify(self) -> None:
         """Ask it what it has to know."""
-        asked.verify(self.envoy.url, decides=self.name in _DECIDING)
+        asked.verify(self.envoy.url, self.headers, decides=self.name in _DECIDING)
 
     @property
     def records(self) -> bool:
@@ -76,6 +91,12 @@ def running(name: str) -> Iterator[Contender]:
     """One of them, ready to answer."""
     with sidecar.directory() as directory, contextlib.ExitStack() as stack:
         env = environment(directory, transport=name)
+        headers = asked.headers()
+        if name in _CHAINED:
+            env |= _chained(directory)
+            headers |= asked.CHAIN_HEADERS
+        if name == "delegated":
+            headers["X-MeshGuard-Delegation"] = _delegated(env)
         (directory / "run").mkdir()
         address = directory / "run" / EXT_AUTHZ_SOCKET
         log = directory / "authorizer.log"
@@ -85,8 +106,8 @@ def running(name: str) -> Iterator[Contender]:
         processes.wait_until(process, address.exists, log)
         before = stack.enter_context(envoy.running(directory, env))
         # A file is there before somebody listens on it.
-        processes.wait_until(process, lambda: asked.is_allowed(before.url), log)
-        yield Contender(name, process.pid, before, directory)
+        processes.wait_until(process, lambda: asked.is_allowed(before.url, headers), log)
+        yield Contender(name, process.pid, before, directory, headers)
 
 
 def environment(directory: Path, *, transport: str) -> dict[str, str]:
@@ -99,8 +120,50 @@ def environment(directory: Path, *, transport: str) -> dict[str, str]:
         DECISION_TIMEOUT_MS="100",
         LOG_LEVEL="warning",
         PYTHONPATH=str(processes.ROOT),
-        **{_TRANSPORT: transport if transport in _RECORDING else ""},
+        **{_TRANSPORT: transport if transport in ("h2c", "grpc") else ""},
     )
+
+
+def _chained(directory: Path) -> dict[str, str]:
+    """What the whole chain takes besides: its documents beside the policies, and two variables."""
+    policies = directory / "policies"
+    shutil.copytree(asked.POLICIES, policies)
+    shutil.copytree(_CHAIN_FILES, policies, dirs_exist_ok=True)
+    return {
+        "POLICIES_DIR": str(policies),
+        "INTENT_VERIFICATION": "strict",
+        "DESTRUCTIVE_GATE": "true",
+    }
+
+
+def _delegated(env: Mapping[str, str]) -> str:
+    """The last of two relationships that lead to the agent that asks."""
+    settings = Settings.from_env(env)
+    state = State()
+    audit = AuditLog(settings.audit_db_path, monotonic=time.monotonic, ledger=state.ledger)
+    snapshot = PolicyDirectory(settings.policies_dir).read().snapshot
+    delegations, tokens = memory.Delegations(settings), memory.action_tokens(settings)
+    with contextlib.closing(audit):
+        assert audit.open(), audit.failure
+        operations = memory.operations(
+            settings,
+            state,
+            audit,
+            delegations,
+            tokens,
+            snapshot=lambda: snapshot,
+            mode=lambda: settings.mode,
+            now=time.time,
+            steady=time.time,
+        )
+        above, names = "", ("lead-1", "deputy-1", asked.AGENT)
+        for depth, (source, target) in enumerate(itertools.pairwise(names)):
+            operations.create_agent(by="bench", agent_id=source, name=source, tags=["code-review"])
+            terms = Terms(
+                target, ["read:*"], time.time() + asked.TTL_S - depth, max_depth=1 - depth
+            )
+            above = operations.delegate(terms, source, by="bench", parent=above).id
+    return above
 
 
 def _argv(name: str, directory: Path, address: Path) -> list[str]:

@@ -81,7 +81,7 @@ def run(quick: bool) -> dict[str, Any]:
     names = [name for name in contenders.NAMES if name not in absent]
     with contextlib.ExitStack() as stack:
         those = [stack.enter_context(contenders.running(name)) for name in names]
-        rotations = _rotations(those, quick)
+        done = rotations(those, quick)
         memory = {
             one.name: {
                 "memory_mb": processes.memory_mb(one.pid),
@@ -89,22 +89,23 @@ def run(quick: bool) -> dict[str, Any]:
             }
             for one in those
         }
-    calm = [one for one in rotations if _is_calm(one)]
-    told = calm or rotations
+    undisturbed = calm(done)
+    told = undisturbed or done
     return {
-        "figures": _figures(told, rotations, absent),
+        "figures": _figures(told, done, absent),
         "connections": CONNECTIONS,
         "left_out": absent,
-        "rotations": len(rotations),
-        "undisturbed_rotations": len(calm),
+        "rotations": len(done),
+        "undisturbed_rotations": len(undisturbed),
         "contenders": {
-            name: {**_summary([one[name] for one in told]), **memory[name]} for name in names
+            name: {**summary([one[name] for one in told]), **memory[name]} for name in names
         },
-        "each_turn": [[_shown(turn) for turn in rotation.values()] for rotation in rotations],
+        "each_turn": [[shown(turn) for turn in rotation.values()] for rotation in done],
     }
 
 
-def _rotations(those: Sequence[Contender], quick: bool) -> list[Rotation]:
+def rotations(those: Sequence[Contender], quick: bool) -> list[Rotation]:
+    """Turns of all of them, until there were enough that nothing disturbed."""
     wanted, at_most = (1, 1) if quick else (ROTATIONS, AT_MOST)
     done: list[Rotation] = []
     while len(done) < at_most and sum(map(_is_calm, done)) < wanted:
@@ -114,14 +115,14 @@ def _rotations(those: Sequence[Contender], quick: bool) -> list[Rotation]:
         rotation = {}
         for one in (*those[first:], *those[:first]):
             rotation[one.name] = turn = _turn(one, QUICK_TURN_S if quick else TURN_S)
-            report.progress(f"rotation {len(done) + 1}: {_shown(turn)}")
+            report.progress(f"rotation {len(done) + 1}: {shown(turn)}")
         done.append(rotation)
     return done
 
 
 def _turn(one: Contender, seconds: int) -> Turn:
     one.verify()
-    url, headers = one.envoy.url + asked.PATH, asked.headers()
+    url, headers = one.envoy.url + asked.PATH, one.headers
     wrk.warm_up(url, headers, CONNECTIONS)
     time.sleep(_SETTLE_S)
     before, stolen, started = _counted(one), report.stolen_s(), time.monotonic()
@@ -154,6 +155,11 @@ def _counted(one: Contender) -> tuple[float, ...]:
         one.envoy.failures(),
         one.rows() if one.records else 0,
     )
+
+
+def calm(those: Sequence[Rotation]) -> list[Rotation]:
+    """The rotations that nothing disturbed."""
+    return [rotation for rotation in those if _is_calm(rotation)]
 
 
 def _is_calm(rotation: Rotation) -> bool:
@@ -200,7 +206,9 @@ def _figures(
     ]  # fmt: skip
 
 
-def _summary(turns: Sequence[Turn]) -> dict[str, float]:
+def summary(turns: Sequence[Turn]) -> dict[str, float]:
+    """The median of some turns."""
+
     def middle(of: Callable[[Turn], float], digits: int) -> float:
         return report.median([of(turn) for turn in turns], digits)
 
@@ -215,10 +223,11 @@ def _summary(turns: Sequence[Turn]) -> dict[str, float]:
     }
 
 
-def _shown(turn: Turn) -> dict[str, Any]:
+def shown(turn: Turn) -> dict[str, Any]:
+    """One turn, as results keep it."""
     return {
         "name": turn.name,
-        **_summary([turn]),
+        **summary([turn]),
         "decisions": turn.decisions,
         "rows": turn.rows,
         "wrong": turn.wrong,
