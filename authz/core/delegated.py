@@ -91,6 +91,8 @@ class _Delegators:
 
     def __init__(self, case: "Case") -> None:
         self._case = case
+        #: Of each hop: who delegates, and what that one's policies let it delegate.
+        self._known: dict[str, tuple[Identity, Limits]] = {}
         #: One of them would have to ask a person, and so does whoever acts for it.
         self.needs_person = False
 
@@ -99,11 +101,11 @@ class _Delegators:
         return agent is not None and agent.revoked_at is not None
 
     def limits(self, hop: Relationship) -> Limits:
-        return Limits(*self._case.snapshot.delegation_limits(self._identity(hop)))
+        return self._of(hop)[1]
 
     def may(self, hop: Relationship) -> tuple[bool, int]:
         """Whether the one who delegates may do this itself, and its trust rank."""
-        identity, case = self._identity(hop), self._case
+        identity, case = self._of(hop)[0], self._case
         ruling = case.snapshot.ruling(Facts(case.call, identity))
         policy = ruling.policy
         if isinstance(policy, Deny):
@@ -111,6 +113,14 @@ class _Delegators:
                 return False, identity.rank
             self.needs_person = True
         return not isinstance(ruling.privilege, Deny), identity.rank
+
+    def _of(self, hop: Relationship) -> tuple[Identity, Limits]:
+        known = self._known.get(hop.id)
+        if known is None:
+            identity = self._identity(hop)
+            limits = Limits(*self._case.snapshot.delegation_limits(identity))
+            known = self._known[hop.id] = identity, limits
+        return known
 
     def _identity(self, hop: Relationship) -> Identity:
         """The one who delegates as the registry has it, else as it was when it did."""
