@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from authz.core.case import Case
 from authz.core.errors import Code
-from authz.core.finding import Deny, Finding, More, Pass
+from authz.core.finding import Deny, Finding, More, Pass, noted
 from authz.core.ledger import Put
 from authz.core.pending import (
     EXPIRED,
@@ -78,7 +78,7 @@ def _told(case: Case, objection: Deny, terms: Terms, known: Pending, *, is_named
                 objection.rule_index,
                 f"{known.id} was approved" + (f" by {known.approver}" if known.approver else ""),
                 objection.alert,
-                more=More(use, notes={"pendingId": known.id}),
+                more=More(use, notes=noted(pendingId=known.id)),
             )
         case "approved":
             reason = f"{objection.reason}; {known.id} is approved, send it as {HEADER}"
@@ -141,15 +141,17 @@ def _waits(case: Case, objection: Deny, pending: Pending, reason: str) -> Deny:
         body["approvers"] = list(APPROVERS)
     if pending.url:
         body["approvalUrl"] = pending.url
-    notes = {"pendingId": pending.id}
+    notes = noted(pendingId=pending.id)
     more = More(retry_after_s=wait_s, body=body, notes=notes)
     code = Code.COOLING_OFF if pending.cools_at else Code.APPROVAL_REQUIRED
     return objection._replace(code=code, reason=reason, more=more)
 
 
 def _denied(objection: Deny, code: Code, reason: str, pending_id: str = "") -> Deny:
-    named = {"pendingId": pending_id} if pending_id else {}
-    return objection._replace(code=code, reason=reason, more=More(body=named, notes=named))
+    more = None
+    if pending_id:
+        more = More(body={"pendingId": pending_id}, notes=noted(pendingId=pending_id))
+    return objection._replace(code=code, reason=reason, more=more)
 
 
 def _put(case: Case, pending: Pending) -> Put:

@@ -79,7 +79,8 @@ def row_of(outcome: Outcome) -> AuditRow:
     )
     more = verdict.more
     if more is not None and more.notes:
-        metadata = _noted(metadata, more.notes)
+        # Two objects become one.
+        metadata = f"{metadata[:-1]},{more.notes}}}" if metadata else f"{{{more.notes}}}"
     # In the order of the fields: naming all of them takes a third as long again.
     return AuditRow(
         outcome.decision_id,
@@ -131,12 +132,6 @@ def _metadata(
         extra["unclearMeta"] = context is None
     extra = {key: value for key, value in extra.items() if value}
     return _compact(extra) if extra else None
-
-
-def _noted(metadata: str | None, notes: Mapping[str, object]) -> str:
-    """The same object with what the stages noted of this one call."""
-    said = _compact(notes)
-    return said if metadata is None else f"{metadata[:-1]},{said[1:]}"
 
 
 def change_row(

@@ -149,16 +149,16 @@ def from_check_request(raw: bytes) -> Call:
     if not http.method or not http.path:
         return unreadable("proxy", "the CheckRequest has no HTTP method or path")
     headers = http.headers
-    governance: tuple[str, ...] = ()
+    governing: dict[str, str] = {}
     # Most requests have none, and that is seen at once in all names together.
     names = " ".join(headers)
     if GOVERNANCE_PREFIX in names or ADMIN_HEADER in names:
-        governance = tuple(
-            [name for name in headers if name.startswith(GOVERNANCE_PREFIX) or name == ADMIN_HEADER]
-        )
-    return from_http(
-        "proxy", http.method, http.path, http.host, headers.get, governance, bool(governance)
-    )
+        governing = {
+            name: value
+            for name, value in headers.items()
+            if name.startswith(GOVERNANCE_PREFIX) or name == ADMIN_HEADER
+        }
+    return from_http("proxy", http.method, http.path, http.host, headers.get, governing)
 
 
 def from_http(
@@ -167,19 +167,17 @@ def from_http(
     target: str,
     host: str,
     header: Lookup,
-    governance_headers: tuple[str, ...] = (),
-    is_governing: bool = True,
+    governing: Mapping[str, str] | None = None,
 ) -> Call:
     """Read an HTTP request.
 
     Args:
         target: path with or without a query string.
         header: `header(lower_case_name, default)`; repeated headers joined with commas.
-        governance_headers: names present in the request that the upstream must not see.
-        is_governing: false where it is known that none of its headers governs us, which saves
-            looking for each.
+        governing: those of the headers that govern us, by name, which the upstream must not see;
+            None where nothing is forwarded, and `header` is asked for them.
     """
-    govern = header if is_governing else _absent
+    govern = header if governing is None else governing.get
     path = target.partition("?")[0].partition("#")[0]
     # Only a proxied request's path names what it does; ours are the endpoints' own.
     derived, defect = _decode_path(path) if source == "proxy" else ("", "")
@@ -196,9 +194,9 @@ def from_http(
         # Cut off it would be another action, and patterns match whole strings.
         defect = f"action: longer than {MAX_NAME} characters"
     delegation = pending_id = action_token = provenance = cost = ""
-    if is_governing:
+    if governing is None or governing:
         delegation, pending_id, action_token, provenance, cost = [
-            header(name, "").strip()[: MAX_GOVERNANCE + 1] for name in _CHAIN_HEADERS
+            govern(name, "").strip()[: MAX_GOVERNANCE + 1] for name in _CHAIN_HEADERS
         ]
     return Call(
         source=source,
@@ -213,7 +211,7 @@ def from_http(
         claimed_agent=govern("x-meshguard-agent-id", "")[:MAX_LABEL],
         meta=govern("x-meshguard-meta", "").strip()[: MAX_META + 1],
         upstream_path=derived[:MAX_NAME],
-        governance_headers=governance_headers,
+        governance_headers=tuple(governing) if governing else (),
         defect=defect,
         declares_action=bool(declared),
         declares_resource=bool(named),
@@ -223,10 +221,6 @@ def from_http(
         provenance=provenance,
         cost=cost,
     )
-
-
-def _absent(_: str, default: str) -> str:
-    return default
 
 
 def meta_of(context: Mapping[str, object]) -> str:

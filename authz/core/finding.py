@@ -1,11 +1,13 @@
 """What a stage found. There is no third kind: a stage that cannot tell raises."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from authz.core.errors import Code
 from authz.core.ledger import Put
 
+_compact: Final = json.JSONEncoder(separators=(",", ":")).encode
 _NOTHING: Final[Mapping[str, object]] = {}
 
 
@@ -23,25 +25,33 @@ class More(NamedTuple):
     retry_after_s: int | None = None
     #: Fields of the answer's body.
     body: Mapping[str, object] = _NOTHING
-    #: Fields of the row's metadata.
-    notes: Mapping[str, object] = _NOTHING
-
-    def and_then(self, later: "More | None") -> "More":
-        """This and what a later stage found."""
-        if later is None:
-            return self
-        return More(
-            self.puts + later.puts,
-            self.debit if later.debit is None else later.debit,
-            self.remaining if later.remaining is None else later.remaining,
-            self.retry_after_s if later.retry_after_s is None else later.retry_after_s,
-            _together(self.body, later.body),
-            _together(self.notes, later.notes),
-        )
+    #: Members of the row's metadata, as JSON (`noted`).
+    notes: str = ""
 
 
-def _together(one: Mapping[str, object], other: Mapping[str, object]) -> Mapping[str, object]:
-    return {**one, **other} if one and other else one or other
+def together(found: Sequence[More]) -> More | None:
+    """What several stages found, each later one's word before an earlier one's."""
+    if len(found) < 2:
+        return found[0] if found else None
+    puts: tuple[Put, ...] = ()
+    debit = remaining = retry_after_s = None
+    body: Mapping[str, object] = _NOTHING
+    notes = []
+    for more in found:
+        puts += more.puts
+        debit = debit if more.debit is None else more.debit
+        remaining = remaining if more.remaining is None else more.remaining
+        retry_after_s = retry_after_s if more.retry_after_s is None else more.retry_after_s
+        if more.body:
+            body = {**body, **more.body}
+        if more.notes:
+            notes.append(more.notes)
+    return More(puts, debit, remaining, retry_after_s, body, ",".join(notes))
+
+
+def noted(**members: object) -> str:
+    """Members of a JSON object without its braces, so that rows need only join them."""
+    return _compact(members)[1:-1]
 
 
 class ApprovalTerms(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from authz.core.case import Case
 from authz.core.errors import Code
-from authz.core.finding import NO_OBJECTION, Deny, Finding, More
+from authz.core.finding import NO_OBJECTION, Deny, Finding, More, together
 from authz.core.mode import Mode
 from authz.core.stages.stage import Stage
 
@@ -61,27 +61,30 @@ def judge(case: Case, chain: Sequence[Stage]) -> Verdict:
         return Verdict(Decision.DENY, "", Code.MALFORMED, case.call.defect, rule="malformed")
     allowed: tuple[Stage, Finding] | None = None
     would: tuple[Stage, Deny] | None = None
-    more: More | None = None
+    found: list[More] = []
     for stage in chain:
         finding = stage.judge(case)
         if finding is NO_OBJECTION:
             continue  # what most stages say of most calls
         if isinstance(finding, Deny):
             # What earlier stages would have changed they do not; what they saw is kept.
-            seen = finding.more if more is None else More(notes=more.notes).and_then(finding.more)
-            return _said(Decision.DENY, stage, finding, seen)
+            seen = [More(notes=more.notes) for more in found]
+            if finding.more is not None:
+                seen.append(finding.more)
+            return _said(Decision.DENY, stage, finding, together(seen))
         if finding.more is not None:
-            more = finding.more if more is None else more.and_then(finding.more)
+            found.append(finding.more)
         if finding.code.status < 400:
             allowed = stage, finding
         if finding.would is not None and would is None:
             would = stage, finding.would
     if allowed is None:
-        # What is not allowed anyway is no dry run.
-        return _UNFINISHED if more is None else _UNFINISHED._replace(more=More(notes=more.notes))
+        found = [More(notes=more.notes) for more in found]
+        return _UNFINISHED._replace(more=together(found))
     if would is not None:
-        return _said(Decision.DENY, *would, more)._replace(dry_run=True)
-    return _said(Decision.ALLOW, *allowed, more)
+        # What is not allowed anyway is no dry run.
+        return _said(Decision.DENY, *would, together(found))._replace(dry_run=True)
+    return _said(Decision.ALLOW, *allowed, together(found))
 
 
 def _said(decision: Decision, stage: Stage, finding: Finding, more: More | None) -> Verdict:

@@ -20,38 +20,35 @@ class Window(NamedTuple):
     #: Seconds.
     length: int
     #: Number of the slot since the epoch, and what was added in it.
-    slots: tuple[tuple[int, int], ...]
-
-    @property
-    def _width(self) -> float:
-        return self.length / SLOTS
-
-    def _current(self, now: float) -> int:
-        slot = int(now * SLOTS // self.length)
-        if self.slots and self.slots[-1][0] > slot:
-            return self.slots[-1][0]
-        return slot
+    slots: tuple[tuple[int, int], ...] = ()
+    #: All of them together.
+    sum: int = 0
 
     def total(self, now: float) -> int:
         """What was added within the window that ends now."""
+        slots = self.slots
+        if not slots:
+            return 0
         gone = self._current(now) - SLOTS
-        total = 0
-        for slot, amount in self.slots:
+        total = self.sum
+        for slot, amount in slots:
             if slot >= gone:
-                total += amount
+                break
+            total -= amount
         return total
 
     def add(self, now: float, amount: int) -> "Window":
         """The window with an amount more, and without what is too old to count."""
         current = self._current(now)
         gone = current - SLOTS
-        if self.slots and self.slots[-1][0] == current and self.slots[0][0] >= gone:
-            last = (current, self.slots[-1][1] + amount)
-            return Window(self.length, (*self.slots[:-1], last))
-        kept = [slot for slot in self.slots if slot[0] >= gone]
-        if kept and kept[-1][0] == current:
-            amount += kept.pop()[1]
-        return Window(self.length, (*kept, (current, amount)))
+        slots, total = self.slots, self.sum + amount
+        while slots and slots[0][0] < gone:
+            total -= slots[0][1]
+            slots = slots[1:]
+        if slots and slots[-1][0] == current:
+            amount += slots[-1][1]
+            slots = slots[:-1]
+        return Window(self.length, (*slots, (current, amount)), total)
 
     def wait(self, now: float, room: int, limit: int) -> float:
         """Seconds until there is room for an amount under a limit; `room` <= `limit`."""
@@ -64,13 +61,17 @@ class Window(NamedTuple):
                 continue
             over -= amount
             if over <= 0:
-                return max((slot + SLOTS + 1) * self._width - now, 0.0)
+                return max((slot + SLOTS + 1) * self.length / SLOTS - now, 0.0)
         return 0.0
+
+    def _current(self, now: float) -> int:
+        slot = int(now * SLOTS // self.length)
+        return max(slot, self.slots[-1][0]) if self.slots else slot
 
     @property
     def expires(self) -> float:
         """When nothing of it counts any more, seconds since the epoch."""
-        return (self.slots[-1][0] + SLOTS + 1) * self._width if self.slots else 0.0
+        return (self.slots[-1][0] + SLOTS + 1) * self.length / SLOTS if self.slots else 0.0
 
     def to_json(self) -> str:
         """As it is stored."""
@@ -93,5 +94,5 @@ def window_of(said: object) -> Window:
                         found.append((number, amount))
                     case _:
                         raise ValueError("a slot of a window is no pair of numbers")
-            return Window(length, tuple(sorted(found)))
+            return Window(length, tuple(sorted(found)), sum(amount for _, amount in found))
     raise ValueError("not a window")

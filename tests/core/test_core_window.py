@@ -23,7 +23,7 @@ requests = st.lists(
 
 def admitted(asked: Sequence[tuple[float, int]], length: int) -> list[tuple[float, int]]:
     """What a window lets through of these requests, each with its time."""
-    window, now, passed = Window(length, ()), START, []
+    window, now, passed = Window(length), START, []
     for gap, amount in asked:
         now += gap
         if window.total(now) + amount <= LIMIT:
@@ -45,7 +45,7 @@ def test_no_stretch_of_the_windows_length_holds_more_than_the_limit(
 def test_who_waits_as_long_as_it_is_told_is_let_in_and_not_much_earlier(
     asked: list[tuple[float, int]], amount: int
 ) -> None:
-    window, now = Window(60, ()), START
+    window, now = Window(60), START
     for gap, cost in asked:
         now += gap
         if window.total(now) + cost <= LIMIT:
@@ -58,7 +58,7 @@ def test_who_waits_as_long_as_it_is_told_is_let_in_and_not_much_earlier(
 
 @given(requests)
 def test_a_window_has_few_slots_and_is_read_back_as_it_was(asked: list[tuple[float, int]]) -> None:
-    window, now = Window(60, ()), START
+    window, now = Window(60), START
     for gap, amount in asked:
         now += gap
         window = window.add(now, amount)
@@ -68,7 +68,7 @@ def test_a_window_has_few_slots_and_is_read_back_as_it_was(asked: list[tuple[flo
 
 
 def test_a_clock_that_steps_back_gives_nothing_back() -> None:
-    window = Window(60, ()).add(START, LIMIT)
+    window = Window(60).add(START, LIMIT)
     assert window.total(START - 3600) == LIMIT
     assert window.add(START - 3600, 1).total(START - 3600) == LIMIT + 1
 

@@ -30,7 +30,7 @@ class Opened:
     def spend(self, amount: int) -> None:
         """Spend points, with a row, in one transaction."""
         self.audit.begin()
-        known = self.state.wallets.get(WHERE) or Window(60, ())
+        known = self.state.wallets.get(WHERE) or Window(60)
         assert isinstance(known, Window)
         self.state.ledger.put(Put(self.state.wallets, WHERE, known.add(600.0, amount)))
         self.audit.write([row()], self.state.ledger.changes())

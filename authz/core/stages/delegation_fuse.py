@@ -8,7 +8,7 @@ from authz.core.approval import Terms, settle
 from authz.core.case import Case
 from authz.core.delegated import Refusal, failure
 from authz.core.errors import Code
-from authz.core.finding import NO_OBJECTION, Deny, Finding, More, Pass
+from authz.core.finding import NO_OBJECTION, Deny, Finding, More, Pass, noted, together
 from authz.core.tiers import TIERS
 
 NAME = "delegation-fuse"
@@ -27,19 +27,20 @@ def judge(case: Case) -> Finding:
             found.reason,
             rule=f"{NAME}:{cause}",
             alert="critical" if opened else "",
-            more=More(puts, notes={"fuseOpened": opened} if opened else {}),
+            more=More(puts, notes=noted(fuseOpened=opened) if opened else ""),
         )
     acting = {
         "root": found.root,
         "depth": found.depth,
         "effectiveTier": TIERS[case.effective_rank],
     }
-    more = More(notes={"delegation": acting})
+    more = More(notes=noted(delegation=acting))
     if found.requires_approval:
         said = f"delegation {found.leaf.id} requires a person's approval for each action"
         objection = Deny(Code.APPROVAL_REQUIRED, said, rule=f"{NAME}:requires-approval")
         finding = settle(case, objection, Terms())
         if isinstance(finding, Deny):
             return finding
-        more = more if finding.more is None else more.and_then(finding.more)
+        if finding.more is not None:
+            return Pass(more=together((more, finding.more)))
     return Pass(more=more)

@@ -8,7 +8,7 @@ import functools
 
 from authz.core.case import Case
 from authz.core.errors import Code
-from authz.core.finding import NO_OBJECTION, Deny, Finding, More, Pass
+from authz.core.finding import NO_OBJECTION, Deny, Finding, More, Pass, noted
 from authz.core.gates import Requirement
 from authz.core.lanes import LANES
 from authz.core.provenance import Influence, Unclear
@@ -73,8 +73,8 @@ def _passed(influence: Influence) -> Pass:
     return Pass(more=More(notes=_notes(influence)))
 
 
-def _notes(influence: Influence | None) -> dict[str, object]:
+def _notes(influence: Influence | None) -> str:
     if influence is None:
-        return {}
+        return ""
     labels = {"labels": sorted(influence.labels)} if influence.labels else {}
-    return {"provenance": {"lane": influence.lane, **labels}}
+    return noted(provenance={"lane": influence.lane, **labels})

@@ -29,7 +29,7 @@ def judge(case: Case) -> Finding:
         where = key(limit.key, case.identity.agent_id)
         window = counts.get(where)
         if window is None:
-            window = Window(limit.window_s, ())
+            window = Window(limit.window_s)
         elif window.total(now) >= limit.count:
             wait_s = max(math.ceil(window.wait(now, 1, limit.count)), 1)
             words = f"{limit.count} requests per {_UNITS[limit.window_s]}"

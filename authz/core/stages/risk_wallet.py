@@ -71,7 +71,7 @@ def _current(known: balance.Balance | None, wallet: Wallet, now: float) -> balan
     if wallet.window_s:
         if isinstance(known, Window) and known.length == wallet.window_s:
             return known
-        fresh = Window(wallet.window_s, ())
+        fresh = Window(wallet.window_s)
         spent = _spent(known, now)
         return fresh.add(now, spent) if spent else fresh
     if not isinstance(known, Refilled):
