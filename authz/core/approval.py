@@ -6,6 +6,7 @@ action, or as a pass for the one retry that an approval is good for.
 
 from typing import Final, NamedTuple
 
+from authz.core.call import Call
 from authz.core.case import Case
 from authz.core.errors import Code
 from authz.core.finding import Deny, Finding, More, Pass, noted
@@ -43,6 +44,9 @@ class Terms(NamedTuple):
 def settle(case: Case, objection: Deny, terms: Terms) -> Finding:
     """The objection as it stands now: denied and pending, denied for good, or lifted."""
     call, agent_id = case.call, case.identity.agent_id
+    if call.source == "mint":
+        # Leave for the action is asked for, whatever request it will be made with.
+        call = call._replace(method="", path="")
     table = case.environment.state.pending
     digest = digest_of(agent_id, call, case.delegation_id)
     own = id_of(digest, case.snapshot.version)
@@ -51,22 +55,29 @@ def settle(case: Case, objection: Deny, terms: Terms) -> Finding:
     if named and (known is None or known.agent_id != agent_id):
         return _denied(objection, Code.PENDING_UNKNOWN, f"{HEADER}: no such pending action")
     if known is None or (not named and known.state_at(case.steady) in ("executed", EXPIRED)):
-        return _asked(case, objection, terms, digest, own)
+        return _asked(case, call, objection, terms, digest, own)
+    if not (known.path and call.path):
+        # One of them is bound to no request: the same action on the same resource is what counts,
+        # and a token that is minted for a request's pending action is held against it when used.
+        call = call._replace(method=known.method, path=known.path)
+        digest = digest_of(agent_id, call, case.delegation_id)
     if known.digest != digest:
         said = f"{HEADER}: {known.id} is for another action, resource, method or path"
         return _denied(objection, Code.PENDING_MISMATCH, said)
     if known.policy_version != case.snapshot.version:
         said = f"the policies have changed since {known.id} became pending; ask again without it"
         return _denied(objection, Code.PENDING_OUTDATED, said)
-    return _told(case, objection, terms, known, is_named=bool(named))
+    return _told(case, call, objection, terms, known, is_named=bool(named))
 
 
-def _told(case: Case, objection: Deny, terms: Terms, known: Pending, *, is_named: bool) -> Finding:
+def _told(
+    case: Case, call: Call, objection: Deny, terms: Terms, known: Pending, *, is_named: bool
+) -> Finding:
     """What a pending action that is bound to this very call says."""
     state = known.state_at(case.steady)
     if known.cools_at and not terms.cooling_s and state != "rejected":
         # Time does not lift what a person has to.
-        return _asked(case, objection, terms, known.digest, known.id)
+        return _asked(case, call, objection, terms, known.digest, known.id)
     match state:
         case "approved" if is_named or case.call.source == "mint":
             executed = known._replace(state="executed", answered_at=known.answered_at)
@@ -96,9 +107,9 @@ def _told(case: Case, objection: Deny, terms: Terms, known: Pending, *, is_named
     return _waits(case, objection, known, objection.reason)
 
 
-def _asked(case: Case, objection: Deny, terms: Terms, digest: str, own: str) -> Finding:
+def _asked(case: Case, call: Call, objection: Deny, terms: Terms, digest: str, own: str) -> Finding:
     """Make the action pending."""
-    call, table, now = case.call, case.environment.state.pending, case.steady
+    table, now = case.environment.state.pending, case.steady
     agent_id = case.identity.agent_id
     if table.get(own) is None and len(table.keys_of(agent_id)) >= MAX_PER_AGENT:
         said = f"{objection.reason}; {MAX_PER_AGENT} actions of this agent are pending already"

@@ -2,6 +2,7 @@
 
 - One is bound to the digest of agent, action, resource, method, path and delegation, and to the
   version of the policies: an approval is for this action under these rules and for nothing else.
+  Where an action token is asked for there is no request yet, and so no method or path.
 - An approved one lets one retry pass, once, before it expires. It lifts the objection that it was
   made for; what else objects, a denial, a floor or an empty wallet, still does.
 - Its id comes from what it is bound to, so the same action asked again while it waits, or after it
