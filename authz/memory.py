@@ -21,7 +21,13 @@ from authz.core.snapshot import Snapshot
 from authz.core.state import State
 from authz.operations import NotPossible, Operations, Signer
 from authz.settings import Settings, read_jwks_file
-from authz.stores.audit_key import KeyUnusable, public_file, public_key, signing_key
+from authz.stores.audit_key import (
+    KeyUnusable,
+    export_public,
+    public_file,
+    public_key,
+    signing_key,
+)
 from authz.stores.audit_log import AuditLog
 
 #: Seconds by which the newest row may be ahead of the clock and still be believed: a clock that was
@@ -35,14 +41,17 @@ class Delegations:
     def __init__(self, settings: Settings) -> None:
         """
         Raises:
-            ValueError: DELEGATION_JWKS_FILE is not usable; one sentence.
+            ValueError: DELEGATION_JWKS_FILE or DELEGATION_KEY_FILE is not usable; one sentence.
         """
         self._key_file = settings.delegation_key_file or default_key_file(settings.audit_db_path)
         self._own: dict[str, Fits] = {}
         self._others: dict[str, Fits] = {}
         self._signer: Signer | None = None
         if public_file(self._key_file).exists():
-            self._trust_own()
+            try:
+                self._trust_own()
+            except KeyUnusable as error:
+                raise ValueError(f"DELEGATION_KEY_FILE: {error}") from None
         self.chains: Final = ChainReader(self._own)
         if settings.delegation_jwks_file is not None:
             self.trust(read_delegation_jwks(settings.delegation_jwks_file))
@@ -55,25 +64,24 @@ class Delegations:
     def signer(self) -> Signer:
         """Who signs receipts; the key is made where there is none.
 
+        The first time takes a tenth of a second, in whatever thread it is.
+
         Raises:
             NotPossible: it cannot be used, or made.
         """
         if self._signer is None:
             try:
                 key = signing_key(self._key_file)
+                export_public(public_file(self._key_file), key)
+                self._trust_own()
             except KeyUnusable as error:
                 raise NotPossible(f"DELEGATION_KEY_FILE: {error}") from None
-            self._signer = Signer(key.key_id, key.sign)
-            public_file(self._key_file).write_bytes(key.public)
-            self._trust_own()
             self._use()
+            self._signer = Signer(key.key_id, key.sign, key.public_raw)
         return self._signer
 
     def _trust_own(self) -> None:
-        try:
-            key = public_key(public_file(self._key_file))
-        except KeyUnusable as error:
-            raise ValueError(f"DELEGATION_KEY_FILE: {error}") from None
+        key = public_key(public_file(self._key_file))
         self._own = {key.key_id: key.fits}
 
     def _use(self) -> None:

@@ -9,10 +9,10 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from authz.core import agents, balance, latches, pending, tiers
+from authz.core import agents, balance, jwks, latches, pending, tiers
 from authz.core.action_token import MAX_TTL_S, ActionTokens
 from authz.core.agents import Agent
 from authz.core.audit import AuditRow, change_row
@@ -24,7 +24,7 @@ from authz.core.delegation.relationship import AUTHORITY, Limits, Refused, Relat
 from authz.core.delegation.walk import collect
 from authz.core.errors import Code
 from authz.core.identity import Identity, mint
-from authz.core.ledger import Put
+from authz.core.ledger import Put, Table
 from authz.core.mode import Mode
 from authz.core.pending import Pending
 from authz.core.snapshot import Snapshot
@@ -58,6 +58,8 @@ class Signer(NamedTuple):
 
     kid: str
     sign: Sign
+    #: The key's public half, 32 bytes (RFC 8032 §5.1.5).
+    public: bytes
 
 
 class Spent(NamedTuple):
@@ -240,7 +242,7 @@ class Operations:
                 ),
                 relationship_id=f"rel_{self._new_id()}",
                 now=now,
-                edges=self._edges(now),
+                edges=_Edges(relationships, now),
                 parent=above,
                 limits=Limits(*self._snapshot().delegation_limits(who)),
             )
@@ -285,6 +287,23 @@ class Operations:
         if found is None or (source and source != found.source):
             raise Unknown(f"there is no relationship {relationship_id}")
         return found
+
+    def signer(self) -> Signer:
+        """Who signs receipts. The first time takes a tenth of a second, and any thread will do.
+
+        Raises:
+            NotPossible: its key cannot be used, or made.
+        """
+        return self._signer()
+
+    def delegation_keys(self) -> dict[str, object]:
+        """The JWK Set of the key that signs receipts, for a DELEGATION_JWKS_FILE elsewhere.
+
+        Raises:
+            NotPossible: as `signer`.
+        """
+        signer = self._signer()
+        return jwks.ed25519_set(signer.kid, signer.public)
 
     def receipt(self, made: Relationship) -> dict[str, object]:
         """A relationship as a signed receipt (CONTRACT §7)."""
@@ -380,21 +399,28 @@ class Operations:
 
     def wallets(self) -> list[Spent]:
         """What agents have spent, of every wallet that anything was spent of."""
+        return self.spent(self.state.wallets.entries)
+
+    def spent(self, keys: Iterable[str]) -> list[Spent]:
+        """What was spent of the balances of these keys, as far as there are any still."""
         now = self._steady()
-        capacities = {w.name: w.capacity for w in self._snapshot().wallets}
-        documents = {w.name: w for w in self._snapshot().wallets}
+        documents = {wallet.name: wallet for wallet in self._snapshot().wallets}
         found = []
-        for key, known in self.state.wallets.entries.items():
-            wallet, _, agent_id = key.partition("\n")
-            spent = known.spent if isinstance(known, Refilled) else known.total(now)
+        for key in keys:
+            known = self.state.wallets.get(key)
+            if known is None:
+                continue
+            wallet, agent_id = balance.parts(key)
             document = documents.get(wallet)
+            spent = known.spent if isinstance(known, Refilled) else known.total(now)
             if isinstance(known, Refilled) and document is not None and document.refill is not None:
                 spent = balance.refilled(known, now, *document.refill).spent
-            found.append(Spent(agent_id, wallet, spent, capacities.get(wallet)))
+            capacity = None if document is None else document.capacity
+            found.append(Spent(agent_id, wallet, spent, capacity))
         return found
 
-    def reset_wallet(self, wallet: str, agent_id: str, *, by: str) -> None:
-        """Give an agent back what it has spent of a wallet.
+    def reset_wallet(self, wallet: str, agent_id: str, *, by: str) -> Spent:
+        """Give an agent back what it has spent of a wallet, and return what that was.
 
         Raises:
             Unknown: it has spent nothing.
@@ -402,22 +428,21 @@ class Operations:
         """
         key = balance.key(wallet, agent_id)
         with self._changing() as change:
-            known = next(
-                (s for s in self.wallets() if (s.wallet, s.agent_id) == (wallet, agent_id)), None
-            )
-            if known is None:
+            known = self.spent([key])
+            if not known:
                 raise Unknown(f"agent {agent_id} has spent nothing of wallet {wallet}")
             change.put(Put(self.state.wallets, key, None))
             change.row(
                 "wallet:reset",
                 f"{wallet} {agent_id}",
                 by,
-                before={"spent": known.spent},
+                before={"spent": known[0].spent},
                 after={"spent": 0},
             )
+        return known[0]
 
-    def reset_fuse(self, relationship_id: str, *, by: str) -> None:
-        """Close the fuse of a delegation.
+    def reset_fuse(self, relationship_id: str, *, by: str) -> dict[str, object]:
+        """Close the fuse of a delegation, and return how it stood.
 
         Raises:
             Unknown: it has none, since nothing has failed.
@@ -430,8 +455,17 @@ class Operations:
             before = latches.entry(relationship_id, latch, self._steady())
             change.put(Put(self.state.fuses, relationship_id, None))
             change.row("fuse:reset", relationship_id, by, before=before)
+        return before
 
     # What they have in common.
+
+    def now(self) -> float:
+        """Seconds since the epoch, which agents and relationships tell."""
+        return self._now()
+
+    def steady(self) -> float:
+        """Seconds of the steady clock, which the others tell (`core/ledger.py`)."""
+        return self._steady()
 
     def refresh(self) -> None:
         """Take over what others have changed.
@@ -488,12 +522,32 @@ class Operations:
         tags = frozenset(agent.tags)
         return Identity(source, agent.name, agent.tier, rank, tags, agent.org_id, rank)
 
-    def _edges(self, now: float) -> dict[str, list[str]]:
-        edges: dict[str, list[str]] = {}
-        for edge in self.state.relationships.values():
-            if edge.type == AUTHORITY and relationship.status(edge, now) == "active":
-                edges.setdefault(edge.source, []).append(edge.target)
-        return edges
+
+class _Edges(Mapping[str, list[str]]):
+    """For each agent those that may act for it now; looked up as they are followed, and no others.
+
+    There may be as many as a table holds, and an agent may ask as often as it likes.
+    """
+
+    def __init__(self, relationships: Table[Relationship], now: float) -> None:
+        self._relationships = relationships
+        self._now = now
+
+    def __getitem__(self, source: str) -> list[str]:
+        known = map(self._relationships.get, self._relationships.keys_of(source))
+        return [
+            edge.target
+            for edge in known
+            if edge is not None
+            and edge.type == AUTHORITY
+            and relationship.status(edge, self._now) == "active"
+        ]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._relationships.groups)
+
+    def __len__(self) -> int:
+        return len(self._relationships.groups)
 
 
 class _Change:

@@ -28,6 +28,7 @@ from pydantic import (
     ValidationError,
 )
 
+from authz.core.durations import parse_duration
 from authz.core.intent import Intent
 from authz.core.mode import Mode
 
@@ -45,8 +46,6 @@ HTTP_SOCKET: Final = "http.sock"
 ENVOY_ADMIN_SOCKET: Final = "envoy-admin.sock"
 #: Bytes of a MODE_FILE that are read; a mode has seven letters.
 MAX_MODE_FILE: Final = 64
-#: Longest lifetime of an agent token, seconds: a year.
-MAX_TTL_S: Final = 366 * 86_400
 
 #: Where distributions keep the certificates they trust: Debian and Alpine, Fedora, macOS.
 _CA_FILES: Final = (
@@ -55,8 +54,6 @@ _CA_FILES: Final = (
     "/etc/ssl/cert.pem",
 )
 
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_DURATION: Final = re.compile(r"(\d{1,9})([smhd]?)")
 _DNS_LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
 
@@ -149,21 +146,6 @@ def _host(url: SplitResult) -> str:
     if len(name) > 253 or not all(_DNS_LABEL.fullmatch(label) for label in labels):
         raise ValueError("the host is not a DNS name")
     return name
-
-
-def parse_duration(value: str) -> int:
-    """Seconds of `30s`, `15m`, `24h`, `7d`, or of a bare number.
-
-    Raises:
-        ValueError: not such a text, zero, or more than a year.
-    """
-    match = _DURATION.fullmatch(value.strip())
-    if match is None:
-        raise ValueError("not a duration; write 30s, 15m, 24h or 7d")
-    seconds = int(match[1]) * _UNITS[match[2] or "s"]
-    if not 0 < seconds <= MAX_TTL_S:
-        raise ValueError("must be between 1 second and 366 days")
-    return seconds
 
 
 def _mode(value: object) -> object:
@@ -433,6 +415,11 @@ class Settings(BaseModel):
     log_format: Annotated[Literal["text", "json"], _choice("text", "json")] = Field(
         "text", alias="LOG_FORMAT", description="text or json, one line an event"
     )
+    metrics_enabled: Annotated[bool, BeforeValidator(_boolean)] = Field(
+        False,
+        alias="METRICS_ENABLED",
+        description="answer `GET /metrics`, to whoever can reach PORT, with Prometheus text",
+    )
     otel_enabled: Annotated[bool, BeforeValidator(_boolean)] = Field(
         False, alias="OTEL_ENABLED", description="export traces"
     )
@@ -509,6 +496,8 @@ _WRITTEN: Final = {
     "PROXY_TARGET": "https://httpbin.org",
     "JWT_EXPIRES_IN": "24h",
     "POLICIES_POLL_INTERVAL": "30s",
+    "DESTRUCTIVE_GATE": "false",
+    "METRICS_ENABLED": "false",
     "OTEL_ENABLED": "false",
 }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from authz import __version__, envoy_config, memory
 from authz.core.audit import AuditRow, change_row
@@ -25,13 +25,15 @@ from authz.core.mode import Mode
 from authz.core.state import State
 from authz.edges.cpu_quota import Thrift
 from authz.edges.h2c.server import BATCH, H2cServer
-from authz.edges.http import admin
+from authz.edges.http import admin, records, relationships
 from authz.edges.http.app import build_app
+from authz.edges.http.credentials import AdminToken
 from authz.edges.http.probes import Health
 from authz.edges.reloader import Followed, Reloader, report
 from authz.edges.sockets import bind_unix
 from authz.gate import Gate
 from authz.memory import Delegations
+from authz.operations import Operations
 from authz.run_dir import StartError, run_directory
 from authz.settings import Settings, read_jwks_file, read_mode_file
 from authz.stores.audit_key import default_key_file
@@ -136,8 +138,19 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             started_at=time.time(),
             transport=ext_authz.figures,
         )
-        token = settings.admin_token.get_secret_value() if settings.admin_token else ""
-        app = build_app(gate, health, admin.router(token, versions, settings.audit_db_path))
+        operations = memory.operations(
+            settings,
+            state,
+            audit,
+            delegations,
+            action_tokens,
+            snapshot=lambda: versions.current,
+            mode=lambda: gate.mode,
+            now=time.time,
+            steady=lambda: offset + time.perf_counter(),
+        )
+        others = _other_routes(settings, versions, operations, tokens)
+        app = build_app(gate, health, operations, *others)
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -204,6 +217,21 @@ def _transport(settings: Settings, gate: Gate) -> Transport:
     except pem.Unusable as error:
         variable = {certificate: "CERT", key: "KEY"}.get(error.path, "CLIENT_CA")
         raise StartError(f"EXT_AUTHZ_TLS_{variable}_FILE: {error}") from None
+
+
+def _other_routes(
+    settings: Settings, versions: Versions, operations: Operations, tokens: TokenVerifier
+) -> Iterator[APIRouter]:
+    """What the HTTP application answers besides probes and decisions."""
+    token = AdminToken(settings.admin_token.get_secret_value() if settings.admin_token else "")
+    yield admin.router(token, versions, settings.audit_db_path)
+    yield records.router(token, operations)
+    yield relationships.router(token, operations, tokens)
+    if settings.metrics_enabled:
+        # Only here: nobody else waits for the client library.
+        from authz.edges.http import metrics  # noqa: PLC0415
+
+        yield metrics.router(operations)
 
 
 def _not_listening(settings: Settings, error: OSError) -> str:

@@ -26,7 +26,8 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "envoy_config": {"core", "settings"},
     "supervisor": {"envoy_config", "logs", "run_dir", "settings"},
     "wiring": {
-        "core", "edges", "envoy_config", "gate", "memory", "run_dir", "settings", "stores",
+        "core", "edges", "envoy_config", "gate", "memory", "operations", "run_dir", "settings",
+        "stores",
     },
     "cli": {
         "core", "dev_secrets", "edges", "envoy_config", "logs", "memory", "operations", "run_dir",

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from authz.core.durations import parse_duration
 from authz.core.mode import Mode
 from authz.settings import (
     Settings,
     SettingsError,
     Upstream,
     described,
-    parse_duration,
     parse_upstream,
     read_jwks_file,
     read_mode_file,

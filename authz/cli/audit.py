@@ -146,7 +146,7 @@ def _path(database: Path | None) -> Path:
 
 
 def _seconds(duration: str) -> int | None:
-    from authz.settings import parse_duration
+    from authz.core.durations import parse_duration
 
     try:
         return parse_duration(duration) if duration else None

@@ -35,8 +35,9 @@ def mint(
     import json
 
     from authz.core import identity
+    from authz.core.durations import parse_duration
     from authz.core.timestamps import rfc3339
-    from authz.settings import SettingsError, parse_duration, settings_of
+    from authz.settings import SettingsError, settings_of
 
     env = environment(dev_secrets=insecure_dev_secrets)
     if env.get("JWKS_FILE", "").strip() and not env.get("JWT_SECRET", "").strip():

@@ -74,6 +74,12 @@ def key(wallet: str, agent_id: str) -> str:
     return f"{wallet}\n{agent_id}"
 
 
+def parts(key: str) -> tuple[str, str]:
+    """The wallet and the agent that a balance's key is made of."""
+    wallet, _, agent_id = key.partition("\n")
+    return wallet, agent_id
+
+
 def windows() -> Table[Window]:
     """An empty table of counted requests, by limit and agent (`key`)."""
     return Table(

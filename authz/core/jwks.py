@@ -112,6 +112,13 @@ def parse(data: bytes) -> KeySet:
     return KeySet(hashlib.sha256(data).hexdigest(), keys)
 
 
+def ed25519_set(kid: str, public: bytes) -> dict[str, object]:
+    """The JWK Set of one Ed25519 key (RFC 8037 §2), its public half as 32 bytes."""
+    x = base64.urlsafe_b64encode(public).rstrip(b"=").decode()
+    key = {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": kid, "use": "sig", "alg": "EdDSA"}
+    return {"keys": [key]}
+
+
 def _listed(data: bytes) -> list[Any]:
     try:
         jwks = json.loads(data.decode(), object_pairs_hook=distinct)

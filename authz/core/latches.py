@@ -57,13 +57,23 @@ def failed(latches: Latches, hop: Relationship, now: float) -> tuple[Put, list[s
     return Put(latches, hop.id, Latch(after, hop.target, hop.root)), opened
 
 
+def standing(latch: Latch, now: float) -> str:
+    """Whether it is `open` or `closed`."""
+    return "open" if fuse.is_open(latch.fuse, now) else "closed"
+
+
+def last_failure(latch: Latch) -> float:
+    """When its edge failed last, as far as that counts still or has opened it."""
+    return max((*latch.fuse.failures, latch.fuse.opened_at))
+
+
 def entry(edge: str, latch: Latch, now: float) -> dict[str, object]:
     """A fuse as API answers and the CLI show it."""
     shown: dict[str, object] = {
         "relationshipId": edge,
         "agentId": latch.agent_id,
         "rootAgentId": latch.root,
-        "state": "open" if fuse.is_open(latch.fuse, now) else "closed",
+        "state": standing(latch, now),
         "recentFailures": len(latch.fuse.failures),
         "timesOpened": latch.fuse.times_opened,
     }

@@ -35,6 +35,8 @@ class SigningKey(NamedTuple):
     sign: Callable[[bytes], bytes]
     #: The public half, PEM.
     public: bytes
+    #: The same as its 32 bytes (RFC 8032 §5.1.5).
+    public_raw: bytes
     #: Everybody on this machine can read it.
     exposed: bool
 
@@ -122,7 +124,8 @@ def _signing(path: Path, content: bytes) -> SigningKey:
     public = key.public_key()
     pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     exposed = bool(path.stat().st_mode & stat.S_IROTH)
-    return SigningKey(_id_of(public.public_bytes_raw()), key.sign, pem, exposed)
+    raw = public.public_bytes_raw()
+    return SigningKey(_id_of(raw), key.sign, pem, raw, exposed)
 
 
 def _id_of(raw: bytes) -> str:

@@ -402,7 +402,7 @@ class AuditReader:
             query = (
                 entry.select(*columns, peewee.fn.COUNT(entry.seq))
                 .where(
-                    entry.source.in_(("proxy", "check", "batch")),
+                    entry.source.in_(("proxy", "check", "batch", "mint")),
                     entry.agent_id.is_null(False),
                     entry.code != "malformed",
                 )

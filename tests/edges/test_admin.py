@@ -13,16 +13,20 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from authz import memory
 from authz.core.mode import Mode
 from authz.core.names import MAX_BODY
 from authz.core.policy_set import build
+from authz.core.state import State
 from authz.edges.http import admin
 from authz.edges.http.app import build_app
+from authz.edges.http.credentials import AdminToken
 from authz.edges.http.probes import Health
+from authz.settings import Settings
 from authz.stores.audit_log import AuditLog
 from authz.stores.policies import Loaded
 from authz.stores.versions import Versions
-from tests.builders import MemoryRecorder, bearer, gate, policy, snapshot
+from tests.builders import SECRET, MemoryRecorder, bearer, gate, policy, snapshot
 
 TOKEN = "an admin token of the tests"
 A, B, C = (snapshot(policy(name, [("allow", f"read:{name}")])) for name in "abc")
@@ -66,7 +70,20 @@ class Service:
             transport=dict,
         )
         asked = gate(lambda: self.versions.current, MemoryRecorder())
-        self.app: FastAPI = build_app(asked, health, admin.router(token, self.versions, database))
+        settings = Settings.from_env({"JWT_SECRET": SECRET, "AUTHZ_RUN_DIR": "/"})
+        operations = memory.operations(
+            settings,
+            State(),
+            self.audit,
+            memory.Delegations(settings),
+            memory.action_tokens(settings),
+            snapshot=lambda: self.versions.current,
+            mode=lambda: Mode.ENFORCE,
+            now=lambda: self.now,
+            steady=lambda: self.now,
+        )
+        routes = admin.router(AdminToken(token), self.versions, database)
+        self.app: FastAPI = build_app(asked, health, operations, routes)
 
     def ask(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         """A request without credentials."""

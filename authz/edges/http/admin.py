@@ -1,13 +1,11 @@
 """The admin API: policy versions and the way back to one (CONTRACT §1.3).
 
 - Off while ADMIN_TOKEN is unset: then there is nothing here, 404.
-- The credential is ADMIN_TOKEN itself, as `Authorization: Bearer` or `X-Admin-Token`, compared in
-  constant time; whatever else is sent is 401, never 403, which SDKs take for a denial.
+- Who may is `credentials`' to say.
 - `/admin/*` and `/api/v1/admin/*` are one.
 """
 
 import asyncio
-import hmac
 import json
 from pathlib import Path
 from typing import Annotated, Final
@@ -17,9 +15,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from authz.core.names import ADMIN_HEADER
 from authz.core.timestamps import rfc3339, seconds_of
 from authz.edges.http.bodies import read_body
+from authz.edges.http.credentials import AdminToken
 from authz.stores.version_log import Corrupt, VersionReader, entry_of
 from authz.stores.versions import UnknownVersion, Versions
 
@@ -27,20 +25,11 @@ PREFIXES: Final = ("/admin", "/api/v1/admin")
 MAX_LISTED: Final = 1000
 
 
-def router(token: str, versions: Versions, audit_db_path: Path) -> APIRouter:
+def router(admin: AdminToken, versions: Versions, audit_db_path: Path) -> APIRouter:
     """The admin routes; none without a token."""
     routes = APIRouter()
-    if not token:
+    if not admin:
         return routes
-
-    async def authorized(request: Request) -> None:
-        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-        sent = request.headers.get(ADMIN_HEADER, "") or (
-            bearer if scheme.lower() == "bearer" else ""
-        )
-        if not hmac.compare_digest(sent.strip().encode(), token.encode()):
-            why = "the admin token is wrong" if sent else "an admin token is required"
-            raise HTTPException(401, why, {"www-authenticate": "Bearer"})
 
     def listed(
         at: str | None = None, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100
@@ -82,7 +71,7 @@ def router(token: str, versions: Versions, audit_db_path: Path) -> APIRouter:
         return _state(versions)
 
     for prefix in PREFIXES:
-        group = APIRouter(prefix=f"{prefix}/policies", dependencies=[Depends(authorized)])
+        group = APIRouter(prefix=f"{prefix}/policies", dependencies=[Depends(admin.required)])
         group.get("/versions")(listed)
         group.post("/rollback")(rollback)
         group.post("/release")(release)

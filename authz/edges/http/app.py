@@ -14,11 +14,14 @@ from starlette.exceptions import HTTPException
 from authz import __version__
 from authz.edges.http import governed, probes
 from authz.edges.http.probes import Health
+from authz.edges.http.refusals import Coded
 from authz.gate import Gate
+from authz.operations import Operations
 
 _WORDS: Final = {
     400: "bad_request",
     401: "unauthorized",
+    403: "Forbidden",
     404: "not_found",
     405: "method_not_allowed",
     409: "conflict",
@@ -27,8 +30,8 @@ _WORDS: Final = {
 }
 
 
-def build_app(gate: Gate, health: Health, admin_routes: APIRouter) -> FastAPI:
-    """The application, ready to serve."""
+def build_app(gate: Gate, health: Health, operations: Operations, *others: APIRouter) -> FastAPI:
+    """The application, ready to serve: what is always there, and the other routes."""
     app = FastAPI(
         title="authz",
         version=__version__,
@@ -38,8 +41,9 @@ def build_app(gate: Gate, health: Health, admin_routes: APIRouter) -> FastAPI:
         redirect_slashes=False,
     )
     app.include_router(probes.router(health))
-    app.include_router(governed.router(gate))
-    app.include_router(admin_routes)
+    app.include_router(governed.router(gate, operations))
+    for routes in others:
+        app.include_router(routes)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _failed)
@@ -54,9 +58,10 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     elif error.status_code == 405:
         message = f"{request.scope['path']} does not take {request.method}"
     word = _WORDS.get(error.status_code, "error")
-    return JSONResponse(
-        {"error": word, "message": message}, error.status_code, headers=error.headers
-    )
+    body = {"error": word, "message": message}
+    if isinstance(error, Coded):
+        body["code"] = str(error.code)
+    return JSONResponse(body, error.status_code, headers=error.headers)
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:

@@ -1,31 +1,42 @@
-"""Decisions asked for by name: `GET /proxy/check`, `POST /api/v1/governance/batch`.
+"""Decisions asked for by name: `GET /proxy/check`, `POST /api/v1/governance/batch`, and
+`POST /api/v1/action-tokens`, which asks for leave to do something soon.
 
 They are decided and recorded exactly as proxied requests are; nothing is forwarded.
 """
 
-import json
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 
 from authz.core import call as calls
 from authz.core import reply
 from authz.core.call import Call, Source
-from authz.core.facts import distinct
+from authz.core.chain_doc import MAX_POINTS
+from authz.core.identity import Identity
+from authz.core.mode import Mode
+from authz.core.outcome import Outcome
 from authz.core.reply import Answer
+from authz.core.timestamps import rfc3339
 from authz.core.verdict import Decision
-from authz.edges.http.bodies import read_body
+from authz.edges.http.bodies import read_json
 from authz.gate import Gate
+from authz.operations import Operations, Token
 
 MAX_ACTIONS: Final = 100
 
+#: What a header would carry.
+Governing = Annotated[str, Field(max_length=calls.MAX_GOVERNANCE)]
 
-class BatchAction(BaseModel):
-    """One action of a batch."""
+
+class NamedAction(BaseModel):
+    """An action that is asked about. What it does not say of itself the request's headers say.
+
+    Keys of others are let be: SDKs send more than is read.
+    """
 
     model_config = ConfigDict(strict=True, hide_input_in_errors=True)
 
@@ -33,6 +44,20 @@ class BatchAction(BaseModel):
     resource: str = Field("", max_length=calls.MAX_NAME)
     #: What conditions call `context`; without it the request's X-MeshGuard-Meta counts.
     context: dict[str, Any] | None = None
+    delegation: Governing | None = Field(
+        None, validation_alias=AliasChoices("delegation", "delegatedBy")
+    )
+    pending_id: Governing | None = Field(None, validation_alias="pendingId")
+    action_token: Governing | None = Field(None, validation_alias="actionToken")
+    provenance: Governing | None = None
+    cost: int | None = Field(None, ge=0, le=MAX_POINTS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_one_delegation(cls, item: Any) -> Any:
+        if isinstance(item, dict) and item.keys() >= {"delegation", "delegatedBy"}:
+            raise ValueError("delegation and delegatedBy are the same; give one of them")
+        return item
 
 
 class Batch(BaseModel):
@@ -40,10 +65,10 @@ class Batch(BaseModel):
 
     model_config = ConfigDict(strict=True, hide_input_in_errors=True)
 
-    actions: list[BatchAction] = Field(min_length=1, max_length=MAX_ACTIONS)
+    actions: list[NamedAction] = Field(min_length=1, max_length=MAX_ACTIONS)
 
 
-def router(gate: Gate) -> APIRouter:
+def router(gate: Gate, operations: Operations) -> APIRouter:
     """The governed routes."""
     routes = APIRouter()
 
@@ -62,7 +87,8 @@ def router(gate: Gate) -> APIRouter:
         if gate.refuses(base):
             [refusal] = gate.batch([base])
             return _json(reply.http_answer(refusal))
-        outcomes = gate.batch([_item(base, item) for item in (await _batch(request)).actions])
+        body = await read_json(request, Batch)
+        outcomes = gate.batch([_named(base, item) for item in body.actions])
         first = outcomes[0]
         broken = next((o for o in outcomes if o.enforced is Decision.ERROR), None)
         if broken is not None:
@@ -78,7 +104,39 @@ def router(gate: Gate) -> APIRouter:
             }
         )
 
+    @routes.post("/api/v1/action-tokens")
+    async def action_token(request: Request) -> JSONResponse:
+        base = _call("mint", request)._replace(action="mint")
+        if gate.refuses(base):
+            [refusal] = gate.batch([base])
+            return _json(reply.http_answer(refusal))
+        [outcome] = gate.batch([_named(base, await read_json(request, NamedAction))])
+        answer = reply.http_answer(outcome)
+        token = _minted(operations, outcome)
+        if token is not None:
+            answer.body["actionToken"] = token.token
+            answer.body["expiresAt"] = rfc3339(token.expires_at)
+        return _json(answer)
+
     return routes
+
+
+def _minted(operations: Operations, outcome: Outcome) -> Token | None:
+    """A token for what was decided to be allowed; None for whatever only passes.
+
+    What audit mode or a dry run lets pass was denied, and in bypass mode nobody has looked.
+    """
+    case, caller = outcome.case, outcome.case.caller
+    is_allowed = outcome.verdict.decision is outcome.enforced is Decision.ALLOW
+    if not is_allowed or outcome.mode is Mode.BYPASS or not isinstance(caller, Identity):
+        return None
+    more = outcome.verdict.more
+    approved = str(more.notes.get("pendingId", "")) if more is not None else ""
+    if approved:
+        return operations.action_token(operations.pending(approved))
+    return operations.mint_action(
+        caller.agent_id, case.call.action, case.call.resource, case.snapshot.version
+    )
 
 
 def _call(source: Source, request: Request) -> Call:
@@ -92,26 +150,23 @@ def _call(source: Source, request: Request) -> Call:
     )
 
 
-def _item(base: Call, item: BatchAction) -> Call:
+def _named(base: Call, item: NamedAction) -> Call:
+    def own(value: str | None, default: str) -> str:
+        return default if value is None else value.strip()
+
     action = item.action.strip()
     defect = calls.defect_of_name("action", action) if action else "action: empty"
-    defect = defect or calls.defect_of_resource(item.resource)
-    meta = base.meta if item.context is None else calls.meta_of(item.context)
-    return base._replace(action=action, resource=item.resource.strip(), meta=meta, defect=defect)
-
-
-async def _batch(request: Request) -> Batch:
-    try:
-        # A key that appears twice would be one value here and another one elsewhere.
-        data = json.loads(await read_body(request), object_pairs_hook=distinct)
-    except (ValueError, RecursionError):
-        raise HTTPException(400, "the body is not JSON") from None
-    try:
-        return Batch.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(step) for step in first["loc"]) or "body"
-        raise HTTPException(400, f"{where}: {first['msg']}") from None
+    return base._replace(
+        action=action,
+        resource=item.resource.strip(),
+        meta=base.meta if item.context is None else calls.meta_of(item.context),
+        defect=defect or calls.defect_of_resource(item.resource),
+        delegation=own(item.delegation, base.delegation),
+        pending_id=own(item.pending_id, base.pending_id),
+        action_token=own(item.action_token, base.action_token),
+        provenance=own(item.provenance, base.provenance),
+        cost=base.cost if item.cost is None else str(item.cost),
+    )
 
 
 def _json(answer: Answer) -> JSONResponse:

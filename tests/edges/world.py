@@ -1,0 +1,161 @@
+"""A service without its sockets: real settings, ledger and audit database, at a time of our own."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from authz import memory
+from authz.core.identity import TokenVerifier, mint
+from authz.core.mode import Mode
+from authz.core.policy_file import parse_file
+from authz.core.policy_set import PolicyFile, build
+from authz.core.snapshot import Snapshot
+from authz.core.state import State
+from authz.edges.http import metrics, records, relationships
+from authz.edges.http.app import build_app
+from authz.edges.http.credentials import AdminToken
+from authz.edges.http.probes import Health
+from authz.gate import Gate
+from authz.settings import Settings
+from authz.stores.audit_log import AuditLog
+from authz.stores.policies import Loaded
+from authz.stores.versions import Versions
+from tests.builders import NOW, SECRET
+
+TOKEN = "an admin token of the tests"
+ADMIN = {"X-Admin-Token": TOKEN}
+
+
+def policies(text: str) -> Snapshot:
+    """The documents of a policy file, all of them good, in force together."""
+    parsed = parse_file(text.encode(), "policies.yaml")
+    assert not parsed.is_bad, parsed.problems
+    return build([PolicyFile("policies.yaml", parsed.policies, chain=parsed.chain)]).snapshot
+
+
+class World:
+    """What `wiring` puts together, as far as HTTP needs it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        documents: Snapshot | None = None,
+        *,
+        token: str = TOKEN,
+        secret: str = SECRET,
+        mode: Mode = Mode.ENFORCE,
+        **env: str,
+    ) -> None:
+        self.database = directory / "audit.db"
+        given = {"AUDIT_DB_PATH": str(self.database), "AUTHZ_RUN_DIR": "/", **env}
+        settings = Settings.from_env({**given, "JWT_SECRET": SECRET})
+        settings = settings.model_copy(update={"jwt_secret": type(settings.jwt_secret)(secret)})
+        self.now = NOW
+        self.snapshot = documents or Snapshot(())
+        self.state = State()
+        self.audit = AuditLog(self.database, monotonic=self._clock, ledger=self.state.ledger)
+        assert self.audit.open()
+        tokens = TokenVerifier(secret or SECRET, registry=self.state.agents)
+        delegations = memory.Delegations(settings)
+        action_tokens = memory.action_tokens(settings)
+        ids = itertools.count(1)
+        self.gate = Gate(
+            snapshot=lambda: self.snapshot,
+            tokens=tokens,
+            recorder=self.audit,
+            environment=memory.environment(settings, self.state, delegations, action_tokens),
+            mode=mode,
+            now=self._clock,
+            monotonic_ns=lambda: int(self.now * 1e9),
+            new_id=lambda: f"id-{next(ids)}",
+        )
+        self.operations = memory.operations(
+            settings,
+            self.state,
+            self.audit,
+            delegations,
+            action_tokens,
+            snapshot=lambda: self.snapshot,
+            mode=lambda: self.gate.mode,
+            now=self._clock,
+            steady=self._clock,
+        )
+        admin = AdminToken(token)
+        self.app: FastAPI = build_app(
+            self.gate,
+            self._health(),
+            self.operations,
+            records.router(admin, self.operations),
+            relationships.router(admin, self.operations, tokens),
+            metrics.router(self.operations),
+        )
+
+    def _clock(self) -> float:
+        return self.now
+
+    def _health(self) -> Health:
+        return Health(
+            mode=lambda: self.gate.mode,
+            loaded=lambda: Loaded(build([]), ()),
+            versions=Versions(
+                self.audit,
+                self.database,
+                limit=1,
+                mode=lambda: self.gate.mode,
+                now=self._clock,
+                new_id=lambda: "unused",
+            ),
+            problems=dict,
+            audit=self.audit,
+            allow_unrecorded=False,
+            started_at=NOW,
+            transport=dict,
+        )
+
+    def close(self) -> None:
+        self.audit.close()
+
+    def ask(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        """A request without credentials."""
+
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://a") as client:
+                return await client.request(method, path, **kwargs)
+
+        return asyncio.run(send())
+
+    def admin(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        """A request of an administrator, below /admin."""
+        return self.ask(method, f"/admin{path}", headers=ADMIN, **kwargs)
+
+    def agent(self, agent_id: str, tier: str = "verified", **headers: str) -> dict[str, str]:
+        """The headers of an agent with a good token; `pending_id` is X-MeshGuard-Pending-ID."""
+        token = mint(SECRET, agent_id=agent_id, now=self.now, ttl_s=7200, tier=tier)
+        named = {f"X-MeshGuard-{n.replace('_', '-')}": value for n, value in headers.items()}
+        return {"Authorization": f"Bearer {token}", **named}
+
+    def check(self, agent_id: str, action: str, **headers: str) -> httpx.Response:
+        """Ask whether an agent may."""
+        return self.ask(
+            "GET", "/proxy/check", headers=self.agent(agent_id, action=action, **headers)
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The audit rows, oldest first, metadata read."""
+        with contextlib.closing(sqlite3.connect(self.database)) as database:
+            database.row_factory = sqlite3.Row
+            rows = [dict(row) for row in database.execute("SELECT * FROM audit ORDER BY seq")]
+        return [{**row, "metadata": json.loads(row["metadata"] or "{}")} for row in rows]
+
+    def changes(self) -> list[tuple[str, str, str]]:
+        """What was changed of records: action, resource and who did it."""
+        rows = [row for row in self.rows() if row["source"] == "control"]
+        return [(row["action"], row["resource"], row["reason"]) for row in rows]
