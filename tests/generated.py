@@ -71,9 +71,9 @@ def _codes() -> str:
         + "\n".join(sections)
         + "\n## Answers without a code\n\n"
         "Where nothing was decided, `error` says what happened. The service: `bad_request`,\n"
-        "`not_found`, `method_not_allowed`, `too_large`, `internal`. Envoy: `request_refused` (it\n"
-        "does not carry such a request) and `upstream_unreachable`, with its own word for the\n"
-        "cause in `detail`.\n"
+        "`unauthorized`, `Forbidden`, `not_found`, `method_not_allowed`, `conflict`, `too_large`,\n"
+        "`unavailable`, `internal`. Envoy: `request_refused` (it does not carry such a request)\n"
+        "and `upstream_unreachable`, with its own word for the cause in `detail`.\n"
     )
 
 
@@ -83,7 +83,8 @@ _MEANING: Final = {
     Code.APPROVED: "What needed a person's approval, or had to cool off, has it; this was the"
     " one retry.",
     Code.BYPASSED: "MODE is bypass. Nothing was evaluated and nothing is recorded.",
-    Code.CHANGED: "No request: the row says that the policies in force, or the mode, changed.",
+    Code.CHANGED: "No request: the row says that the policies in force, the mode or a record (an"
+    " agent, a relationship, a pending action, a wallet, a fuse) was changed.",
     Code.TOKEN_MISSING: "The request has no `Authorization: Bearer` token.",
     Code.TOKEN_MALFORMED: "The credential is not a JWT, is longer than 8192 characters, or has a"
     " `crit`.",
