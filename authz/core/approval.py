@@ -89,7 +89,7 @@ def _told(
                 objection.rule_index,
                 f"{known.id} was approved" + (f" by {known.approver}" if known.approver else ""),
                 objection.alert,
-                more=More(use, notes=noted(pendingId=known.id)),
+                more=More(use, body={"pendingId": known.id}, notes=noted(pendingId=known.id)),
             )
         case "approved":
             reason = f"{objection.reason}; {known.id} is approved, send it as {HEADER}"

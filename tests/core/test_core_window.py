@@ -109,7 +109,7 @@ def test_a_refilled_wallet_never_gives_out_more_than_it_holds_and_gets(
         assert spent <= capacity + back
 
 
-@pytest.mark.parametrize("value", [Refilled(3, 1.5, 2.25), Window(60, ((1, 2), (3, 4)))])
+@pytest.mark.parametrize("value", [Refilled(3, 1.5, 2.25), Window(60, ((1, 2), (3, 4)), 6)])
 def test_a_balance_is_read_back_as_it_was(value: balance.Balance) -> None:
     table = balance.table()
     assert table.loads("w\na", table.dumps(value)) == value

@@ -131,7 +131,7 @@ def _minted(operations: Operations, outcome: Outcome) -> Token | None:
     if not is_allowed or outcome.mode is Mode.BYPASS or not isinstance(caller, Identity):
         return None
     more = outcome.verdict.more
-    approved = str(more.notes.get("pendingId", "")) if more is not None else ""
+    approved = str(more.body.get("pendingId", "")) if more is not None else ""
     if approved:
         return operations.action_token(operations.pending(approved))
     return operations.mint_action(
