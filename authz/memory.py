@@ -6,12 +6,14 @@
   there is one: most sidecars delegate nothing, and start without.
 """
 
+import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from authz.core import jwks
 from authz.core.action_token import ActionTokens
 from authz.core.delegation.receipt import ChainReader, Fits
 from authz.core.environment import Environment
@@ -28,7 +30,7 @@ from authz.stores.audit_key import (
     public_key,
     signing_key,
 )
-from authz.stores.audit_log import AuditLog
+from authz.stores.audit_log import AuditLog, AuditReader
 
 #: Seconds by which the newest row may be ahead of the clock and still be believed: a clock that was
 #: corrected. One that says the year 9999 is no clock.
@@ -52,7 +54,7 @@ class Delegations:
                 self._trust_own()
             except KeyUnusable as error:
                 raise ValueError(f"DELEGATION_KEY_FILE: {error}") from None
-        self.chains: Final = ChainReader(self._own)
+        self.chains: Final = ChainReader(_Trusted(self))
         if settings.delegation_jwks_file is not None:
             self.trust(read_delegation_jwks(settings.delegation_jwks_file))
 
@@ -80,12 +82,56 @@ class Delegations:
             self._signer = Signer(key.key_id, key.sign, key.public_raw)
         return self._signer
 
+    def jwks(self) -> dict[str, object]:
+        """The JWK Set of the key that signs here, for a DELEGATION_JWKS_FILE elsewhere.
+
+        Raises:
+            NotPossible: as `signer`.
+        """
+        signer = self.signer()
+        return jwks.ed25519_set(signer.kid, signer.public)
+
     def _trust_own(self) -> None:
         key = public_key(public_file(self._key_file))
         self._own = {key.key_id: key.fits}
 
+    def keys(self) -> dict[str, Fits]:
+        """Whose receipts are trusted, by key id."""
+        return {**self._others, **self._own}
+
+    def find(self, kid: str) -> Fits | None:
+        """The key of this id that is trusted.
+
+        Our own may be one that a command has made in another process since.
+        """
+        found = self._own.get(kid) or self._others.get(kid)
+        if found is None and not self._own and public_file(self._key_file).exists():
+            with contextlib.suppress(KeyUnusable):
+                self._trust_own()
+            found = self._own.get(kid)
+        return found
+
     def _use(self) -> None:
-        self.chains.use_keys({**self._others, **self._own})
+        self.chains.use_keys(_Trusted(self))
+
+
+class _Trusted(Mapping[str, Fits]):
+    """The keys that are trusted, as a chain is read with them."""
+
+    def __init__(self, delegations: Delegations) -> None:
+        self._delegations = delegations
+
+    def __getitem__(self, kid: str) -> Fits:
+        found = self._delegations.find(kid)
+        if found is None:
+            raise KeyError(kid)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._delegations.keys())
+
+    def __len__(self) -> int:
+        return len(self._delegations.keys())
 
 
 def default_key_file(database: Path) -> Path:
@@ -152,8 +198,9 @@ def operations(
     mode: Callable[[], Mode],
     now: Callable[[], float],
     steady: Callable[[], float],
+    version: Callable[[], str] | None = None,
 ) -> Operations:
-    """What people do to the records of these settings."""
+    """What people do to the records of these settings; the arguments are those of `Operations`."""
     return Operations(
         state,
         audit,
@@ -166,10 +213,11 @@ def operations(
         signer=delegations.signer,
         jwt_secret=settings.jwt_secret.get_secret_value(),
         jwt_ttl_s=settings.jwt_ttl_s,
+        version=version,
     )
 
 
-def steady_offset(audit: AuditLog, now: float, monotonic: float) -> float:
+def steady_offset(audit: AuditLog | AuditReader, now: float, monotonic: float) -> float:
     """Seconds that make a steady clock (`core/ledger.py`) of one that counts from anywhere.
 
     Args:

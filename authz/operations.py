@@ -89,6 +89,7 @@ class Operations:
         signer: Callable[[], Signer],
         jwt_secret: str = "",
         jwt_ttl_s: int = 0,
+        version: Callable[[], str] | None = None,
     ) -> None:
         """
         Args:
@@ -98,6 +99,7 @@ class Operations:
             signer: who signs receipts; called when one is signed.
             jwt_secret: what agent tokens are signed with; without it none can be.
             jwt_ttl_s: how long they are good for, seconds.
+            version: names the policies in force, where they are not those of the snapshot.
         """
         self.state: Final = state
         self._audit = audit
@@ -110,6 +112,7 @@ class Operations:
         self._signer = signer
         self._jwt_secret = jwt_secret
         self._jwt_ttl_s = jwt_ttl_s
+        self._version = version or (lambda: snapshot().version)
 
     # Agents.
 
@@ -313,12 +316,26 @@ class Operations:
     def chain(self, made: Relationship) -> str:
         """What `X-MeshGuard-Delegation` carries of it where no registry is at hand.
 
+        Whoever has no registry does not hear that a hop has ended, so none that has is signed.
+
         Raises:
-            Refused: a hop above it is gone.
+            Refused: a hop above it is gone, or one of them does not hold any more.
             NotPossible: it is too long for a header.
         """
-        signer = self._signer()
+        now = self._now()
         hops = collect(made.id, self.state.relationships.get)
+        for hop in hops:
+            ended = relationship.status(hop, now)
+            if ended == "revoked":
+                raise Refused(Code.DELEGATION_REVOKED, f"{hop.id} was revoked")
+            if ended == "expired":
+                raise Refused(Code.DELEGATION_EXPIRED, f"{hop.id} has expired")
+            for agent_id in (hop.source, hop.target):
+                agent = self.state.agents.get(agent_id)
+                if agent is not None and agent.revoked_at is not None:
+                    said = f"agent {agent_id}, which {hop.id} names, was revoked"
+                    raise Refused(Code.DELEGATION_REVOKED, said)
+        signer = self._signer()
         try:
             return receipt.chain_of(hops, signer.sign, signer.kid)
         except ValueError as error:
@@ -499,7 +516,7 @@ class Operations:
             resource=resource,
             reason=f"by {by}",
             mode=self._mode(),
-            policy_version=self._snapshot().version,
+            policy_version=self._version(),
             metadata=metadata,
         )
 

@@ -4,7 +4,8 @@ The same file holds what else must not be lost with the decisions: `version_log`
 were in force when, and `ledger_log`, what outlives a call besides its row.
 
 - `begin` takes the write lock and what others have changed, so that what is decided between it and
-  `write` is decided on what is true, and by one alone.
+  `write` is decided on what is true, and by one alone. Nearly all of it was read when the file was
+  opened, so that nobody waits for the lock while a whole ledger is read.
 - `write` returns after COMMIT. With synchronous=NORMAL a committed row survives `kill -9` of
   this process (SQLite: "WAL mode is always consistent with synchronous=NORMAL"); it is the
   machine losing power that may cost the newest ones, and AUDIT_SYNC=full keeps those too.
@@ -82,6 +83,7 @@ class AuditLog:
         ledger: Ledger | None = None,
         now: Callable[[], float] = time.time,
         sync: Sync = "normal",
+        patience_s: float = BUSY_TIMEOUT_MS / 1000,
     ) -> None:
         """
         Args:
@@ -89,6 +91,7 @@ class AuditLog:
             ledger: is kept as the file has it; none where nobody decides anything.
             now: seconds since the epoch, for when the trail was begun.
             sync: AUDIT_SYNC; full waits for the disk at each commit.
+            patience_s: how long to wait for another's lock.
         """
         self._path = path
         self._ledger = Ledger() if ledger is None else ledger
@@ -97,6 +100,7 @@ class AuditLog:
         self._monotonic = monotonic
         self._now = now
         self._sync = sync
+        self._patience_s = patience_s
         self._database: peewee.SqliteDatabase | None = None
         self._connection: sqlite3.Connection | None = None
         self._head = _NOWHERE
@@ -222,13 +226,7 @@ class AuditLog:
 
     def newest_at(self) -> float:
         """When the newest row was written, seconds since the epoch; 0 where that is not known."""
-        if self._connection is None:
-            return 0.0
-        try:
-            found = self._connection.execute(_NEWEST_AT).fetchone()
-            return seconds_of(found[0]) if found else 0.0
-        except (sqlite3.Error, ValueError, TypeError, AttributeError, OverflowError):
-            return 0.0
+        return 0.0 if self._connection is None else _newest_at(self._connection)
 
     def missed(self, count: int) -> None:
         """Count decisions that were answered without a row."""
@@ -291,7 +289,7 @@ class AuditLog:
                 "wal_autocheckpoint": 0,
                 "journal_size_limit": WAL_LIMIT,
             },
-            timeout=BUSY_TIMEOUT_MS / 1000,
+            timeout=self._patience_s,
         )
         self._database = database
         database.connect()
@@ -304,6 +302,7 @@ class AuditLog:
             # It may know nothing of what this process knows, or less.
             self._change, self._head = 0, _NOWHERE
             self._ledger.everything_unsaved()
+        self._change = ledger_log.follow(connection, self._ledger, self._change)
         return connection
 
     def _leave(self, connection: sqlite3.Connection) -> None:
@@ -364,6 +363,25 @@ class AuditReader:
         self._database = peewee.SqliteDatabase(
             f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5, pragmas={"query_only": 1}
         )
+
+    def follow(self, ledger: Ledger) -> None:
+        """Take over everything that the file's ledger holds.
+
+        Raises:
+            peewee.PeeweeException, sqlite3.Error: the file is not an audit database, or an entry of
+                its ledger cannot be read.
+        """
+        with self._database.connection_context():
+            if not self._database.table_exists(TABLE):
+                raise peewee.OperationalError(f"it has no table `{TABLE}`")
+            # One that an older version wrote has no ledger.
+            if self._database.table_exists(ledger_log.TABLE):
+                ledger_log.follow(connection_of(self._database), ledger, 0)
+
+    def newest_at(self) -> float:
+        """When the newest row was written, seconds since the epoch; 0 where that is not known."""
+        with self._database.connection_context():
+            return _newest_at(connection_of(self._database))
 
     def tail(self, count: int) -> Iterator[dict[str, Any]]:
         """The newest `count` entries, oldest of them first, as CONTRACT §9 names their fields."""
@@ -454,6 +472,14 @@ def entry_of(row: dict[str, Any]) -> dict[str, Any]:
     with contextlib.suppress(KeyError, TypeError, ValueError, RecursionError):
         entry["metadata"] = json.loads(entry["metadata"])
     return entry
+
+
+def _newest_at(connection: sqlite3.Connection) -> float:
+    try:
+        found = connection.execute(_NEWEST_AT).fetchone()
+        return seconds_of(found[0]) if found else 0.0
+    except (sqlite3.Error, ValueError, TypeError, AttributeError, OverflowError):
+        return 0.0
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -5,6 +5,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import peewee
 import pytest
 
 from authz.core.balance import key
@@ -13,8 +14,8 @@ from authz.core.ledger import Put
 from authz.core.state import State
 from authz.core.window import Window
 from authz.stores import ledger_log
-from authz.stores.audit_log import AuditLog
-from tests.stores.trail import row
+from authz.stores.audit_log import AuditLog, AuditReader
+from tests.stores.trail import START, row
 
 WHERE = key("w", "agent-1")
 
@@ -57,6 +58,39 @@ def test_what_was_spent_is_there_after_a_restart(path: Path) -> None:
     first.spend(4)
     # Not closed: the process is killed.
     assert Opened(path).spent == 7
+
+
+def test_the_ledger_is_read_when_the_file_is_opened_so_that_no_lock_is_held_for_it(
+    path: Path,
+) -> None:
+    Opened(path).spend(3)
+    opened = Opened(path)
+    known = opened.state.wallets.get(WHERE)
+    assert isinstance(known, Window)
+    assert known.total(600.0) == 3
+
+
+def test_a_reader_takes_the_ledger_over_and_changes_nothing(path: Path) -> None:
+    opened = Opened(path)
+    opened.spend(3)
+    opened.audit.close()
+    before = path.read_bytes()
+    state, reader = State(), AuditReader(path)
+    reader.follow(state.ledger)
+    known = state.wallets.get(WHERE)
+    assert isinstance(known, Window)
+    assert known.total(600.0) == 3
+    assert reader.newest_at() == START
+    assert path.read_bytes() == before
+
+
+def test_a_reader_of_an_older_file_finds_no_ledger_and_of_another_says_so(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        with pytest.raises(peewee.OperationalError, match="it has no table `audit`"):
+            AuditReader(path).follow(State().ledger)
+        other.execute("CREATE TABLE audit (seq INTEGER)")
+    AuditReader(path).follow(State().ledger)
+    assert AuditReader(path).newest_at() == 0.0
 
 
 def test_two_that_have_the_file_open_see_each_others_changes_and_lose_none(path: Path) -> None:
