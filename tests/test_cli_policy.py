@@ -912,7 +912,9 @@ defaultEffect: deny
         "",
     )
     done = authz(*asked, "pay:x", "--context", '{"country": "NL", "amount": 50, "ok": true}')
-    assert done.out.splitlines()[5:9] == [
+    assert done.out.splitlines()[4:10] == [
+        "Stage: privilege",
+        "",
         "pay (p.yaml:1): allow by rule 3, but from tier trusted on",
         '  Rule 1: deny pay:* → SKIP (conditions do not hold: context.country in ["XX"])',
         "  Rule 2: allow pay:* → SKIP (conditions do not hold: context.amount lte 10)",
@@ -956,6 +958,37 @@ def test_explain_says_which_part_of_applies_to_an_agent_is_not_in() -> None:
         "  tags (policies/tags.yaml:1): appliesTo.tags",
         "  trustTiers (policies/trustTiers.yaml:1): appliesTo.trustTiers",
     ]
+
+
+def test_explain_names_the_stage_where_it_is_not_the_policies_that_decide() -> None:
+    write("p.yaml", READER.replace('"list"', '"list", "admin:*"'))
+    asked = ("explain", "--policy", "p.yaml", "--tag", "docs", "--agent", "a", "--action")
+    done = authz(*asked, "admin:x")
+    assert done.out.splitlines()[:6] == [
+        "Decision: DENY",
+        "Policy: default",
+        "Rule: privilege:floor",
+        "Reason: admin:x needs tier privileged, and the caller counts as verified",
+        "Stage: privilege",
+        "",
+    ]
+    assert "reader (p.yaml:1): allow by rule 2" in done.out.splitlines()
+    assert authz(*asked, "admin:x", "--json").body["stage"] == "privilege"
+    assert "Stage" not in authz(*asked, "read:x").out
+
+
+def test_explain_weighs_rules_by_the_resource_that_a_route_names() -> None:
+    write("p.yaml", FACTS + """\
+---
+kind: RouteMap
+name: routes
+routes:
+  - {method: GET, path: "/docs/{id}", action: "read:docs", resource: "docs/{id}"}
+""")  # fmt: skip
+    asked = ("explain", "--policy", "p.yaml", "--agent", "a", "--action", "resource")
+    done = authz(*asked, "--path", "/docs/1", "--method", "GET")
+    assert "  Rule 6: allow resource → MATCH (its conditions hold)" in done.out.splitlines()
+    assert "  Rule 6: allow resource → SKIP" in authz(*asked, "--path", "/docs/2").out
 
 
 @pytest.mark.parametrize("arguments", [(), ("--agent", "a"), ("--action", "x")])

@@ -81,15 +81,17 @@ def outcome_of(verdict: Verdict) -> str:
 
 def answer(snapshot: Snapshot, identity: Identity, call: Call) -> Verdict:
     """The verdict alone, as quickly as the gate comes to it."""
-    return judge(Case.of(call, identity, snapshot, _ALONE, 0.0, 0.0), CHAIN)
+    return judge(_case(snapshot, identity, call), CHAIN)
 
 
 def explain(snapshot: Snapshot, identity: Identity, call: Call) -> Explanation:
     """What the policies of a snapshot say about a call, and why."""
-    verdict = answer(snapshot, identity, call)
+    case = _case(snapshot, identity, call)
+    verdict = judge(case, CHAIN)
     applicable = snapshot.applicable(identity)
     names = {policy.name for policy in applicable}
-    facts = Facts(call, identity)
+    # A RouteMap may have named what the call did not.
+    facts = Facts(case.call, identity)
     return Explanation(
         verdict,
         enforced(verdict, Mode.ENFORCE),
@@ -100,6 +102,10 @@ def explain(snapshot: Snapshot, identity: Identity, call: Call) -> Explanation:
             if policy.name not in names
         ),
     )
+
+
+def _case(snapshot: Snapshot, identity: Identity, call: Call) -> Case:
+    return Case.of(call, identity, snapshot, _ALONE, 0.0, 0.0)
 
 
 def _trace(policy: CompiledPolicy, facts: Facts) -> PolicyTrace:

@@ -1,7 +1,7 @@
 """`authz policy explain`: why a call gets its answer."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -10,6 +10,9 @@ from authz.core.text import visible
 
 if TYPE_CHECKING:
     from authz.core.explain import Explanation
+
+#: The stage whose answers the rules below it explain.
+_POLICY: Final = "policy"
 
 
 def explain(
@@ -26,6 +29,9 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Show every policy that applies to a call, and each of its rules: matched, or why not.
+
+    Where another stage of the chain than the policies decides, its name is there
+    too. Nothing counts as spent, approved or delegated before.
 
     Exit code 0 whatever the answer is; `authz policy test` is for scripts.
     """
@@ -52,6 +58,8 @@ def explain(
         typer.echo(json.dumps(as_object(explanation, sources), indent=2))
         return
     print_decision(explanation)
+    if explanation.verdict.stage not in ("", _POLICY):
+        typer.echo(f"Stage: {explanation.verdict.stage}")
     print_trace(explanation, sources)
 
 
