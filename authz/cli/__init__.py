@@ -1,6 +1,7 @@
 """The `authz` command: a file a group, each command importing what it needs only when it runs.
 
-Exit codes (CONTRACT §14): 0 fine, 1 failed, 2 arguments or settings.
+Exit codes (CONTRACT §14): 0 fine, 1 failed, 2 arguments or settings, 3 not authorised, 4 denied, 5
+nobody there.
 """
 
 from typing import Annotated
@@ -8,7 +9,19 @@ from typing import Annotated
 import typer
 
 from authz import __version__
-from authz.cli import audit, envoy, policy, run, settings, token
+from authz.cli import (
+    agent,
+    audit,
+    delegation,
+    envoy,
+    fuse,
+    pending,
+    policy,
+    run,
+    settings,
+    token,
+    wallet,
+)
 
 app = typer.Typer(
     name="authz",
@@ -23,6 +36,11 @@ app.command("echo", hidden=True)(run.echo)
 app.command("settings")(settings.show)
 app.add_typer(token.app, name="token")
 app.add_typer(policy.app, name="policy")
+app.add_typer(agent.app, name="agent")
+app.add_typer(pending.app, name="pending")
+app.add_typer(delegation.app, name="delegation")
+app.add_typer(wallet.app, name="wallet")
+app.add_typer(fuse.app, name="fuse")
 app.add_typer(audit.app, name="audit")
 app.add_typer(envoy.app, name="envoy")
 

@@ -2,22 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from authz.cli.shared import FAILED, fail, print_table
+from authz.cli.shared import BAD_ARGUMENTS, FAILED, Database, fail, print_table
 
 if TYPE_CHECKING:
     from authz.core.audit_verify import Fits, Report
     from authz.stores.audit_check import Progress
 
 app = typer.Typer(help="The audit trail.", no_args_is_help=True)
-
-#: Bad arguments, or a key or head that cannot be read.
-BAD_ARGUMENTS: Final = 2
-
-Database = Annotated[Path | None, typer.Option(help="Audit database; AUDIT_DB_PATH when left out.")]
 
 
 @app.callback()

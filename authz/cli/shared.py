@@ -1,9 +1,11 @@
 """What several commands need: settings, failing with sentences, tables, and the admin API."""
 
+import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -15,10 +17,15 @@ if TYPE_CHECKING:
 
 #: Exit codes of CONTRACT §14.
 FAILED: Final = 1
+BAD_ARGUMENTS: Final = 2
 REFUSED: Final = 3
+DENIED: Final = 4
 UNREACHABLE: Final = 5
 #: Seconds that the admin API may take to answer.
 ADMIN_TIMEOUT_S: Final = 10.0
+
+Database = Annotated[Path | None, typer.Option(help="Audit database; AUDIT_DB_PATH when left out.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
 
 
 def fail(sentences: Iterable[str], code: int) -> NoReturn:
@@ -52,15 +59,22 @@ def read_settings(env: Mapping[str, str]) -> "Settings":
         fail(error.problems, 2)
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; into a pipe or file nothing is cut off."""
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: Collection[str] = ()
+) -> None:
+    """Print a table; into a pipe or file nothing is cut off.
+
+    Args:
+        wrap: headings of columns that a narrow terminal breaks into lines, so that the others fit.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, no_wrap=True)
+        wraps = heading in wrap
+        table.add_column(heading, no_wrap=not wraps, overflow="fold" if wraps else "ellipsis")
     for row in rows:
         table.add_row(*(Text(visible(cell)) for cell in row))
     if sys.stdout.isatty():
@@ -71,6 +85,21 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         console.print(table)
     # Cells are padded to their column's width, the last one too.
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in printed.get().splitlines())
+
+
+def print_entry(entry: Mapping[str, Any]) -> None:
+    """Print a record, a field a line."""
+    width = max(map(len, entry))
+    for name, value in entry.items():
+        typer.echo(visible(f"{name:<{width}}  {_said(value)}"))
+
+
+def _said(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ", ".join(value) or "-"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def ask_admin(

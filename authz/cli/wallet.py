@@ -1,0 +1,82 @@
+"""`authz wallet`: what agents have spent of their risk points."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from authz.cli.shared import AsJson, Database, print_table
+
+app = typer.Typer(help="Risk points that agents have spent.", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Risk points that agents have spent, by `RiskWallet` document."""
+
+
+@app.command("list")
+def list_wallets(
+    agent: Annotated[str, typer.Option(help="Only this agent's.")] = "",
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what each agent has spent of which wallet.
+
+    CAPACITY is what the documents in POLICIES_DIR say; `-` where none there has
+    this name.
+    """
+    from authz.cli import records
+
+    with records.reading(database, snapshot=records.policies_now()) as there:
+        found = [one for one in there.operations.wallets() if agent in ("", one.agent_id)]
+    found.sort()
+    if as_json:
+        shown = [
+            {
+                "wallet": one.wallet,
+                "agentId": one.agent_id,
+                "spent": one.spent,
+                **(
+                    {}
+                    if one.capacity is None
+                    else {"capacity": one.capacity, "remaining": max(one.capacity - one.spent, 0)}
+                ),
+            }
+            for one in found
+        ]
+        typer.echo(json.dumps({"wallets": shown}, indent=2))
+        return
+    print_table(
+        ("WALLET", "AGENT", "SPENT", "LEFT", "CAPACITY"),
+        [
+            (
+                one.wallet,
+                one.agent_id,
+                str(one.spent),
+                "-" if one.capacity is None else str(max(one.capacity - one.spent, 0)),
+                "-" if one.capacity is None else str(one.capacity),
+            )
+            for one in found
+        ],
+        wrap=("WALLET", "AGENT"),
+    )
+
+
+@app.command()
+def reset(
+    wallet: Annotated[str, typer.Argument(metavar="WALLET", help="Name of the document.")],
+    agent: Annotated[str, typer.Argument(metavar="AGENT", help="The agent's id.")],
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give an agent back all that it has spent of a wallet."""
+    from authz.cli import records
+    from authz.core.text import visible
+
+    with records.changing(database, snapshot=records.policies_now()) as there:
+        there.operations.reset_wallet(wallet, agent, by=records.by())
+    if as_json:
+        typer.echo(json.dumps({"wallet": wallet, "agentId": agent, "spent": 0}))
+    else:
+        typer.echo(visible(f"agent {agent} has spent nothing of wallet {wallet}"))
