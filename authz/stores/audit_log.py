@@ -300,8 +300,10 @@ class AuditLog:
         connection = connection_of(database)
         if self.opened != before or ledger_log.last(connection) < self._change:
             # It may know nothing of what this process knows, or less.
-            self._change, self._head = 0, _NOWHERE
+            self._change = 0
             self._ledger.everything_unsaved()
+        # In this order: rows that come meanwhile are another end of the chain, and followed then.
+        self._head = newest(connection)
         self._change = ledger_log.follow(connection, self._ledger, self._change)
         return connection
 
