@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from authz.core import jwks
 from authz.core.action_token import ActionTokens
 from authz.core.delegation.receipt import ChainReader, Fits
 from authz.core.environment import Environment
@@ -81,15 +80,6 @@ class Delegations:
             self._use()
             self._signer = Signer(key.key_id, key.sign, key.public_raw)
         return self._signer
-
-    def jwks(self) -> dict[str, object]:
-        """The JWK Set of the key that signs here, for a DELEGATION_JWKS_FILE elsewhere.
-
-        Raises:
-            NotPossible: as `signer`.
-        """
-        signer = self.signer()
-        return jwks.ed25519_set(signer.kid, signer.public)
 
     def _trust_own(self) -> None:
         key = public_key(public_file(self._key_file))

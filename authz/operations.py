@@ -61,6 +61,10 @@ class Signer(NamedTuple):
     #: The key's public half, 32 bytes (RFC 8032 §5.1.5).
     public: bytes
 
+    def jwks(self) -> dict[str, object]:
+        """The JWK Set of the public half, for a DELEGATION_JWKS_FILE elsewhere."""
+        return jwks.ed25519_set(self.kid, self.public)
+
 
 class Spent(NamedTuple):
     """What an agent has spent of a wallet."""
@@ -305,8 +309,7 @@ class Operations:
         Raises:
             NotPossible: as `signer`.
         """
-        signer = self._signer()
-        return jwks.ed25519_set(signer.kid, signer.public)
+        return self._signer().jwks()
 
     def receipt(self, made: Relationship) -> dict[str, object]:
         """A relationship as a signed receipt (CONTRACT §7)."""

@@ -79,7 +79,7 @@ def test_a_key_that_another_process_made_is_trusted_as_soon_as_a_chain_names_it(
 def test_the_key_that_is_printed_is_what_another_sidecar_trusts(tmp_path: Path) -> None:
     here = Process(tmp_path / "here")
     file = tmp_path / "jwks.json"
-    file.write_text(json.dumps(here.delegations.jwks()))
+    file.write_text(json.dumps(here.delegations.signer().jwks()))
     there = Process(tmp_path / "there", DELEGATION_JWKS_FILE=str(file))
     [hop] = there.delegations.chains.read(here.chain(here.delegated()))
     assert hop.source == "a"
@@ -90,7 +90,7 @@ def test_a_key_that_cannot_be_used_is_a_sentence(tmp_path: Path) -> None:
     read = settings(tmp_path, DELEGATION_KEY_FILE=str(tmp_path / "k.key"))
     (tmp_path / "k.key").mkdir()
     with pytest.raises(NotPossible, match=r"^DELEGATION_KEY_FILE: .*k\.key: cannot be read"):
-        Delegations(read).jwks()
+        Delegations(read).signer()
     (tmp_path / "k.pub").mkdir()
     with pytest.raises(ValueError, match=r"^DELEGATION_KEY_FILE: .*k\.pub: cannot be read"):
         Delegations(read)

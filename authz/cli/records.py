@@ -24,6 +24,7 @@ from pydantic import SecretStr
 from authz import memory
 from authz.cli.shared import BAD_ARGUMENTS, DENIED, FAILED, environment, fail
 from authz.core.delegation.relationship import Refused
+from authz.core.durations import parse_duration
 from authz.core.errors import AuditUnavailable, Code
 from authz.core.ledger import LedgerFull
 from authz.core.pending import NotPending
@@ -32,7 +33,7 @@ from authz.core.state import State
 from authz.core.timestamps import rfc3339
 from authz.memory import Delegations
 from authz.operations import NotPossible, Operations, Unknown
-from authz.settings import Settings, SettingsError, parse_duration, settings_of
+from authz.settings import Settings, SettingsError, settings_of
 from authz.stores import policies
 from authz.stores.audit_log import AuditLog, AuditReader
 from authz.stores.version_log import VersionReader
@@ -154,7 +155,7 @@ def policies_now() -> Snapshot:
 def delegation_keys(database: Path | None) -> dict[str, object]:
     """The public key of this database's delegations, as a JWK Set."""
     try:
-        return _delegations(settings_for(database)).jwks()
+        return _delegations(settings_for(database)).signer().jwks()
     except NotPossible as error:
         fail([str(error)], FAILED)
 
