@@ -223,6 +223,8 @@ class Gate:
             if decided.more is not None:
                 for change in decided.more.puts:
                     ledger.put(change)
+                if "fuseOpened" in decided.more.notes:
+                    log.warning("the fuse of delegation %s is open now", case.delegation_id)
         except LedgerFull as full:
             ledger.undo(mark)
             log.error("a call could not be decided: %s", full)
