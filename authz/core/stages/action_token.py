@@ -10,6 +10,7 @@ from authz.core.errors import Code
 from authz.core.finding import NO_OBJECTION, Deny, Finding, More, Pass, noted
 from authz.core.ledger import Put
 from authz.core.pattern import fold
+from authz.core.stages import policy
 
 NAME = "action-token"
 
@@ -21,11 +22,12 @@ def judge(case: Case) -> Finding:
     token = case.token
     if token is None:
         needed = case.ruling.needs_token
-        if needed is None or isinstance(case.ruling.policy, Deny):
+        if needed is None or isinstance(policy.judge(case), Deny):
+            # Where a person has approved, the policies do not deny any more, and the token counts.
             return NO_OBJECTION
-        policy, rule, place = needed
-        said = f"policy {policy} allows this only with an action token"
-        return Deny(Code.ACTION_TOKEN_REQUIRED, said, rule, policy, place)
+        name, rule, place = needed
+        said = f"policy {name} allows this only with an action token"
+        return Deny(Code.ACTION_TOKEN_REQUIRED, said, rule, name, place)
     if isinstance(token, BadToken):
         return _denied(token.code, token.reason)
     wrong = _mismatch(case, token)
