@@ -54,7 +54,8 @@ def _configuration() -> str:
         "# Configuration\n\n"
         "Everything is an environment variable, read once at the start; all mistakes are reported\n"
         "together, by name and never with the value. `authz settings` prints this table.\n"
-        "Policies, `MODE_FILE` and `JWKS_FILE` are read again when they change, and on SIGHUP.\n"
+        "Policies, `MODE_FILE`, `JWKS_FILE` and `DELEGATION_JWKS_FILE` are read again when they\n"
+        "change, and on SIGHUP.\n"
         "An empty variable counts as unset. `DB_PATH` is read where `AUDIT_DB_PATH` is not set.\n\n"
         "| Variable | Default | |\n|---|---|---|\n" + "\n".join(rows) + "\n\n"
         "The `OTEL_*` variables are read already; what they switch is not part of this version.\n"
@@ -67,7 +68,8 @@ def _codes() -> str:
         "# Codes\n\n"
         "Why a request got its answer: the `code` of every answer that comes from a decision, and\n"
         "of its row in the audit trail. The number is the HTTP status in enforce mode; in audit\n"
-        "mode the request is forwarded and the row says what would have happened.\n\n"
+        "mode the request is forwarded and the row says what would have happened.\n"
+        "[chain.md](chain.md) has them by the stage that they are of.\n\n"
         + "\n".join(sections)
         + "\n## Answers without a code\n\n"
         "Where nothing was decided, `error` says what happened. The service: `bad_request`,\n"
@@ -80,8 +82,7 @@ def _codes() -> str:
 _MEANING: Final = {
     Code.RULE_ALLOWED: "A rule allows the action; the answer names policy and rule.",
     Code.DEFAULT_ALLOWED: "No rule matches, and the deciding policy's `defaultEffect` is allow.",
-    Code.APPROVED: "What needed a person's approval, or had to cool off, has it; this was the"
-    " one retry.",
+    Code.APPROVED: "A person has approved what a policy asks one about; this was the one retry.",
     Code.BYPASSED: "MODE is bypass. Nothing was evaluated and nothing is recorded.",
     Code.CHANGED: "No request: the row says that the policies in force, the mode or a record (an"
     " agent, a relationship, a pending action, a wallet, a fuse) was changed.",
@@ -103,7 +104,8 @@ _MEANING: Final = {
     Code.RULE_DENIED: "A rule denies the action; the answer names policy and rule.",
     Code.DEFAULT_DENIED: "No rule matches, and the deciding policy's `defaultEffect` is deny.",
     Code.NO_POLICY: "No policy applies to this agent, or none could be loaded.",
-    Code.APPROVAL_REQUIRED: "A policy wants a person's approval first; see `pendingId`.",
+    Code.APPROVAL_REQUIRED: "A policy, a delegation or the destructive gate wants a person's"
+    " approval first; see `pendingId`.",
     Code.COOLING_OFF: "The action is destructive and has to wait; `waitMs` says how long.",
     Code.PENDING_UNKNOWN: "`X-MeshGuard-Pending-ID` names nothing that is pending for this agent.",
     Code.PENDING_MISMATCH: "The pending action is of another agent, action, resource, method"
@@ -123,7 +125,7 @@ _MEANING: Final = {
     Code.ACTION_TOKEN_MISMATCH: "The action token is for another agent, action or resource.",
     Code.ACTION_TOKEN_OUTDATED: "The policies have changed since the action token was minted.",
     Code.ACTION_TOKEN_REPLAYED: "The action token has been used; it is good for one request.",
-    Code.INSUFFICIENT_TRUST_TIER: "A policy allows the action only from a higher trust tier on.",
+    Code.INSUFFICIENT_TRUST_TIER: "A policy or a floor lets only a higher trust tier do this.",
     Code.DELEGATION_MALFORMED: "`X-MeshGuard-Delegation` is neither an id nor a signed chain,"
     " or too large.",
     Code.DELEGATION_BAD_SIGNATURE: "A receipt in the chain was not signed by a key that is"
@@ -160,7 +162,8 @@ _MEANING: Final = {
     Code.UNFINISHED: "The chain ended without a decision. This is a bug; nothing was forwarded.",
     Code.INTERNAL: "Deciding failed inside the service; its log has the details.",
     Code.AUDIT_UNAVAILABLE: "The decision could not be recorded, so it does not count.",
-    Code.OVERLOADED: "Too many calls waited for a decision. One row tells how many, for all.",
+    Code.OVERLOADED: "Too many calls waited for a decision, and one row tells how many, for all;"
+    " or the ledger is full.",
     Code.CIRCUIT_OPEN: "No decision within `DECISION_TIMEOUT_MS`, or nobody to make it; Envoy"
     " answers this.",
 }
