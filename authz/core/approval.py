@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from authz.core.call import Call
 from authz.core.case import Case
 from authz.core.errors import Code
-from authz.core.finding import Deny, Finding, More, Pass, noted
+from authz.core.finding import Answer, Deny, More, Pass, noted
 from authz.core.ledger import Put
 from authz.core.pending import (
     EXPIRED,
@@ -41,7 +41,7 @@ class Terms(NamedTuple):
     severity: str = ""
 
 
-def settle(case: Case, objection: Deny, terms: Terms) -> Finding:
+def settle(case: Case, objection: Deny, terms: Terms) -> Answer:
     """The objection as it stands now: denied and pending, denied for good, or lifted."""
     call, agent_id = case.call, case.identity.agent_id
     if call.source == "mint":
@@ -72,7 +72,7 @@ def settle(case: Case, objection: Deny, terms: Terms) -> Finding:
 
 def _told(
     case: Case, call: Call, objection: Deny, terms: Terms, known: Pending, *, is_named: bool
-) -> Finding:
+) -> Answer:
     """What a pending action that is bound to this very call says."""
     state = known.state_at(case.steady)
     if known.cools_at and not terms.cooling_s and state != "rejected":
@@ -107,7 +107,7 @@ def _told(
     return _waits(case, objection, known, objection.reason)
 
 
-def _asked(case: Case, call: Call, objection: Deny, terms: Terms, digest: str, own: str) -> Finding:
+def _asked(case: Case, call: Call, objection: Deny, terms: Terms, digest: str, own: str) -> Answer:
     """Make the action pending."""
     table, now = case.environment.state.pending, case.steady
     agent_id = case.identity.agent_id

@@ -109,9 +109,10 @@ class Case:
     def effective_rank(self) -> int:
         """The caller's trust rank, or that of the lowest in its delegation."""
         rank = self.identity.effective_rank
-        if isinstance(self.delegated, Walked):
-            rank = min(rank, self.delegated.effective_rank)
-        return rank
+        if not self.call.delegation:
+            return rank
+        found = self.delegated
+        return min(rank, found.effective_rank) if isinstance(found, Walked) else rank
 
     @property
     def influence(self) -> Influence | Unclear | None:

@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 from authz.core.compiled import CompiledPolicy, CompiledRule
 from authz.core.errors import Code
 from authz.core.facts import Facts
-from authz.core.finding import NO_OBJECTION, Deny, Finding, Pass
+from authz.core.finding import NO_OBJECTION, Answer, Deny, Pass
 from authz.core.limits import NO_DELEGATION_LIMITS, DelegationLimits, Limit
 from authz.core.pattern import fold
 from authz.core.pattern_index import PatternIndex
@@ -55,8 +55,8 @@ _APPROVAL: Final = -1
 class Ruling(NamedTuple):
     """What the policies say about one call: a finding for each stage that asks them."""
 
-    policy: Finding
-    privilege: Finding
+    policy: Answer
+    privilege: Answer
     #: What the caller's requests are counted against, the most narrowly addressed policy's first.
     limits: tuple[Limit, ...] = ()
     #: The policy, the rule and its 0-based place that asks for an action token; None where none
@@ -252,7 +252,7 @@ class View:
             return Ruling(denied, NO_OBJECTION, self._limits)
         human = next((entry for entry in matched.entries if entry.approval), None)
         if allowed:
-            finding: Finding = _human_in_the_loop(human) if human else allowed
+            finding: Answer = _human_in_the_loop(human) if human else allowed
             return Ruling(finding, too_low or NO_OBJECTION, limits, needs_token)
         allows.sort(key=lambda allow: allow[0])
         low = next((p for _, p in allows if p.required_rank > self._rank), None)

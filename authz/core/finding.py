@@ -1,4 +1,4 @@
-"""What a stage found. There is no third kind: a stage that cannot tell raises."""
+"""What a stage found, an objection or none. A stage that cannot tell raises."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -38,14 +38,19 @@ def together(found: Sequence[More]) -> More | None:
     body: Mapping[str, object] = _NOTHING
     notes = []
     for more in found:
-        puts += more.puts
-        debit = debit if more.debit is None else more.debit
-        remaining = remaining if more.remaining is None else more.remaining
-        retry_after_s = retry_after_s if more.retry_after_s is None else more.retry_after_s
-        if more.body:
-            body = {**body, **more.body}
-        if more.notes:
-            notes.append(more.notes)
+        own_puts, own_debit, own_remaining, own_retry_after_s, own_body, own_notes = more
+        if own_puts:
+            puts += own_puts
+        if own_debit is not None:
+            debit = own_debit
+        if own_remaining is not None:
+            remaining = own_remaining
+        if own_retry_after_s is not None:
+            retry_after_s = own_retry_after_s
+        if own_body:
+            body = {**body, **own_body}
+        if own_notes:
+            notes.append(own_notes)
     return More(puts, debit, remaining, retry_after_s, body, ",".join(notes))
 
 
@@ -98,6 +103,8 @@ class Pass(NamedTuple):
     more: More | None = None
 
 
-Finding = Pass | Deny
+Answer = Pass | Deny
+#: `More` alone is a pass that has nothing else to say.
+Finding = Answer | More
 #: What a stage says that was not asked anything.
 NO_OBJECTION: Final = Pass()

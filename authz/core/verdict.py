@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from authz.core.case import Case
 from authz.core.errors import Code
-from authz.core.finding import NO_OBJECTION, Deny, Finding, More, together
+from authz.core.finding import NO_OBJECTION, Deny, More, Pass, together
 from authz.core.mode import Mode
 from authz.core.stages.stage import Stage
 
@@ -59,13 +59,16 @@ def judge(case: Case, chain: Sequence[Stage]) -> Verdict:
     """
     if case.call.defect:
         return Verdict(Decision.DENY, "", Code.MALFORMED, case.call.defect, rule="malformed")
-    allowed: tuple[Stage, Finding] | None = None
+    allowed: tuple[Stage, Pass] | None = None
     would: tuple[Stage, Deny] | None = None
     found: list[More] = []
     for stage in chain:
         finding = stage.judge(case)
         if finding is NO_OBJECTION:
             continue  # what most stages say of most calls
+        if isinstance(finding, More):
+            found.append(finding)
+            continue
         if isinstance(finding, Deny):
             # What earlier stages would have changed they do not; what they saw is kept.
             seen = [More(notes=more.notes) for more in found]
@@ -87,7 +90,7 @@ def judge(case: Case, chain: Sequence[Stage]) -> Verdict:
     return _said(Decision.ALLOW, *allowed, together(found))
 
 
-def _said(decision: Decision, stage: Stage, finding: Finding, more: More | None) -> Verdict:
+def _said(decision: Decision, stage: Stage, finding: Pass | Deny, more: More | None) -> Verdict:
     # In the order of the fields, as `row_of`.
     return Verdict(
         decision,

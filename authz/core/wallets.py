@@ -77,8 +77,10 @@ class Wallets:
         """The most narrowly addressed one that is for this caller, of equals the first by name."""
         if not self._wallets:
             return None
-        if identity in self._callers:
+        try:
             return self._callers[identity]
+        except KeyError:
+            pass
         found = next((w for w in self._wallets if w.document.scope.includes(identity)), None)
         if len(self._callers) >= CALLERS:
             del self._callers[next(iter(self._callers))]

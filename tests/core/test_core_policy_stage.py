@@ -17,7 +17,7 @@ from authz.core.compiled import compile_policy
 from authz.core.errors import Code
 from authz.core.evaluation import HUMAN, MAX_REMEMBERED, MEMO_SIZE, TOO_LOW, View
 from authz.core.facts import Facts
-from authz.core.finding import Finding, Pass
+from authz.core.finding import Answer, Pass
 from authz.core.identity import ANONYMOUS, Identity, Unidentified
 from authz.core.lints import DUPLICATE_NAME
 from authz.core.mode import Mode
@@ -46,7 +46,7 @@ def asks(action: str) -> Call:
     return from_check_request(check_request(headers={"x-meshguard-action": action}))
 
 
-def judge(policies: Snapshot, action: str = "read:doc", caller: Identity | None = None) -> Finding:
+def judge(policies: Snapshot, action: str = "read:doc", caller: Identity | None = None) -> Answer:
     return stage.judge(builders.case(asks(action), caller or who(), policies))
 
 

@@ -7,7 +7,7 @@ rule asks for it.
 from authz.core.action_token import ActionToken, BadToken
 from authz.core.case import Case
 from authz.core.errors import Code
-from authz.core.finding import NO_OBJECTION, Deny, Finding, More, Pass, noted
+from authz.core.finding import NO_OBJECTION, Deny, Finding, More, noted
 from authz.core.ledger import Put
 from authz.core.pattern import fold
 from authz.core.stages import policy
@@ -41,7 +41,7 @@ def judge(case: Case) -> Finding:
     if used.get(token.jti) is not None:
         return _denied(Code.ACTION_TOKEN_REPLAYED, "the action token has been used already")
     use = Put(used, token.jti, token.expires_at)
-    return Pass(more=More((use,), notes=noted(actionToken=token.jti)))
+    return More((use,), notes=noted(actionToken=token.jti))
 
 
 def _mismatch(case: Case, token: ActionToken) -> str:

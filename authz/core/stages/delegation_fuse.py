@@ -8,7 +8,7 @@ from authz.core.approval import Terms, settle
 from authz.core.case import Case
 from authz.core.delegated import Refusal, failure
 from authz.core.errors import Code
-from authz.core.finding import NO_OBJECTION, Deny, Finding, More, Pass, noted, together
+from authz.core.finding import NO_OBJECTION, Deny, Finding, More, noted, together
 from authz.core.tiers import TIERS
 
 NAME = "delegation-fuse"
@@ -42,5 +42,5 @@ def judge(case: Case) -> Finding:
         if isinstance(finding, Deny):
             return finding
         if finding.more is not None:
-            return Pass(more=together((more, finding.more)))
-    return Pass(more=more)
+            return together((more, finding.more)) or more
+    return more

@@ -8,7 +8,7 @@ from authz.core.approval import Terms, settle
 from authz.core.case import Case
 from authz.core.destructive import destructive
 from authz.core.errors import Code
-from authz.core.finding import NO_OBJECTION, Deny, Finding, Pass
+from authz.core.finding import NO_OBJECTION, Deny, Finding
 
 NAME = "destructive-gate"
 
@@ -33,4 +33,4 @@ def judge(case: Case) -> Finding:
     )
     finding = settle(case, objection, terms)
     # The policy has allowed it; what is lifted here is only this objection.
-    return finding if isinstance(finding, Deny) else Pass(more=finding.more)
+    return finding if isinstance(finding, Deny) else finding.more or NO_OBJECTION

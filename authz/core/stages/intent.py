@@ -8,7 +8,7 @@ from authz.core.call import VERBS
 from authz.core.case import Case
 from authz.core.errors import Code
 from authz.core.facts import Facts
-from authz.core.finding import NO_OBJECTION, Deny, Finding, More, Pass, noted
+from authz.core.finding import NO_OBJECTION, Deny, Finding, More, noted
 from authz.core.intent import Intent, difference, stricter
 
 NAME = "intent"
@@ -37,7 +37,7 @@ def judge(case: Case) -> Finding:
         action, resource = f"{VERBS.get(call.method.upper(), 'execute')}:{call.upstream_path}", ""
     differs = difference(call, action, resource, exact=mapped is not None)
     if differs and verification is Intent.WARN:
-        return Pass(more=More(notes=noted(intent=differs)))
+        return More(notes=noted(intent=differs))
     if differs:
         return Deny(Code.INTENT_MISMATCH, differs, rule=f"{NAME}:mismatch")
     if verification is Intent.STRICT and call.action != action:

@@ -7,11 +7,11 @@ pending (CONTRACT §8), and an approved one passes once.
 from authz.core.approval import Terms, settle
 from authz.core.case import Case
 from authz.core.errors import Code
-from authz.core.finding import Deny, Finding
+from authz.core.finding import Answer, Deny
 from authz.core.pending import EXPIRES_S
 
 
-def judge(case: Case) -> Finding:
+def judge(case: Case) -> Answer:
     """Whatever the policies that apply to the caller say; every answer names the one."""
     finding = case.ruling.policy
     if isinstance(finding, Deny) and finding.code is Code.APPROVAL_REQUIRED:

@@ -8,7 +8,7 @@ import functools
 
 from authz.core.case import Case
 from authz.core.errors import Code
-from authz.core.finding import NO_OBJECTION, Deny, Finding, More, Pass, noted
+from authz.core.finding import NO_OBJECTION, Deny, Finding, More, noted
 from authz.core.gates import Requirement
 from authz.core.lanes import LANES
 from authz.core.provenance import Influence, Unclear
@@ -69,8 +69,8 @@ def _denied(
 
 
 @functools.lru_cache(maxsize=64)
-def _passed(influence: Influence) -> Pass:
-    return Pass(more=More(notes=_notes(influence)))
+def _passed(influence: Influence) -> More:
+    return More(notes=_notes(influence))
 
 
 def _notes(influence: Influence | None) -> str:

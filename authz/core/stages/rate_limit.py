@@ -9,7 +9,7 @@ import math
 from authz.core.balance import key
 from authz.core.case import Case
 from authz.core.errors import Code
-from authz.core.finding import NO_OBJECTION, Deny, Finding, More, Pass
+from authz.core.finding import NO_OBJECTION, Deny, Finding, More
 from authz.core.ledger import Put
 from authz.core.window import Window
 
@@ -44,4 +44,4 @@ def judge(case: Case) -> Finding:
         puts.append(Put(counts, where, window.add(now, 1)))
     if case.call.source == "mint":
         return NO_OBJECTION
-    return Pass(more=More(tuple(puts)))
+    return More(tuple(puts))

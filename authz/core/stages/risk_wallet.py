@@ -15,7 +15,7 @@ from authz.core.case import Case
 from authz.core.chain_compiled import Refill
 from authz.core.chain_doc import MAX_POINTS
 from authz.core.errors import Code
-from authz.core.finding import NO_OBJECTION, Deny, Finding, More, Pass
+from authz.core.finding import NO_OBJECTION, Deny, Finding, More
 from authz.core.ledger import Put
 from authz.core.provenance import Unclear
 from authz.core.wallets import Wallet
@@ -46,18 +46,20 @@ def judge(case: Case) -> Finding:
     cost = wallet.cost(case.call.action, case.effective_rank, lane, declared)
     balances = case.environment.state.wallets
     where, now = balance.key(wallet.name, case.identity.agent_id), case.steady
-    known = _current(balances.get(where), wallet, now)
+    known = balances.get(where)
+    if not isinstance(known, Window) or known.length != wallet.window_s:
+        known = _current(known, wallet, now)
     spent = known.spent if isinstance(known, Refilled) else known.total(now)
     left = wallet.capacity - spent
     if cost > left and cost:
         return _exhausted(case, wallet, known, cost, left)
     if not cost or case.call.source == "mint":
-        return Pass(more=More(debit=0, remaining=max(left, 0)))
+        return More(debit=0, remaining=max(left, 0))
     if isinstance(known, Refilled):
         after: balance.Balance = balance.spend(known, cost, *_refill(wallet))
     else:
         after = known.add(now, cost)
-    return Pass(more=More((Put(balances, where, after),), debit=cost, remaining=left - cost))
+    return More((Put(balances, where, after),), cost, left - cost)
 
 
 def _declared(header: str) -> int | None:
