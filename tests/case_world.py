@@ -80,6 +80,9 @@ class Answered:
         self.body = body
         #: What Envoy's access log sees.
         self.metadata = metadata
+        self.decision_id = str(metadata.get("decision_id") or body.get("decisionId", ""))
+        #: It is one of a batch, which does not tell the stage.
+        self.is_item = "latencyMs" in body
         #: Of a call that is forwarded: headers that it gets, and those that it loses.
         self.upstream: Mapping[str, str] = {}
         self.removed: Sequence[str] = ()
@@ -239,8 +242,9 @@ class World:
             connection.row_factory = sqlite3.Row
             query = "SELECT * FROM audit WHERE seq > ? ORDER BY seq"
             rows = [dict(row) for row in connection.execute(query, (self._rows_seen,))]
-        if rows:
-            self._rows_seen = rows[-1]["seq"]
+        for row in rows:
+            self._rows_seen = row["seq"]
+            self._see(json.loads(row["metadata"] or "{}"))
         return rows
 
     # What happens.
