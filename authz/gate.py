@@ -171,7 +171,8 @@ class Gate:
             outcomes = [self._decide(call, snapshot, mode) for call in asked]
             if failure:
                 return self._unrecorded(outcomes, Code.AUDIT_UNAVAILABLE, failure)
-            ledger.purge(outcomes[0].steady if outcomes else 0.0)
+            if outcomes:
+                self._environment.state.tick(outcomes[0].steady)
             also = [self._turned_away_row(snapshot, mode)] if self._turned_away else []
             recorder.write([*map(row_of, outcomes), *also], ledger.changes())
         except AuditUnavailable as error:

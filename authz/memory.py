@@ -19,7 +19,7 @@ from authz.core.environment import Environment
 from authz.core.jwks import KeySet
 from authz.core.mode import Mode
 from authz.core.snapshot import Snapshot
-from authz.core.state import State
+from authz.core.state import MAX_AHEAD_S, State
 from authz.operations import NotPossible, Operations, Signer
 from authz.settings import Settings, read_jwks_file
 from authz.stores.audit_key import (
@@ -30,10 +30,6 @@ from authz.stores.audit_key import (
     signing_key,
 )
 from authz.stores.audit_log import AuditLog, AuditReader
-
-#: Seconds by which the newest row may be ahead of the clock and still be believed: a clock that was
-#: corrected. One that says the year 9999 is no clock.
-MAX_AHEAD_S: Final = 86_400
 
 
 class Delegations:

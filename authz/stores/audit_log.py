@@ -65,7 +65,11 @@ BUSY_TIMEOUT_MS: Final = 50
 REOPEN_EVERY_S: Final = 1.0
 #: What passes without opening the file again.
 _PASSING: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
-_NEWEST_AT: Final = "SELECT timestamp FROM audit ORDER BY seq DESC LIMIT 1"
+#: Rows are of the wall's clock, which may have been set back since the ledger's was noted.
+_NEWEST_AT: Final = (
+    "SELECT max(at) FROM (SELECT * FROM (SELECT timestamp AS at FROM audit ORDER BY seq DESC"  # noqa: S608
+    f" LIMIT 1) UNION ALL SELECT value FROM {ledger_log.TABLE} WHERE kind = 'clock')"
+)
 #: No link of any chain, so that whatever is there is new.
 _NOWHERE: Final = Link(0, b"")
 #: No `data_version`: where the chain stands has to be read.
@@ -225,7 +229,7 @@ class AuditLog:
         self.write(rows)
 
     def newest_at(self) -> float:
-        """When the newest row was written, seconds since the epoch; 0 where that is not known."""
+        """When anything was last recorded, seconds since the epoch; 0 where that is not known."""
         return 0.0 if self._connection is None else _newest_at(self._connection)
 
     def missed(self, count: int) -> None:
@@ -479,7 +483,7 @@ def entry_of(row: dict[str, Any]) -> dict[str, Any]:
 def _newest_at(connection: sqlite3.Connection) -> float:
     try:
         found = connection.execute(_NEWEST_AT).fetchone()
-        return seconds_of(found[0]) if found else 0.0
+        return seconds_of(found[0]) if found[0] else 0.0
     except (sqlite3.Error, ValueError, TypeError, AttributeError, OverflowError):
         return 0.0
 
