@@ -148,10 +148,13 @@ class Call(Part):
         return self
 
 
+_CODES: Final[dict[object, Code]] = {str(code): code for code in Code}
+
+
 def _code(value: object) -> object:
-    if isinstance(value, str) and value in set(Code):
-        return Code(value)
-    raise ValueError(f"no code: {value}")
+    if value not in _CODES:
+        raise ValueError(f"no code: {value}")
+    return _CODES[value]
 
 
 class Then(Part):
@@ -365,7 +368,7 @@ class Case(Part):
                 yield step.then.code, "answer"
             for row in [step.row, *(asked.row for asked in step.asked)]:
                 if row and "code" in row:
-                    yield Code(row["code"]), "row"
+                    yield _CODES[row["code"]], "row"
 
     @property
     def denies(self) -> bool:
@@ -384,8 +387,8 @@ def _known_columns(row: dict[str, Any] | None) -> None:
 class _Loader(yaml.CSafeLoader):
     """Refuses a key that appears twice: one of the two would not be tested."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
         if len(set(keys)) != len(keys):
             raise ValueError(f"{node.start_mark}: a key stands there twice")
         return super().construct_mapping(node, deep)

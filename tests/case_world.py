@@ -158,9 +158,7 @@ class World:
             snapshot=lambda: self.snapshot,
             tokens=TokenVerifier(SECRET, settings.agent_id, keys, state.agents),
             recorder=self.audit,
-            environment=memory.environment(
-                settings, state, self._delegations, self._action_tokens
-            ),
+            environment=memory.environment(settings, state, self._delegations, self._action_tokens),
             mode=self._mode,
             now=lambda: self.wall,
             monotonic_ns=lambda: self._monotonic_ns,
@@ -273,8 +271,9 @@ class World:
                 self._delegate(terms.name, terms)
             case Step(revoke_relationship=str(name)):
                 operations.revoke_relationship(self._relationships[name], by=BY)
-            case Step(approve=case_files.Answer() as answer) | Step(
-                reject=case_files.Answer() as answer
+            case (
+                Step(approve=case_files.Answer() as answer)
+                | Step(reject=case_files.Answer() as answer)
             ):
                 answered = operations.answer(
                     self.filled(answer.pending),
@@ -628,5 +627,3 @@ def _unpacked(segment: str) -> dict[str, Any]:
     padded = segment + "=" * (-len(segment) % 4)
     said: dict[str, Any] = json.loads(base64.urlsafe_b64decode(padded))
     return said
-
-
