@@ -65,10 +65,10 @@ BUSY_TIMEOUT_MS: Final = 50
 REOPEN_EVERY_S: Final = 1.0
 #: What passes without opening the file again.
 _PASSING: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
-#: Rows are of the wall's clock, which may have been set back since the ledger's was noted.
+#: By the ledger; rows are of the wall's clock, which may have been set forward or back meanwhile.
 _NEWEST_AT: Final = (
-    "SELECT max(at) FROM (SELECT * FROM (SELECT timestamp AS at FROM audit ORDER BY seq DESC"  # noqa: S608
-    f" LIMIT 1) UNION ALL SELECT value FROM {ledger_log.TABLE} WHERE kind = 'clock')"
+    f"SELECT coalesce((SELECT value FROM {ledger_log.TABLE} WHERE kind = 'clock'),"  # noqa: S608
+    " (SELECT timestamp FROM audit ORDER BY seq DESC LIMIT 1))"
 )
 #: No link of any chain, so that whatever is there is new.
 _NOWHERE: Final = Link(0, b"")
