@@ -403,7 +403,7 @@ def read(path: Path) -> Case:
     """
     try:
         return Case.model_validate(yaml.load(path.read_text("utf-8"), _Loader))
-    except ValueError as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 
