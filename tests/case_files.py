@@ -250,6 +250,10 @@ OPERATIONS: Final = (
 )
 
 
+#: What a step says of the one thing that happens in it.
+_BESIDES: Final = ("then", "row", "fails", "also")
+
+
 class Step(Part):
     """One thing that happens."""
 
@@ -288,11 +292,12 @@ class Step(Part):
     row: dict[str, Any] | None = Field(default_factory=dict)
     #: Why what people do is refused, word for word.
     fails: str = ""
+    #: Rows about the sidecar itself that come with calls, or with a restart.
+    also: list[dict[str, Any]] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> "Step":
-        also = {"then", "row", "fails"}
-        said = [name for name in self.model_fields_set if name not in also]
+        said = [name for name in self.model_fields_set if name not in _BESIDES]
         if len(said) != 1:
             raise ValueError(f"a step is one thing, and this one is {', '.join(said) or 'none'}")
         [what] = said
@@ -302,13 +307,16 @@ class Step(Part):
             raise ValueError(f"no row comes of {what} alone")
         if self.fails and what not in OPERATIONS:
             raise ValueError("only what people do fails")
-        _known_columns(self.row)
+        if self.also and what not in ("call", "together", "restart"):
+            raise ValueError(f"no rows come with {what}")
+        for row in (self.row, *self.also):
+            _known_columns(row)
         return self
 
     @property
     def what(self) -> str:
         """What happens in it."""
-        return next(n for n in self.model_fields_set if n not in ("then", "row", "fails"))
+        return next(name for name in self.model_fields_set if name not in _BESIDES)
 
     @property
     def asked(self) -> list[Asked]:
@@ -332,7 +340,7 @@ class Given(Part):
     #: Names of key pairs whose public halves are in JWKS_FILE.
     keys: list[str] = Field(default_factory=list)
     #: The chain, where it is not the real one: its stages by name, `broken` which raises, and
-    #: `slow` which takes longer than Envoy waits.
+    #: `slow` which takes until Envoy has answered.
     chain: list[str] | None = None
     #: Seconds since the epoch.
     clock: float = NOW
@@ -362,11 +370,11 @@ class Case(Part):
         for step in self.steps:
             for asked in step.asked:
                 yield asked.then.code, "answer"
-                if asked.row is not None:
+                if asked.row is not None and "code" not in asked.row:
                     yield asked.then.code, "row"
             if step.what == "turn_away" and step.then is not None:
                 yield step.then.code, "answer"
-            for row in [step.row, *(asked.row for asked in step.asked)]:
+            for row in (step.row, *step.also, *(asked.row for asked in step.asked)):
                 if row and "code" in row:
                     yield _CODES[row["code"]], "row"
 

@@ -27,6 +27,7 @@ from authz.core.case import Case as Judged
 from authz.core.delegation import receipt
 from authz.core.delegation.issue import Terms
 from authz.core.delegation.relationship import Refused
+from authz.core.errors import AuditUnavailable
 from authz.core.finding import Finding
 from authz.core.identity import TokenVerifier
 from authz.core.ledger import Ledger
@@ -62,7 +63,7 @@ BOOTED: Final = 1000.0
 _OTHER_SECRET: Final = "a secret of somebody else, long enough for every HMAC"
 _PLACEHOLDER: Final = re.compile(r"\$\{([a-z]+)(?:\.([\w.-]+))?\}")
 _TIME: Final = re.compile(r"now([+-][0-9]+)?")
-_REFUSALS: Final = (NotPending, NotPossible, Refused, Unknown, ValueError)
+_REFUSALS: Final = (AuditUnavailable, NotPending, NotPossible, Refused, Unknown, ValueError)
 
 
 class Answered:
@@ -154,6 +155,7 @@ class World:
         self._delegations = memory.Delegations(settings)
         self._action_tokens = memory.action_tokens(settings)
         keys = read_jwks_file(settings.jwks_file) if settings.jwks_file else None
+        proxy = settings.proxy_authorization
         self.gate = Gate(
             snapshot=lambda: self.snapshot,
             tokens=TokenVerifier(SECRET, settings.agent_id, keys, state.agents),
@@ -164,6 +166,7 @@ class World:
             monotonic_ns=lambda: self._monotonic_ns,
             steady_offset=offset,
             new_id=self._new_id,
+            proxy_authorization=proxy.get_secret_value() if proxy else "",
             allow_unrecorded=settings.audit_on_failure == "allow",
             chain=self._chain(),
         )
