@@ -156,8 +156,12 @@ maps = mapping(
     unmapped=st.sampled_from(("allow", "deny")),
 )
 #: Without it little is allowed, and what is denied at once shows nothing.
-permissive = st.just(
-    {"appliesTo": {"agentIds": ["*"]}, "rules": [{"effect": "allow", "actions": ["*"]}]}
+permissive = mapping(
+    {
+        "appliesTo": st.just({"agentIds": ["*"]}),
+        "rules": st.just([{"effect": "allow", "actions": ["*"]}]),
+    },
+    rateLimits=rate_limits,
 )
 documents = st.tuples(
     st.lists(st.one_of(permissive, policies), min_size=1, max_size=3),
@@ -176,6 +180,9 @@ def compiled(documents: tuple[list[Any], list[Any]]) -> tuple[Snapshot, Snapshot
         for number, document in enumerate(documents[1])
     ]
     return Snapshot(made, chain), Snapshot(made)
+
+
+_TRUSTED: Final = {"kind": "ProvenanceGate", "requirements": [{"actions": ["*"], "minLane": 1}]}
 
 
 # Who is there.
@@ -610,18 +617,33 @@ def _grown(
     return changed
 
 
-@given(worlds, happenings, asks, st.dictionaries(st.sampled_from(GOVERNING), garbage, min_size=1))
+#: Where everything is allowed but for what the headers say, or leave out.
+guarded = st.builds(
+    World,
+    st.tuples(
+        st.lists(permissive, min_size=1, max_size=1),
+        st.one_of(gates, wallets, st.just(_TRUSTED)).map(lambda document: [document]),
+    ),
+    registered,
+    relationships(),
+    intent=st.just(Intent.OFF),
+    destructive_gate=st.booleans(),
+)
+
+
+@given(st.one_of(worlds, guarded), happenings, asks, garbage)
 def test_garbage_in_a_header_allows_nothing_and_breaks_nothing(
-    world: World, events: list[Any], ask: Ask, bad: dict[str, str]
+    world: World, events: list[Any], ask: Ask, bad: str
 ) -> None:
     for event in world.asks(events):
         world.ask(event)
     bare = ask._replace(
         delegation=None, pending=None, token=None, provenance="", cost="", meta="", garbage={}
     )
-    garbled = world.judged(bare._replace(garbage=bad))
-    if enforced(garbled, Mode.ENFORCE) is Decision.ALLOW:
-        assert enforced(world.judged(bare), Mode.ENFORCE) is Decision.ALLOW
+    passes = enforced(world.judged(bare), Mode.ENFORCE) is Decision.ALLOW
+    for names in (*((name,) for name in GOVERNING), GOVERNING):
+        garbled = world.judged(bare._replace(garbage=dict.fromkeys(names, bad)))
+        assert passes or enforced(garbled, Mode.ENFORCE) is not Decision.ALLOW, names
 
 
 @given(
