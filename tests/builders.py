@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from authz.core.action_token import ActionTokens
@@ -26,6 +27,8 @@ from authz.core.stages.stage import Stage
 from authz.core.state import State
 from authz.core.wire_pb2 import CheckRequest
 from authz.gate import Gate
+from authz.operations import NotPossible, Operations, Signer
+from authz.stores.audit_log import AuditLog
 
 SECRET = "a shared secret of the tests, long enough for every HMAC that they sign with"
 NOW = 1_700_000_000.0
@@ -172,4 +175,25 @@ def gate(
         proxy_authorization=proxy_authorization,
         allow_unrecorded=allow_unrecorded,
         chain=chain,
+    )
+
+
+def operations(database: Path, judged_with: Environment | None = None) -> Operations:
+    """What people do to the records of a database, at `NOW`; nothing is in force, nobody signs."""
+    judged_with = judged_with or environment()
+    ids = itertools.count(1)
+
+    def nobody() -> Signer:
+        raise NotPossible("there is no key")
+
+    return Operations(
+        judged_with.state,
+        AuditLog(database, monotonic=lambda: 0.0, ledger=judged_with.state.ledger),
+        snapshot=lambda: Snapshot(()),
+        mode=lambda: Mode.ENFORCE,
+        now=lambda: NOW,
+        steady=lambda: NOW,
+        new_id=lambda: f"{next(ids):032x}",
+        action_tokens=judged_with.action_tokens,
+        signer=nobody,
     )

@@ -27,6 +27,7 @@ from authz.core.case import Case as Judged
 from authz.core.delegation import receipt
 from authz.core.delegation.issue import Terms
 from authz.core.delegation.relationship import Refused
+from authz.core.delegation.walk import collect
 from authz.core.errors import AuditUnavailable
 from authz.core.finding import Finding
 from authz.core.identity import TokenVerifier
@@ -405,13 +406,13 @@ class World:
             status = 200 if item["decision"] == "allow" else verdict.code.status
             return Answered(status, {}, item, {})
         if call.source == "mint" and verdict.decision is Decision.ALLOW:
-            notes = verdict.more.notes if verdict.more is not None else {}
+            told = verdict.more.body if verdict.more is not None else {}
             made = self.operations.mint_action(
                 outcome.case.identity.agent_id,
                 call.action,
                 call.resource,
                 outcome.case.snapshot.version,
-                pending_id=str(notes.get("pendingId", "")),
+                pending_id=str(told.get("pendingId", "")),
             )
             self._action_token = made.token
         answer = reply.http_answer(outcome)
@@ -507,13 +508,15 @@ class World:
     def _forged_chain(self, how: Forged) -> str:
         made = self.operations.relationship(self._relationships[how.chain])
         signer = self._delegations.signer()
-        hops = self.operations.chain(made).split("~")
+        # As it was signed before anything in it ended: nobody signs what has.
+        found = collect(made.id, self.operations.state.relationships.get)
+        hops = receipt.chain_of(found, signer.sign, signer.kid).split("~")
         for number, changed in how.by_hop.items():
             hops[number - 1] = self._changed_hop(hops[number - 1], changed, how, signer)
         if how.header:
             hops = [self._changed_hop(hop, {}, how, signer) for hop in hops]
         if how.signed not in ("ours", "nobody"):
-            stranger = Signer(self._stranger.kid or "", self._stranger.sign)
+            stranger = Signer(self._stranger.kid or "", self._stranger.sign, b"")
             hops = [self._changed_hop(hop, {}, how, stranger) for hop in hops]
         order = how.hops or range(1, len(hops) + 1)
         return "~".join(hops[number - 1] for number in order)

@@ -6,6 +6,7 @@ while a batch is decided: all of a batch is decided, recorded and paid for by wh
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -25,7 +26,7 @@ from authz.core.stages import CHAIN
 from authz.core.stages.stage import Stage
 from authz.edges.http import governed
 from authz.gate import Gate
-from tests.builders import MemoryRecorder, bearer, check_request, gate, policy
+from tests.builders import MemoryRecorder, bearer, check_request, gate, operations, policy
 
 SIZE: Final = 8
 RAWS: Final = [check_request()] * SIZE
@@ -106,10 +107,12 @@ def test_calls_that_come_together_are_decided_by_what_was_in_force_when_they_cam
 
 
 @sources
-def test_a_governance_batch_is_decided_by_one_version_and_names_it(seen: int) -> None:
+def test_a_governance_batch_is_decided_by_one_version_and_names_it(
+    seen: int, tmp_path: Path
+) -> None:
     recorder = MemoryRecorder()
     app = FastAPI()
-    app.include_router(governed.router(_gate(seen, recorder)))
+    app.include_router(governed.router(_gate(seen, recorder), operations(tmp_path / "audit.db")))
 
     async def ask() -> Any:
         transport = httpx.ASGITransport(app)

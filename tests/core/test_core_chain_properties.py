@@ -494,7 +494,7 @@ class World:
         [outcome] = self.gate.batch([call])
         if call.source == "mint" and outcome.verdict.decision is Decision.ALLOW:
             more = outcome.verdict.more
-            known = "" if more is None else str(more.notes.get("pendingId", ""))
+            known = "" if more is None else str(more.body.get("pendingId", ""))
             self.mint(outcome.case.identity.agent_id, call.action, call.resource, known)
         return outcome
 
