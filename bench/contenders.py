@@ -7,7 +7,8 @@
 | `grpc_nothing` | grpc.aio that gives a constant answer                                     |
 | `ceiling`      | the transport of `h2c` with a gate that gives a constant answer           |
 | `opa`          | OPA-Envoy with the same token, policies and headers, and its console log  |
-| `chain`        | `h2c` with every stage of the chain configured (`chain/`)                 |
+| `policy`       | `h2c`, asked by requests that say as much as those of `chain`             |
+| `chain`        | the same with every stage of the chain configured (`chain/`)              |
 | `delegated`    | `chain`, asked by an agent that acts for another one, two hops away       |
 
 Who is not here is left out and said to be: OPA-Envoy joins when OPA_ENVOY_BIN names its binary.
@@ -38,10 +39,11 @@ from bench.envoy import Envoy
 from tests.e2e import sidecar
 
 NAMES: Final = ("h2c", "grpc", "grpc_nothing", "ceiling", "opa")
-#: Those with the whole chain; `hot_path` has none of them.
+#: Those with the whole chain, and those with its headers; `hot_path` has none of them.
 _CHAINED: Final = ("chain", "delegated")
+_SAYING: Final = ("policy", *_CHAINED)
 #: Those whose rows are counted.
-_RECORDING: Final = ("h2c", "grpc", *_CHAINED)
+_RECORDING: Final = ("h2c", "grpc", *_SAYING)
 #: Those that know what to deny.
 _DECIDING: Final = (*_RECORDING, "opa")
 _TRANSPORT: Final = "EXT_AUTHZ_TRANSPORT"
@@ -92,9 +94,10 @@ def running(name: str) -> Iterator[Contender]:
     with sidecar.directory() as directory, contextlib.ExitStack() as stack:
         env = environment(directory, transport=name)
         headers = asked.headers()
+        if name in _SAYING:
+            headers |= asked.CHAIN_HEADERS
         if name in _CHAINED:
             env |= _chained(directory)
-            headers |= asked.CHAIN_HEADERS
         if name == "delegated":
             headers["X-MeshGuard-Delegation"] = _delegated(env)
         (directory / "run").mkdir()
