@@ -1,0 +1,53 @@
+"""What an agent might try to get more than was decided; each of these was possible once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.edges.world import World, policies
+
+RULES = policies("""
+name: everybody
+version: "1"
+appliesTo: {agentIds: ["*"]}
+rateLimits: {requestsPerHour: 1000}
+humanInTheLoop: {requireApproval: ["sign:*"]}
+rules:
+  - {effect: allow, actions: ["read:*"]}
+  - {id: wire, effect: require_approval, actions: ["wire:*"], requireActionToken: true}
+  - {id: sign, effect: allow, actions: ["sign:*"], requireActionToken: true}
+defaultEffect: deny
+""")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path, RULES)
+    yield made
+    made.close()
+
+
+def approved(world: World, action: str, **headers: str) -> str:
+    """The id of a pending action of `agent` that was asked for with a check, and approved."""
+    pending = str(world.check("agent", action, **headers).json()["pendingId"])
+    answer = world.admin("POST", f"/pending/{pending}/approve", json={"approver": "ann"})
+    assert answer.status_code == 200, answer.text
+    return pending
+
+
+@pytest.mark.parametrize("action", ["wire:money", "sign:letter"])
+def test_an_approval_does_not_stand_for_the_action_token_that_a_rule_asks_for(
+    world: World, action: str
+) -> None:
+    pending = approved(world, action)
+    refused = world.check("agent", action, pending_id=pending)
+    assert (refused.status_code, refused.json()["code"]) == (403, "action_token_required")
+    minted = world.ask(
+        "POST", "/api/v1/action-tokens", headers=world.agent("agent"),
+        json={"action": action, "pendingId": pending},
+    )  # fmt: skip
+    assert minted.status_code == 200
+    token = minted.json()["actionToken"]
+    named = world.check("agent", action, pending_id=pending, action_token=token)
+    assert (named.status_code, named.json()["pendingId"]) == (200, pending)
