@@ -159,7 +159,7 @@ class Gate:
         if snapshot is None:
             snapshot = self._snapshot()
         mode = self.mode
-        if mode is Mode.BYPASS:
+        if mode is Mode.BYPASS or not asked:
             return [self._decide(call, snapshot, mode) for call in asked]
         recorder, ledger = self._recorder, self._ledger
         failure = ""
@@ -171,8 +171,7 @@ class Gate:
             outcomes = [self._decide(call, snapshot, mode) for call in asked]
             if failure:
                 return self._unrecorded(outcomes, Code.AUDIT_UNAVAILABLE, failure)
-            if outcomes:
-                self._environment.state.tick(outcomes[0].steady)
+            self._environment.state.tick(outcomes[0].steady)
             also = [self._turned_away_row(snapshot, mode)] if self._turned_away else []
             recorder.write([*map(row_of, outcomes), *also], ledger.changes())
         except AuditUnavailable as error:

@@ -498,12 +498,19 @@ class Operations:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator["_Change"]:
-        """A transaction; what was changed of the ledger is taken back where it fails."""
+        """A transaction; what was changed of the ledger is taken back where it fails.
+
+        Where nothing was changed nothing is written, also not what waits to be: others look for
+        changes where there is a new row.
+        """
         ledger = self.state.ledger
         self._audit.begin()
         change = _Change(self)
         try:
             yield change
+            if not change.rows:
+                self._audit.cancel()
+                return
             self._audit.write(change.rows, ledger.changes())
         except BaseException:
             self._audit.cancel()

@@ -172,7 +172,11 @@ class AuditLog:
 
         Raises:
             AuditUnavailable: nothing is durable.
+            ValueError: there are changes and no row, by which others would see them.
         """
+        if changes and not rows:
+            self.cancel()
+            raise ValueError("changes of the ledger have no row")
         if self._connection is None or not self._connection.in_transaction:
             self.begin()
         connection = self._connection

@@ -1,10 +1,13 @@
 """What an agent might try to get more than was decided; each of these was possible once."""
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from authz.core.mode import Mode
 from tests.edges.world import World, policies
 
 RULES = policies("""
@@ -51,3 +54,22 @@ def test_an_approval_does_not_stand_for_the_action_token_that_a_rule_asks_for(
     token = minted.json()["actionToken"]
     named = world.check("agent", action, pending_id=pending, action_token=token)
     assert (named.status_code, named.json()["pendingId"]) == (200, pending)
+
+
+def test_what_only_looks_writes_nothing_that_others_would_miss(tmp_path: Path) -> None:
+    """An agent that looked at its relationships hid a revocation from the other sidecar."""
+    here, there = World(tmp_path, RULES, mode=Mode.AUDIT), World(tmp_path, RULES)
+    for world in (here, there):
+        world.check("agent", "read:x")
+    with contextlib.closing(sqlite3.connect(here.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert here.check("another", "read:x").status_code == 200  # and has no row
+    assert here.ask("GET", "/relationships", headers=here.agent("agent")).status_code == 200
+    answer = there.admin("DELETE", "/agents/agent", params={"unknown": "true"})
+    assert answer.status_code == 200
+    here.gate.mode = Mode.ENFORCE
+    assert here.check("agent", "read:x").json()["code"] == "agent_revoked"
+    assert there.check("another", "read:x").status_code == 200
+    assert any(key.endswith("\nanother") for key in there.state.counts.entries)
+    for world in (here, there):
+        world.close()

@@ -192,6 +192,17 @@ def test_only_what_everybody_has_heard_of_is_forgotten(
     for number in range(3):
         opened.audit.begin()
         opened.state.ledger.put(Put(opened.state.used, str(number), 1.0))
-        opened.audit.write([], opened.state.ledger.changes())
+        opened.audit.write([row()], opened.state.ledger.changes())
         opened.state.ledger.keep(durable=True)
     assert removed() == 0
+
+
+def test_changes_without_a_row_which_others_would_miss_are_not_written(path: Path) -> None:
+    opened = Opened(path)
+    opened.audit.begin()
+    opened.state.ledger.put(Put(opened.state.used, "jti", 1.0))
+    with pytest.raises(ValueError, match="no row"):
+        opened.audit.write([], opened.state.ledger.changes())
+    opened.state.ledger.undo()
+    opened.spend(1)
+    assert Opened(path).spent == 1
