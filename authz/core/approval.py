@@ -18,6 +18,7 @@ from authz.core.pending import (
     MAX_ID,
     MAX_PER_AGENT,
     Pending,
+    context_told,
     digest_of,
     id_of,
 )
@@ -62,7 +63,7 @@ def settle(case: Case, objection: Deny, terms: Terms) -> Answer:
         call = call._replace(method=known.method, path=known.path)
         digest = digest_of(agent_id, call, case.delegation_id)
     if known.digest != digest:
-        said = f"{HEADER}: {known.id} is for another action, resource, method or path"
+        said = f"{HEADER}: {known.id} is for another action, resource, method, path or context"
         return _denied(objection, Code.PENDING_MISMATCH, said)
     if known.policy_version != case.snapshot.version:
         said = f"the policies have changed since {known.id} became pending; ask again without it"
@@ -131,6 +132,7 @@ def _asked(case: Case, call: Call, objection: Deny, terms: Terms, digest: str, o
         expires_at=now + min(terms.expires_s, MAX_EXPIRES_S) + terms.cooling_s,
         cools_at=now + terms.cooling_s if terms.cooling_s else 0.0,
         url=terms.url,
+        context=context_told(call),
     )
     finding = _waits(case, objection, pending, objection.reason)
     assert finding.more is not None

@@ -1,8 +1,10 @@
 """Pending actions: what a person has to approve, or what has to cool off, first (CONTRACT §8).
 
-- One is bound to the digest of agent, action, resource, method, path and delegation, and to the
-  version of the policies: an approval is for this action under these rules and for nothing else.
-  Where an action token is asked for there is no request yet, and so no method or path.
+- One is bound to the digest of agent, action, resource, method, path, context and delegation, and
+  to the version of the policies: an approval is for this action under these rules and for nothing
+  else. Where an action token is asked for there is no request yet, and so no method or path.
+- Conditions look at the context (`X-MeshGuard-Meta`), and so does the person: one that was approved
+  for a small amount is not approved for a large one. A query string and a body are never seen here.
 - An approved one lets one retry pass, once, before it expires. It lifts the objection that it was
   made for; what else objects, a denial, a floor or an empty wallet, still does.
 - Its id comes from what it is bound to, so the same action asked again while it waits, or after it
@@ -16,6 +18,7 @@ import json
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from authz.core.call import Call
+from authz.core.facts import context_of
 from authz.core.ledger import Table, parsed
 from authz.core.timestamps import rfc3339
 
@@ -65,6 +68,8 @@ class Pending(NamedTuple):
     answer: str = ""
     #: Where a person can see what this is about (a rule's `approval.url`).
     url: str = ""
+    #: The context that the agent gave (`context_told`).
+    context: str = ""
 
     def state_at(self, now: float) -> str:
         """The state with what time has done to it."""
@@ -84,7 +89,20 @@ class NotPending(Exception):
 def digest_of(agent_id: str, call: Call, delegation_id: str) -> str:
     """What a pending action is bound to, hexadecimal SHA-256."""
     bound = [agent_id, call.action, call.resource, call.method, call.path, delegation_id]
-    return hashlib.sha256(json.dumps(bound, ensure_ascii=False).encode()).hexdigest()
+    context = context_of(call.meta) if call.meta else None
+    # What tells nothing is bound as it stands.
+    bound.append(call.meta if context is None else json.dumps(context, sort_keys=True))
+    return hashlib.sha256(json.dumps(bound).encode()).hexdigest()
+
+
+def context_told(call: Call) -> str:
+    """The context of a call as people are shown it, JSON; empty where none can be read."""
+    context = context_of(call.meta) if call.meta else None
+    if not context:
+        return ""
+    said = json.dumps(context, ensure_ascii=False, separators=(",", ":"))
+    # Half a surrogate pair is JSON, and no answer could carry it.
+    return said.encode("utf-8", "xmlcharrefreplace").decode()
 
 
 def id_of(digest: str, policy_version: str) -> str:
@@ -128,6 +146,7 @@ def entry(pending: Pending, now: float) -> dict[str, Any]:
         "resource": pending.resource,
         "method": pending.method,
         "path": pending.path,
+        "context": json.loads(pending.context) if pending.context else "",
         "policy": pending.policy,
         "rule": pending.rule,
         "reason": pending.reason,
@@ -149,7 +168,7 @@ def _dumps(pending: Pending) -> str:
 
 def _loads(key: str, text: str) -> Pending:
     values = parsed(text)
-    kinds = (str,) * 11 + (float,) * 4 + (str,) * 3
+    kinds = (str,) * 11 + (float,) * 4 + (str,) * 4
     if not isinstance(values, list) or len(values) != len(kinds):
         raise ValueError("not a pending action")
     read: list[Any] = []

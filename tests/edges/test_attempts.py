@@ -73,3 +73,34 @@ def test_what_only_looks_writes_nothing_that_others_would_miss(tmp_path: Path) -
     assert any(key.endswith("\nanother") for key in there.state.counts.entries)
     for world in (here, there):
         world.close()
+
+
+def test_what_was_approved_in_one_context_is_not_done_in_another(world: World) -> None:
+    pending = approved(world, "sign:letter", meta='{"amount": 5, "to": "ann"}')
+    entry = world.admin("GET", f"/pending/{pending}").json()
+    assert entry["context"] == {"amount": 5, "to": "ann"}
+    token = world.operations.action_token(world.operations.pending(pending)).token
+    for meta in (
+        '{"amount": 5000, "to": "ann"}',
+        '{"amount": 5}',
+        "{}",
+        "",
+        '{"amount": 5,',
+        "[5]",
+    ):
+        given = {"meta": meta} if meta else {}
+        answer = world.check("agent", "sign:letter", action_token=token, **given)
+        assert (answer.status_code, answer.json()["code"]) == (403, "pending_mismatch"), meta
+    spelled = '{"to":"\\u0061nn","amount":5}'
+    assert world.check("agent", "sign:letter", action_token=token, meta=spelled).status_code == 200
+
+
+def test_a_context_that_no_text_can_hold_is_no_reason_to_fail(world: World) -> None:
+    body = '{"actions": [{"action": "wire:money", "context": {"\\ud800": "\\udfff"}}]}'
+    answer = world.ask(
+        "POST", "/api/v1/governance/batch", headers=world.agent("agent"), content=body
+    )
+    [result] = answer.json()["results"]
+    assert (answer.status_code, result["code"]) == (200, "approval_required")
+    [shown] = world.admin("GET", "/pending").json()["pending"]
+    assert (shown["pendingId"], shown["context"]) == (result["pendingId"], {"&#55296;": "&#57343;"})
