@@ -42,6 +42,12 @@ class Terms(NamedTuple):
     severity: str = ""
 
 
+def terms_of(objection: Deny) -> Terms:
+    """How a policy's objection can be lifted."""
+    asked = objection.approval
+    return Terms() if asked is None else Terms(asked.timeout_s or EXPIRES_S, url=asked.url)
+
+
 def settle(case: Case, objection: Deny, terms: Terms) -> Answer:
     """The objection as it stands now: denied and pending, denied for good, or lifted."""
     call, agent_id = case.call, case.identity.agent_id

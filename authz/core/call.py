@@ -223,6 +223,11 @@ def from_http(
     )
 
 
+def verb_and_path(call: Call) -> str:
+    """The action that a proxied request's method and path say it is."""
+    return f"{VERBS.get(call.method.upper(), 'execute')}:{call.upstream_path}"
+
+
 def meta_of(context: Mapping[str, object]) -> str:
     """A context as `X-MeshGuard-Meta` carries it; one that is too long stays so, by a character."""
     said = json.dumps(context, ensure_ascii=False, separators=(",", ":"))

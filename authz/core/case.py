@@ -2,13 +2,15 @@
 
 from authz.core import delegated
 from authz.core.action_token import ActionToken, BadToken
-from authz.core.call import MAX_NAME, Call, defect_of_resource
+from authz.core.call import MAX_NAME, Call, defect_of_resource, verb_and_path
 from authz.core.delegated import Refusal
 from authz.core.delegation.walk import Walked
 from authz.core.environment import Environment
 from authz.core.evaluation import Ruling
 from authz.core.facts import Facts
 from authz.core.identity import ANONYMOUS, Identity, Unidentified
+from authz.core.intent import Intent, stricter
+from authz.core.pattern import fold
 from authz.core.provenance import Influence, Unclear, influence_of
 from authz.core.routes import Mapped
 from authz.core.snapshot import Snapshot
@@ -23,7 +25,9 @@ class Case:
     __slots__ = (
         "_delegated",
         "_influence",
+        "_names",
         "_ruling",
+        "_rulings",
         "_token",
         "call",
         "caller",
@@ -61,7 +65,9 @@ class Case:
         self.steady = steady
         #: The caller, or the anonymous unverified one when there is no usable token.
         self.identity = caller if isinstance(caller, Identity) else ANONYMOUS
+        self._names: tuple[str, ...] | None = None
         self._ruling: Ruling | None = None
+        self._rulings: tuple[Ruling, ...] | None = None
         self._influence: Influence | Unclear | None = None
         self._delegated: Walked | Refusal | None = None
         self._token: ActionToken | BadToken | None = None
@@ -97,6 +103,46 @@ class Case:
             facts = Facts(self.call, self.identity)
             self._ruling = self.snapshot.ruling(facts, self.effective_rank)
         return self._ruling
+
+    @property
+    def verification(self) -> Intent:
+        """What a declared action that is not the observed one leads to."""
+        own, asked = self.environment.intent, self.snapshot.routes.verification(self.host)
+        return own if asked is None else stricter(own, Intent(asked))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The action by each name that counts, the declared one first.
+
+        Strict verification does not take the agent's word where no route knows the request: what
+        its method and path say is true as well, and nothing may be got around by another name.
+        """
+        if self._names is None:
+            call = self.call
+            self._names = (call.action,)
+            if (
+                call.declares_action
+                and call.source == "proxy"
+                and self.mapped is None
+                and self.verification is Intent.STRICT
+            ):
+                observed = verb_and_path(call)
+                if fold(observed) != fold(call.action):
+                    self._names = (call.action, observed)
+        return self._names
+
+    @property
+    def rulings(self) -> tuple[Ruling, ...]:
+        """What the policies say about the action by each of its names."""
+        if self._rulings is None:
+            others = (
+                self.snapshot.ruling(
+                    Facts(self.call._replace(action=name), self.identity), self.effective_rank
+                )
+                for name in self.names[1:]
+            )
+            self._rulings = (self.ruling, *others)
+        return self._rulings
 
     @property
     def delegated(self) -> Walked | Refusal | None:

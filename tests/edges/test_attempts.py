@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from authz.core.mode import Mode
+from tests.builders import check_request
 from tests.edges.world import World, policies
 
 RULES = policies("""
@@ -104,3 +105,75 @@ def test_a_context_that_no_text_can_hold_is_no_reason_to_fail(world: World) -> N
     assert (answer.status_code, result["code"]) == (200, "approval_required")
     [shown] = world.admin("GET", "/pending").json()["pending"]
     assert (shown["pendingId"], shown["context"]) == (result["pendingId"], {"&#55296;": "&#57343;"})
+
+
+ALLOWS = 'rules: [{effect: allow, actions: ["*"]}]'
+STRICTER = [
+    (ALLOWS, "kind: PrivilegeFloors\nfloors: [{actions: ['delete:*'], tier: trusted}]",
+     "insufficient_trust_tier"),
+    (ALLOWS, "kind: ProvenanceGate\nrequirements: [{actions: ['delete:*'], minLane: 1}]",
+     "provenance_too_low"),
+    (ALLOWS, "kind: RiskWallet\ncapacity: 5\nwindow: 1h\ncosts: [{actions: ['delete:*'], cost: 6}]",
+     "wallet_exhausted"),
+    ('rules: [{effect: allow, actions: ["delete:*"], requireActionToken: true},'
+     ' {effect: allow, actions: ["*"]}]', "", "action_token_required"),
+    ('rules: [{effect: allow, actions: ["delete:*"], rateLimit: {max_per_minute: 1}},'
+     ' {effect: allow, actions: ["*"]}]', "", "rate_limited"),
+    ('rules: [{effect: deny, actions: ["delete:*"]}, {effect: allow, actions: ["*"]}]', "",
+     "rule_denied"),
+    (ALLOWS, "", "cooling_off"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rules", "document", "code"), STRICTER)
+def test_no_stage_is_got_around_by_another_name_where_verification_is_strict(
+    tmp_path: Path, rules: str, document: str, code: str
+) -> None:
+    text = f'name: p\nversion: "1"\nappliesTo: {{agentIds: ["*"]}}\n{rules}\ndefaultEffect: deny\n'
+    if document:
+        text += f'---\n{document}\nname: d\nversion: "1"\n'
+    world = World(tmp_path, policies(text), INTENT_VERIFICATION="strict", DESTRUCTIVE_GATE="true")
+    path = "/proxy/users/purge" if code == "cooling_off" else "/proxy/users/5"
+    for name in ("delete:users/5", "invoke:tidy"):
+        headers = {
+            "authorization": world.agent("agent")["Authorization"],
+            "x-meshguard-action": name,
+        }
+        for _ in range(2):
+            world.gate.check(check_request("DELETE", path, headers))
+        assert world.rows()[-1]["code"] == code, name
+    world.close()
+
+
+def test_an_approval_that_the_request_itself_needs_can_be_given(tmp_path: Path) -> None:
+    world = World(
+        tmp_path,
+        policies("""
+name: p
+version: "1"
+appliesTo: {agentIds: ["*"]}
+rules:
+  - {id: asked, effect: require_approval, actions: ["delete:*"]}
+  - {id: named, effect: allow, actions: ["invoke:tidy"]}
+defaultEffect: deny
+"""),
+        INTENT_VERIFICATION="strict",
+    )
+    headers = {
+        "authorization": world.agent("agent")["Authorization"],
+        "x-meshguard-action": "invoke:tidy",
+    }
+    world.gate.check(check_request("DELETE", "/proxy/users/5", headers))
+    [pending] = world.state.pending.entries
+    assert world.rows()[-1]["reason"].startswith("the request is also delete:users/5")
+    world.admin("POST", f"/pending/{pending}/approve", json={"approver": "ann"})
+    headers["x-meshguard-pending-id"] = pending
+    codes = []
+    for path in ("/proxy/users/6", "/proxy/users/5", "/proxy/users/5"):
+        world.gate.check(check_request("DELETE", path, headers))
+        row = world.rows()[-1]
+        codes.append((row["code"], row["rule"]))
+    assert codes == [
+        ("pending_mismatch", "asked"), ("rule_allowed", "named"), ("pending_used", "asked"),
+    ]  # fmt: skip
+    world.close()

@@ -21,7 +21,7 @@ def judge(case: Case) -> Finding:
         return NO_OBJECTION  # it is what is being asked for
     token = case.token
     if token is None:
-        needed = case.ruling.needs_token
+        needed = next((r.needs_token for r in case.rulings if r.needs_token is not None), None)
         if needed is None or isinstance(policy.judge(case), Deny):
             # Where a person has approved, the policies do not deny any more, and the token counts.
             return NO_OBJECTION

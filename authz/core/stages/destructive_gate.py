@@ -6,7 +6,7 @@ that a policy allows.
 
 from authz.core.approval import Terms, settle
 from authz.core.case import Case
-from authz.core.destructive import destructive
+from authz.core.destructive import PATTERNS, destructive
 from authz.core.errors import Code
 from authz.core.finding import NO_OBJECTION, Deny, Finding
 
@@ -17,9 +17,10 @@ def judge(case: Case) -> Finding:
     """Make a destructive action pending, until it has cooled off or a person has approved it."""
     if not case.environment.destructive_gate:
         return NO_OBJECTION
-    kind = destructive(case.call.action)
-    if kind is None:
+    kinds = [kind for kind in map(destructive, case.names) if kind is not None]
+    if not kinds:
         return NO_OBJECTION
+    kind = min(kinds, key=PATTERNS.index)
     if kind.needs_person:
         code, said = Code.APPROVAL_REQUIRED, "requires a person's approval"
     else:

@@ -4,12 +4,12 @@ The first part of the execution gate. What the wire shows comes from a `RouteMap
 the request, else from its method and path.
 """
 
-from authz.core.call import VERBS
+from authz.core.approval import settle, terms_of
+from authz.core.call import verb_and_path
 from authz.core.case import Case
 from authz.core.errors import Code
-from authz.core.facts import Facts
 from authz.core.finding import NO_OBJECTION, Deny, Finding, More, noted
-from authz.core.intent import Intent, difference, stricter
+from authz.core.intent import Intent, difference
 
 NAME = "intent"
 
@@ -25,32 +25,34 @@ def judge(case: Case) -> Finding:
         return Deny(Code.INTENT_UNMAPPED, said, rule=f"{NAME}:unmapped", policy=unmapped)
     if not (call.declares_action or call.declares_resource):
         return NO_OBJECTION
-    asked = routes.verification(case.host)
-    verification = case.environment.intent
-    if asked is not None:
-        verification = stricter(verification, Intent(asked))
+    verification = case.verification
     if verification is Intent.OFF:
         return NO_OBJECTION
     if mapped is not None:
         action, resource = mapped.action, mapped.resource
     else:
-        action, resource = f"{VERBS.get(call.method.upper(), 'execute')}:{call.upstream_path}", ""
+        action, resource = verb_and_path(call), ""
     differs = difference(call, action, resource, exact=mapped is not None)
     if differs and verification is Intent.WARN:
         return More(notes=noted(intent=differs))
     if differs:
         return Deny(Code.INTENT_MISMATCH, differs, rule=f"{NAME}:mismatch")
-    if verification is Intent.STRICT and call.action != action:
-        return _observed_too(case, action)
-    return NO_OBJECTION
+    return _observed_too(case)
 
 
-def _observed_too(case: Case, action: str) -> Finding:
+def _observed_too(case: Case) -> Finding:
     """Where both names may be true, the policies must allow the action by either."""
-    facts = Facts(case.call._replace(action=action), case.identity)
-    ruling = case.snapshot.ruling(facts, case.effective_rank)
-    for finding in (ruling.policy, ruling.privilege):
-        if isinstance(finding, Deny):
-            reason = f"the request is also {action}: {finding.reason}"
-            return finding._replace(reason=reason, more=None)
-    return NO_OBJECTION
+    passed: Finding = NO_OBJECTION
+    for name, ruling in zip(case.names[1:], case.rulings[1:], strict=True):
+        for finding in (ruling.policy, ruling.privilege):
+            if not isinstance(finding, Deny):
+                continue
+            objection = finding._replace(reason=f"the request is also {name}: {finding.reason}")
+            if finding.code is not Code.APPROVAL_REQUIRED:
+                return objection
+            settled = settle(case, objection, terms_of(finding))
+            if isinstance(settled, Deny):
+                return settled
+            # The policy stage says whether it is allowed; here only this objection is lifted.
+            passed = settled.more or NO_OBJECTION
+    return passed

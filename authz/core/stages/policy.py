@@ -4,22 +4,18 @@ The last part of the execution gate. Where a policy wants a person's approval th
 pending (CONTRACT §8), and an approved one passes once.
 """
 
-from authz.core.approval import Terms, settle
+from authz.core.approval import settle, terms_of
 from authz.core.case import Case
 from authz.core.errors import Code
 from authz.core.finding import Answer, Deny
-from authz.core.pending import EXPIRES_S
 
 
 def judge(case: Case) -> Answer:
     """Whatever the policies that apply to the caller say; every answer names the one."""
     finding = case.ruling.policy
     if isinstance(finding, Deny) and finding.code is Code.APPROVAL_REQUIRED:
-        asked = finding.approval
-        terms = Terms()
-        if asked is not None:
-            terms = Terms(asked.timeout_s or EXPIRES_S, url=asked.url)
-            if asked.message:
-                finding = finding._replace(reason=asked.message)
+        terms, asked = terms_of(finding), finding.approval
+        if asked is not None and asked.message:
+            finding = finding._replace(reason=asked.message)
         return settle(case, finding, terms)
     return finding

@@ -18,14 +18,16 @@ def judge(case: Case) -> Finding:
     finding = case.ruling.privilege
     if isinstance(finding, Deny):
         return finding
-    floor = case.snapshot.floors.required(case.call.action)
-    if floor is None or case.effective_rank >= floor.rank:
-        return finding
-    tier = TIERS[case.effective_rank]
-    said = f"{case.call.action} needs tier {TIERS[floor.rank]}, and the caller counts as {tier}"
-    return Deny(
-        Code.INSUFFICIENT_TRUST_TIER,
-        floor.reason or said,
-        rule=f"{NAME}:floor",
-        policy=floor.document,
-    )
+    for name in case.names:
+        floor = case.snapshot.floors.required(name)
+        if floor is None or case.effective_rank >= floor.rank:
+            continue
+        tier = TIERS[case.effective_rank]
+        said = f"{name} needs tier {TIERS[floor.rank]}, and the caller counts as {tier}"
+        return Deny(
+            Code.INSUFFICIENT_TRUST_TIER,
+            floor.reason or said,
+            rule=f"{NAME}:floor",
+            policy=floor.document,
+        )
+    return finding

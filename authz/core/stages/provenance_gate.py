@@ -26,22 +26,23 @@ def judge(case: Case) -> Finding:
     if isinstance(said, Unclear):
         return Deny(Code.PROVENANCE_MALFORMED, said.reason, rule=f"{NAME}:malformed")
     influence = _UNSAID if said is None else said
-    for requirement in gates.requirements(case.call.action):
-        lane = requirement.min_lane
-        if lane is not None and influence.lane < lane:
-            return _too_low(case, requirement, lane, said)
-        if requirement.require_labels or requirement.forbid_labels:
-            reason = _labels(case.call.action, requirement, influence)
-            if reason:
-                return _denied(Code.PROVENANCE_LABEL, "label", reason, requirement, said)
+    for name in case.names:
+        for requirement in gates.requirements(name):
+            lane = requirement.min_lane
+            if lane is not None and influence.lane < lane:
+                return _too_low(name, requirement, lane, said)
+            if requirement.require_labels or requirement.forbid_labels:
+                reason = _labels(name, requirement, influence)
+                if reason:
+                    return _denied(Code.PROVENANCE_LABEL, "label", reason, requirement, said)
     return NO_OBJECTION if said is None else _passed(said)
 
 
-def _too_low(case: Case, requirement: Requirement, lane: int, said: Influence | None) -> Deny:
+def _too_low(action: str, requirement: Requirement, lane: int, said: Influence | None) -> Deny:
     how = "and nothing says what influenced it"
     if said is not None:
         how = f"and what is {LANES[said.lane]} did"
-    reason = f"{case.call.action} may only be influenced by what is {LANES[lane]}, {how}"
+    reason = f"{action} may only be influenced by what is {LANES[lane]}, {how}"
     return _denied(Code.PROVENANCE_TOO_LOW, "too-low", reason, requirement, said)
 
 

@@ -21,6 +21,8 @@ _UNITS = {1: "second", 60: "minute", 3600: "hour", 86_400: "day"}
 def judge(case: Case) -> Finding:
     """Deny what would be one request too many."""
     limits = case.ruling.limits
+    for other in case.rulings[1:]:
+        limits += tuple(limit for limit in other.limits if limit not in limits)
     if not limits:
         return NO_OBJECTION
     counts, now = case.environment.state.counts, case.steady

@@ -43,7 +43,8 @@ def judge(case: Case) -> Finding:
         if declared is None:
             said = f"X-MeshGuard-Cost: not a whole number of points from 0 to {MAX_POINTS}"
             return Deny(Code.COST_MALFORMED, said, rule=f"{NAME}:cost", policy=wallet.name)
-    cost = wallet.cost(case.call.action, case.effective_rank, lane, declared)
+    rank = case.effective_rank
+    cost = max(wallet.cost(name, rank, lane, declared) for name in case.names)
     balances = case.environment.state.wallets
     where, now = balance.key(wallet.name, case.identity.agent_id), case.steady
     known = balances.get(where)
