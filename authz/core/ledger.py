@@ -94,8 +94,10 @@ class Ledger:
         self._journal: list[tuple[Table[Any], str, object | None]] = []
         #: Changes that were kept without being durable.
         self._unsaved: dict[tuple[str, str], None] = {}
-        #: When an entry may be removed: time, kind and key. One of each entry that expires.
+        #: When an entry may be removed: time, kind and key. One of each key, and none of what was
+        #: taken back: an agent that is refused while nothing can be written leaves no trace.
         self._due: list[tuple[float, str, str]] = []
+        self._awaited: set[tuple[str, str]] = set()
 
     @property
     def mark(self) -> int:
@@ -120,6 +122,7 @@ class Ledger:
         while len(self._journal) > mark:
             table, key, before = self._journal.pop()
             self._set(table, key, before)
+            self._await(table, key)
 
     def changes(self) -> list[Change]:
         """Everything that is not durable yet."""
@@ -139,6 +142,9 @@ class Ledger:
             self._unsaved.clear()
         else:
             self._unsaved.update({(table.kind, key): None for table, key, _ in self._journal})
+        for table, key, before in self._journal:
+            if before is None:
+                self._await(table, key)
         self._journal.clear()
 
     def load(self, kind: str, key: str, text: str | None) -> None:
@@ -157,6 +163,7 @@ class Ledger:
                 self._unsaved[kind, key] = None
             return
         self._set(table, key, theirs)
+        self._await(table, key)
         self._unsaved.pop((kind, key), None)
 
     def everything_unsaved(self) -> None:
@@ -170,15 +177,24 @@ class Ledger:
             if not self._due or self._due[0][0] > now:
                 return
             _, kind, key = heapq.heappop(self._due)
+            self._awaited.discard((kind, key))
             table = self._tables[kind]
             value = table.entries.get(key)
             if value is None or table.expires is None:
                 continue
-            expires = table.expires(value)
-            if expires > now:
-                heapq.heappush(self._due, (expires, kind, key))
+            if table.expires(value) > now:
+                self._await(table, key)
             else:
                 self.put(Put(table, key, None))
+
+    def _await(self, table: Table[Any], key: str) -> None:
+        """See to it that an entry is removed when it has expired, if there is one."""
+        if table.expires is None or (table.kind, key) in self._awaited:
+            return
+        value = table.entries.get(key)
+        if value is not None:
+            self._awaited.add((table.kind, key))
+            heapq.heappush(self._due, (table.expires(value), table.kind, key))
 
     def _set(self, table: Table[Any], key: str, value: object | None) -> None:
         table.version += 1
@@ -193,8 +209,6 @@ class Ledger:
             return
         if table.group is not None:
             table.groups.setdefault(table.group(value), set()).add(key)
-        if table.expires is not None and before is None:
-            heapq.heappush(self._due, (table.expires(value), table.kind, key))
         table.entries[key] = value
 
 

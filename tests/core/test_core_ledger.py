@@ -118,6 +118,24 @@ def test_what_has_expired_is_removed_and_what_was_prolonged_is_not() -> None:
     assert numbers.entries == {"c": 30.0}
 
 
+def test_what_was_taken_back_is_not_awaited_and_so_fills_nothing() -> None:
+    """An agent that asks again and again while nothing can be written left one trace each time."""
+    numbers = table()
+    ledger = Ledger(numbers)
+    for turn in range(10 * ledgers.PURGED_AT_ONCE):
+        ledger.put(Put(numbers, "same", 10.0))
+        ledger.put(Put(numbers, f"another {turn}", 10.0))
+        ledger.undo()
+    ledger.put(Put(numbers, "kept", 20.0))
+    ledger.keep(durable=True)
+    ledger.purge(25.0)
+    assert numbers.entries == {}
+    ledger.undo()
+    assert numbers.entries == {"kept": 20.0}
+    ledger.purge(25.0)
+    assert numbers.entries == {}
+
+
 def test_everything_is_written_to_a_file_that_knows_nothing() -> None:
     numbers = table()
     ledger = Ledger(numbers)
