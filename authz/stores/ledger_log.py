@@ -27,9 +27,10 @@ class LedgerEntry(peewee.Model):
 
     kind = peewee.TextField()
     key = peewee.TextField()
+    #: Before the value: to find what is new, no long values need be read.
+    change = peewee.BigIntegerField()
     #: NULL: removed.
     value = peewee.TextField(null=True)
-    change = peewee.BigIntegerField()
 
     class Meta:
         table_name = TABLE

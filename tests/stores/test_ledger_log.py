@@ -197,6 +197,15 @@ def test_only_what_everybody_has_heard_of_is_forgotten(
     assert removed() == 0
 
 
+def test_what_is_new_is_found_without_reading_the_values(path: Path) -> None:
+    """An agent can make them long, and others look through all of them under the lock."""
+    Opened(path)
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        columns = [column[1] for column in other.execute("PRAGMA table_info(ledger)")]
+    # SQLite reads a row's columns in their order, and no further than it has to.
+    assert columns == ["kind", "key", "change", "value"]
+
+
 def test_changes_without_a_row_which_others_would_miss_are_not_written(path: Path) -> None:
     opened = Opened(path)
     opened.audit.begin()

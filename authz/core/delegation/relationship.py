@@ -25,6 +25,9 @@ AUTHORITY: Final = "delegates_to"
 TYPES: Final = (AUTHORITY, "created_by", "supervised_by", "consumes_skill")
 #: Hops from the root to the caller (CONTRACT §7).
 MAX_HOPS: Final = 5
+#: Characters of its three lists of patterns together. An agent may have a thousand relationships,
+#: all of which are kept in memory; and more does not fit into a chain that a header carries.
+MAX_CHARACTERS: Final = 8192
 #: The rank a delegator has at least (CONTRACT §7).
 VERIFIED: Final = tiers.TIERS.index("verified")
 #: The reason that is shown of one that has expired (CONTRACT §7).
@@ -195,15 +198,20 @@ def from_values(relationship_id: str, said: Mapping[str, Any]) -> Relationship:
     if tiers.rank(tier) is None:
         raise ValueError("source_tier: not a trust tier")
     revoked_at = said["revoked_at"]
+    lists = {name: shape.patterns(name, said[name]) for name in ("scope", "resources", "ceiling")}
+    if sum(len(one) for patterns in lists.values() for one in patterns) > MAX_CHARACTERS:
+        raise ValueError(
+            f"scope: with resources and permissionCeiling longer than {MAX_CHARACTERS} characters"
+        )
     return Relationship(
         id=relationship_id,
         org_id=shape.name("org_id", said["org_id"], optional=True),
         source=shape.name("source", said["source"]),
         target=shape.name("target", said["target"]),
         type=said["type"],
-        scope=shape.patterns("scope", said["scope"]),
-        resources=shape.patterns("resources", said["resources"]),
-        ceiling=shape.patterns("ceiling", said["ceiling"]),
+        scope=lists["scope"],
+        resources=lists["resources"],
+        ceiling=lists["ceiling"],
         max_depth=shape.count("max_depth", said["max_depth"], 0, MAX_HOPS),
         requires_approval=shape.flag("requires_approval", said["requires_approval"]),
         created_at=shape.moment("created_at", said["created_at"]),

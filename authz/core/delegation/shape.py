@@ -11,10 +11,11 @@ from typing import Any, Final
 from authz.core.facts import distinct
 from authz.core.identity import MAX_CLAIM
 
-#: Patterns in one list, and characters of each: the three lists of a relationship are at most
-#: 48 KiB, and two of them are compared in a few milliseconds.
+#: Patterns in one list, characters of each, and stars: two lists are compared in a few
+#: milliseconds, and each star of one pattern may be looked for all along another.
 MAX_PATTERNS: Final = 64
 MAX_PATTERN: Final = 256
+MAX_STARS: Final = 8
 #: 9999-12-31T00:00:00Z, seconds since the epoch: later times have no RFC 3339 form.
 MAX_TIME: Final = 253_402_214_400
 
@@ -69,6 +70,8 @@ def patterns(where: str, value: object) -> tuple[str, ...]:
             raise ValueError(f"{where}[{at}]: not a pattern of printable characters")
         if len(one) > MAX_PATTERN:
             raise ValueError(f"{where}[{at}]: longer than {MAX_PATTERN} characters")
+        if one.count("*") > MAX_STARS:
+            raise ValueError(f"{where}[{at}]: more than {MAX_STARS} stars")
     return tuple(one.strip() for one in value)
 
 

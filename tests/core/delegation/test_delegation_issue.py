@@ -106,6 +106,11 @@ UNUSABLE: list[tuple[dict[str, Any], str]] = [
     ({"scope": ["read:\u202e*"]}, "scope[0]: not a pattern of printable characters"),
     ({"scope": [7]}, "scope[0]: not a pattern of printable characters"),
     ({"scope": ["x" * 257]}, "scope[0]: longer than 256 characters"),
+    ({"scope": ["*" * 9]}, "scope[0]: more than 8 stars"),
+    (
+        {"resources": ["x" * 256] * 32},
+        "scope: with resources and permissionCeiling longer than 8192 characters",
+    ),
     ({"resources": [""]}, "resources[0]: not a pattern of printable characters"),
     ({"ceiling": {"a": 1}}, "permissionCeiling: not a list of at most 64 patterns"),
     ({"max_depth": 6}, "maxDepth: not a whole number from 0 to 5"),
@@ -134,12 +139,15 @@ def test_unusable_terms_are_told_by_name(changes: dict[str, Any], sentence: str)
 
 
 def test_terms_at_every_bound_are_good() -> None:
-    longest = [f"{at:02d}{'x' * 254}" for at in range(64)]
+    longest = [f"{at:02d}{'*' * 8}{'x' * 246}" for at in range(64)]
+    most = [f"{at:02d}{'x' * 62}" for at in range(64)]
     terms = Terms(
-        "b" * 256, longest, NOW + MAX_LIFETIME_S, resources=longest, ceiling=longest, max_depth=5
-    )
-    source = A._replace(tags=tuple(longest))
-    assert issued(terms, source).scope == issued(terms, source).source_tags == tuple(longest)
+        "b" * 256, longest[:8], NOW + MAX_LIFETIME_S, resources=most, ceiling=longest[:8],
+        max_depth=5,
+    )  # fmt: skip
+    made = issued(terms, A._replace(tags=tuple(longest)))
+    assert (made.scope, made.resources) == (tuple(longest[:8]), tuple(most))
+    assert made.source_tags == tuple(longest)
 
 
 def test_an_id_that_is_none_makes_no_relationship() -> None:
