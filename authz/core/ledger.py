@@ -39,6 +39,7 @@ class Table(Generic[T]):
         expires: Callable[[T], float] | None = None,
         group: Callable[[T], str] | None = None,
         is_final: Callable[[T], bool] = lambda _: False,
+        is_outdated: Callable[[T, T], bool] = lambda _, __: False,
     ) -> None:
         """
         Args:
@@ -47,6 +48,8 @@ class Table(Generic[T]):
             expires: when an entry may be removed, in seconds of the steady clock; never by default.
             group: what entries are found by besides their keys.
             is_final: an entry that nobody can take back, whatever a file says: a revocation.
+            is_outdated: whether the second entry, a file's, is what the first one was before: that
+                of an older copy of the file.
         """
         self.kind: Final = kind
         self.dumps: Final = dumps
@@ -54,6 +57,7 @@ class Table(Generic[T]):
         self.expires: Final = expires
         self.group: Final = group
         self.is_final: Final = is_final
+        self.is_outdated: Final = is_outdated
         self.entries: Final[dict[str, T]] = {}
         #: Keys by group.
         self.groups: Final[dict[str, set[str]]] = {}
@@ -161,6 +165,9 @@ class Ledger:
         if mine is not None and table.is_final(mine):
             if theirs is None or not table.is_final(theirs):
                 self._unsaved[kind, key] = None
+            return
+        if mine is not None and theirs is not None and table.is_outdated(mine, theirs):
+            self._unsaved[kind, key] = None
             return
         self._set(table, key, theirs)
         self._await(table, key)

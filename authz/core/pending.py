@@ -182,6 +182,14 @@ def _loads(key: str, text: str) -> Pending:
     return Pending(key, *read)
 
 
+def _is_outdated(mine: Pending, theirs: Pending) -> bool:
+    """Ours was used or rejected since; one that was asked for again was created later."""
+    ended = ("executed", "rejected")
+    return (
+        mine.state in ended and theirs.state not in ended and theirs.created_at <= mine.created_at
+    )
+
+
 def table() -> Table[Pending]:
     """An empty table of them, by id."""
     return Table(
@@ -190,4 +198,5 @@ def table() -> Table[Pending]:
         _loads,
         expires=lambda pending: pending.expires_at + SHOWN_S,
         group=lambda pending: pending.agent_id,
+        is_outdated=_is_outdated,
     )

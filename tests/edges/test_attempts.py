@@ -177,3 +177,42 @@ defaultEffect: deny
         ("pending_mismatch", "asked"), ("rule_allowed", "named"), ("pending_used", "asked"),
     ]  # fmt: skip
     world.close()
+
+
+def test_an_older_copy_of_the_file_brings_no_approval_back(tmp_path: Path) -> None:
+    world = World(
+        tmp_path,
+        policies("""
+name: p
+version: "1"
+appliesTo: {agentIds: ["*"]}
+rules: [{effect: require_approval, actions: ["pay:*"]}]
+defaultEffect: deny
+"""),
+    )
+    used, rejected = (
+        approved(world, "pay:bill"),
+        str(world.check("agent", "pay:rent").json()["pendingId"]),
+    )
+    copy = tmp_path / "copy.db"
+    with (
+        contextlib.closing(sqlite3.connect(world.database)) as here,
+        contextlib.closing(sqlite3.connect(copy)) as there,
+    ):
+        here.backup(there)
+    assert world.check("agent", "pay:bill", pending_id=used).status_code == 200
+    world.admin("POST", f"/pending/{rejected}/reject", json={"approver": "ann", "reason": "no"})
+    copy.rename(world.database)
+    for pending, action, code in (
+        (used, "pay:bill", "pending_used"), (rejected, "pay:rent", "pending_rejected"),
+    ):  # fmt: skip
+        assert world.check("agent", action, pending_id=pending).json()["code"] == code
+    # Who asks again may be answered again, and another process hears of that.
+    world.now += 1
+    another = World(tmp_path, world.snapshot)
+    assert world.check("agent", "pay:bill").json()["pendingId"] == used
+    answer = another.admin("POST", f"/pending/{used}/approve", json={"approver": "ann"})
+    assert answer.status_code == 200
+    assert world.check("agent", "pay:bill", pending_id=used).status_code == 200
+    for process in (another, world):
+        process.close()
