@@ -1,8 +1,9 @@
 """The destructive gate: actions whose name says that they cannot be undone (CONTRACT §8).
 
-Off unless DESTRUCTIVE_GATE=true. An action is put in lower case, everything in it that is neither a
+Off unless DESTRUCTIVE_GATE=true. An action is put in lower case, every run of what is neither a
 letter nor a digit becomes `_`, and each pattern is searched in that: `delete:account` is
-`delete_account`. What is found waits, or needs a person, however a policy would have it.
+`delete_account`, and so is `deleteAccount`, as many tools are called. What is found waits, or needs
+a person, however a policy would have it.
 """
 
 import functools
@@ -118,11 +119,14 @@ PATTERNS: Final = (
     ),
 )
 
-_SEPARATORS: Final = re.compile(r"[^a-z0-9]")
+_SEPARATORS: Final = re.compile(r"[^a-z0-9]+")
+_HUMPS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 @functools.lru_cache(maxsize=256)
 def destructive(action: str) -> Destructive | None:
     """The gravest kind that an action is of, or None."""
-    name = _SEPARATORS.sub("_", action.lower())
-    return next((kind for kind in PATTERNS if kind.pattern.search(name)), None)
+    # With and without its humps: `dRop_table` has them where none is meant.
+    spellings = (action.lower(), _HUMPS.sub("_", action).lower())
+    names = " ".join(_SEPARATORS.sub("_", spelling) for spelling in spellings)
+    return next((kind for kind in PATTERNS if kind.pattern.search(names)), None)

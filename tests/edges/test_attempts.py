@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from authz.core.destructive import destructive
 from authz.core.mode import Mode
 from tests.builders import check_request
 from tests.edges.world import World, policies
@@ -216,3 +217,21 @@ defaultEffect: deny
     assert world.check("agent", "pay:bill", pending_id=used).status_code == 200
     for process in (another, world):
         process.close()
+
+
+@pytest.mark.parametrize(
+    ("action", "kind"),
+    [
+        ("delete:account", "delete-account"),
+        ("invoke:deleteAccount", "delete-account"),
+        ("invoke:delete::account", "delete-account"),
+        ("invoke:delete - account", "delete-account"),
+        ("invoke:dRop_tAble", "drop-table"),
+        ("INVOKE:PURGE", "bulk-delete"),
+        ("read:accounts", None),
+        ("delete:discount", None),
+    ],
+)
+def test_what_is_destructive_is_so_in_every_spelling(action: str, kind: str | None) -> None:
+    found = destructive(action)
+    assert (found and found.id) == kind
