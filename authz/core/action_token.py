@@ -155,5 +155,8 @@ def _loads(_: str, text: str) -> float:
 
 
 def used() -> Table[float]:
-    """An empty table of the ids that were used, each with the time until which it is kept."""
-    return Table("used", repr, _loads, lambda until: until)
+    """An empty table of the ids that were used, each with the time until which it is kept.
+
+    That is for each process to say by its own steady clock, which another's may be ahead of.
+    """
+    return Table("used", repr, _loads, lambda until: until, is_final=lambda _: True)

@@ -235,3 +235,38 @@ defaultEffect: deny
 def test_what_is_destructive_is_so_in_every_spelling(action: str, kind: str | None) -> None:
     found = destructive(action)
     assert (found and found.id) == kind
+
+
+def test_no_token_is_good_again_because_anothers_clock_is_ahead(tmp_path: Path) -> None:
+    here, ahead = (
+        World(
+            tmp_path,
+            policies("""
+name: p
+version: "1"
+appliesTo: {agentIds: ["*"]}
+rules:
+  - {effect: allow, actions: ["seal:*"], requireActionToken: true}
+  - {effect: allow, actions: ["read:*"]}
+defaultEffect: deny
+"""),
+        )
+        for _ in range(2)
+    )
+    ahead.now += 3600
+    minted = here.ask(
+        "POST", "/api/v1/action-tokens", headers=here.agent("agent"), json={"action": "seal:x"}
+    )
+    sealing = {"action_token": minted.json()["actionToken"]}
+    assert here.check("agent", "seal:x", **sealing).status_code == 200
+    for _ in range(3):
+        ahead.check("other", "read:x")
+        answer = here.check("agent", "seal:x", **sealing)
+        assert answer.json()["code"] == "action_token_replayed"
+    # By both clocks its time is over, and then it is forgotten everywhere.
+    here.now += 301
+    for process in (here, ahead, here):
+        process.check("other", "read:x")
+    for process in (here, ahead):
+        assert not process.state.used.entries
+        process.close()
