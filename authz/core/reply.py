@@ -33,6 +33,10 @@ TRACE_HEADER: Final = "x-meshguard-trace-id"
 #: Risk points that are left in the agent's wallet after this call.
 WALLET_HEADER: Final = "x-meshguard-wallet-remaining"
 
+#: Longest names of headers, characters in all, for which an answer is kept encoded: an agent can
+#: make up 60 KiB of them for each request, and ours have 300.
+MAX_KEPT: Final = 1024
+
 #: google.rpc.Code for the status of an answer; Envoy only looks at OK or not OK.
 _RPC_CODE: Final = {400: 3, 401: 16, 403: 7, 429: 8, 503: 14}
 
@@ -159,7 +163,8 @@ def _allowance(outcome: Outcome, proxy_authorization: str) -> bytes:
         # Another party's credential stays: in audit mode an agent may still bring its own.
         removed = (*removed, "authorization")
     # The agent's own credential is for this request, and kept no longer.
-    encode = _encoded if upstream == proxy_authorization else _encoded.__wrapped__
+    is_kept = upstream == proxy_authorization and sum(map(len, removed)) <= MAX_KEPT
+    encode = _encoded if is_kept else _encoded.__wrapped__
     same = encode(removed, upstream, _common(outcome))
     trace = _sized(b"\x0a", _TRACE_KEY + _sized(b"\x12", header_safe(outcome.trace_id).encode()))
     added = _sized(b"\x32", trace + _APPEND)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from authz.core import reply
 from authz.core.destructive import destructive
 from authz.core.mode import Mode
+from authz.core.wire_pb2 import CheckResponse
 from tests.builders import check_request
 from tests.edges.world import World, policies
 
@@ -270,3 +272,18 @@ defaultEffect: deny
     for process in (here, ahead):
         assert not process.state.used.entries
         process.close()
+
+
+def test_names_of_headers_that_an_agent_makes_up_fill_no_memory(world: World) -> None:
+    def ask(name: str) -> bytes:
+        headers = {"authorization": world.agent("agent")["Authorization"], name: "1"}
+        return world.gate.check(check_request(path="/proxy/x", headers=headers))
+
+    ask("x-meshguard-cost")
+    before = reply._encoded.cache_info()
+    made_up = f"x-meshguard-{'a' * reply.MAX_KEPT}"
+    answer = CheckResponse.FromString(ask(made_up))
+    assert list(answer.ok_response.headers_to_remove)[:1] == [made_up]
+    assert reply._encoded.cache_info() == before
+    ask("x-meshguard-cost")
+    assert reply._encoded.cache_info().hits == before.hits + 1
