@@ -59,7 +59,7 @@ def follow(connection: sqlite3.Connection, ledger: Ledger, seen: int) -> int:
     for kind, key, value, change in connection.execute(_NEWER, (seen,)):
         try:
             ledger.load(kind, key, value)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise sqlite3.DatabaseError(
                 f"its ledger's entry {kind!r} {key!r} cannot be read: {error}"
             ) from None

@@ -155,7 +155,8 @@ def test_a_file_that_knows_less_than_was_seen_of_it_is_told_again(path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "value", ["not json", "[1]", '["x",[]]', "[60,[[1,-5]]]", 7, b"\xff", "null"]
+    "value",
+    ["not json", "[1]", '["x",[]]', "[60,[[1,-5]]]", f"[1,{10**400},1]", 7, b"\xff", "null"],
 )
 def test_an_entry_that_cannot_be_read_closes_the_store_and_is_named(path: Path, value: Any) -> None:
     opened = Opened(path)
