@@ -4,6 +4,8 @@ Clients ask through Envoy, some to be allowed and some to be denied. At a random
 is killed, or Envoy, or the supervisor, or all three; they come back on the same database, and it
 goes on. Whatever a client was told by `x-meshguard-decision` must then be in the database, under
 its trace id, with the same decision, exactly once; and the database and its chain must be whole.
+Each agent has a wallet: what its rows say was spent is what the ledger says, and never more than
+the wallet holds.
 
 `make crash` does 100 rounds. CRASH_ROUNDS and CRASH_SEED say how many and which; the seed is
 printed, but what happens between two kills is the machine's to decide.
@@ -26,6 +28,9 @@ from pathlib import Path
 
 import pytest
 
+from authz.core.state import State
+from authz.core.window import Window
+from authz.stores import ledger_log
 from tests.e2e import sidecar as starter
 from tests.e2e.load import Client
 from tests.e2e.sidecar import PATIENCE_S, bearer, children, environment, free_port, wait_until
@@ -37,6 +42,19 @@ CLIENTS = 12
 #: Seconds of load before a kill, at most.
 LOAD_S = 0.5
 DENIED = {"X-MeshGuard-Action": "write:delete"}
+#: Agents, and what each may spend while this takes; the last one's wallet is soon empty.
+CAPACITIES = {"reviewer-0": 1_000_000_000, "reviewer-1": 1_000_000, "reviewer-2": 100}
+COST = 3
+WALLETS = "\n---\n".join(
+    f"""\
+kind: RiskWallet
+name: {agent}
+appliesTo: {{agentIds: [{agent}]}}
+capacity: {capacity}
+window: 30d
+defaultCost: {COST}"""
+    for agent, capacity in CAPACITIES.items()
+)
 
 #: What is killed in each five rounds, in some order: the supervisor's back-off grows with each kill
 #: of one child and is forgotten with the supervisor, which is why that one is killed, too.
@@ -54,14 +72,18 @@ class Lives:
 
     def __init__(self, path: Path, port: int, upstream: Upstream) -> None:
         self.path, self.port = path, port
-        self._env = environment(path, port, upstream.url)
+        policies = path / "policies"
+        policies.mkdir()
+        sample = (starter.SAMPLE_POLICIES / "code-review.yaml").read_text()
+        (policies / "crash.yaml").write_text(f"{sample}\n---\n{WALLETS}\n")
+        self.env = environment(path, port, upstream.url, POLICIES_DIR=str(policies))
         self._life = contextlib.ExitStack()
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         """Start it and wait until it is up."""
         self._life.close()
-        process = self._life.enter_context(starter.start(self.path, self._env, "run"))
+        process = self._life.enter_context(starter.start(self.path, self.env, "run"))
         self._process = process
         log = self.path / "stderr"
         wait_until(
@@ -134,7 +156,7 @@ class Told:
     async def ask(self, port: int, number: int) -> None:
         """One client, until it is cancelled."""
         client = Client(port, self.hear)
-        given = bearer(ttl_s=86_400)
+        given = bearer(agent_id=f"reviewer-{number % len(CAPACITIES)}", ttl_s=86_400)
         try:
             for turn in itertools.count():
                 headers = given | {"X-MeshGuard-Trace-ID": f"r{self.round}-c{number}-{turn}"}
@@ -185,7 +207,24 @@ def _database(path: Path) -> Iterator[sqlite3.Connection]:
         yield database
 
 
-def test_no_acknowledged_decision_is_lost(upstream: Upstream) -> None:
+def _debited(connection: sqlite3.Connection) -> dict[str, int]:
+    """What each agent has spent, by the rows."""
+    query = "SELECT agent_id, sum(debit) FROM audit WHERE debit > 0 GROUP BY agent_id"
+    return dict(connection.execute(query))
+
+
+def _spent(connection: sqlite3.Connection) -> dict[str, int]:
+    """What each agent has spent, by the ledger: within one window, since that is longer."""
+    state = State()
+    ledger_log.follow(connection, state.ledger, 0)
+    found = {}
+    for key, known in state.wallets.entries.items():
+        assert isinstance(known, Window)
+        found[key.partition("\n")[2]] = known.total(time.time())
+    return found
+
+
+def test_no_acknowledged_decision_is_lost_and_no_point_is_spent_twice(upstream: Upstream) -> None:
     def say(line: str) -> None:
         sys.stdout.write(f"crash: {line}\n")
         sys.stdout.flush()
@@ -207,6 +246,9 @@ def test_no_acknowledged_decision_is_lost(upstream: Upstream) -> None:
                 "SELECT trace_id, decision FROM audit WHERE source = 'proxy'"
             ):
                 rows.setdefault(trace, []).append(decision)
+            debited, spent = _debited(connection), _spent(connection)
+            query = "SELECT DISTINCT agent_id FROM audit WHERE code = 'wallet_exhausted'"
+            exhausted = {agent for (agent,) in connection.execute(query)}
         missing = [trace for trace in told.decisions if trace not in rows]
         wrong = {
             trace: (decision, rows[trace])
@@ -220,13 +262,19 @@ def test_no_acknowledged_decision_is_lost(upstream: Upstream) -> None:
             f" {len(told.decisions)} answers compared, missing {len(missing)}, wrong {len(wrong)};"
             f" {unsaid} rows whose answer nobody got, {told.failed} requests without a decision"
         )
+        say(f"spent by the rows {debited}, by the ledger {spent}")
         assert missing == []
         assert wrong == {}
         assert integrity == ["ok"]
         assert all(len(found) == 1 for found in rows.values())
+        assert debited == spent
+        left = {agent: capacity - spent.get(agent, 0) for agent, capacity in CAPACITIES.items()}
+        assert all(points >= 0 for points in left.values()), left
+        assert exhausted <= {agent for agent, points in left.items() if points < COST}
+        assert sum(spent.values()) > 0
         verified = subprocess.run(
             [sys.executable, "-m", "authz", "audit", "verify", "--database", database],
-            env=environment(path, lives.port, upstream.url),
+            env=lives.env,
             cwd=path,
             capture_output=True,
             text=True,
