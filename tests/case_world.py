@@ -14,13 +14,13 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from authz import memory
 from authz.core import call as calls
 from authz.core import reply
 from authz.core.action_token import ActionTokens
-from authz.core.audit import AuditRow, change_row
+from authz.core.audit import AuditRow, change_row, row_of
 from authz.core.audit_verify import Report
 from authz.core.call import Call
 from authz.core.case import Case as Judged
@@ -43,7 +43,7 @@ from authz.core.timestamps import rfc3339
 from authz.core.verdict import Decision
 from authz.core.wire_pb2 import CheckRequest, CheckResponse
 from authz.gate import Gate
-from authz.operations import NotPossible, Operations, Signer, Unknown
+from authz.operations import NotPossible, Operations, Unknown
 from authz.settings import Settings, read_jwks_file
 from authz.stores import audit_check
 from authz.stores.audit_key import default_key_file, public_file, public_key
@@ -65,6 +65,13 @@ _OTHER_SECRET: Final = "a secret of somebody else, long enough for every HMAC"
 _PLACEHOLDER: Final = re.compile(r"\$\{([a-z]+)(?:\.([\w.-]+))?\}")
 _TIME: Final = re.compile(r"now([+-][0-9]+)?")
 _REFUSALS: Final = (AuditUnavailable, NotPending, NotPossible, Refused, Unknown, ValueError)
+
+
+class _Key(NamedTuple):
+    """Who signs hops."""
+
+    kid: str
+    sign: receipt.Sign
 
 
 class Answered:
@@ -406,13 +413,12 @@ class World:
             status = 200 if item["decision"] == "allow" else verdict.code.status
             return Answered(status, {}, item, {})
         if call.source == "mint" and verdict.decision is Decision.ALLOW:
-            told = verdict.more.body if verdict.more is not None else {}
             made = self.operations.mint_action(
                 outcome.case.identity.agent_id,
                 call.action,
                 call.resource,
                 outcome.case.snapshot.version,
-                pending_id=str(told.get("pendingId", "")),
+                pending_id=json.loads(row_of(outcome).metadata or "{}").get("pendingId", ""),
             )
             self._action_token = made.token
         answer = reply.http_answer(outcome)
@@ -506,24 +512,22 @@ class World:
         return f"{signed}.{signers.base64url(mac)}"
 
     def _forged_chain(self, how: Forged) -> str:
-        made = self.operations.relationship(self._relationships[how.chain])
-        signer = self._delegations.signer()
-        # As it was signed before anything in it ended: nobody signs what has.
-        found = collect(made.id, self.operations.state.relationships.get)
-        hops = receipt.chain_of(found, signer.sign, signer.kid).split("~")
+        # As it was signed when it was made, whatever has ended since.
+        found = collect(self._relationships[how.chain], self.operations.state.relationships.get)
+        own = self._delegations.signer()
+        signer = _Key(own.kid, own.sign)
+        hops = [receipt.signed(hop, signer.sign, signer.kid) for hop in found]
         for number, changed in how.by_hop.items():
             hops[number - 1] = self._changed_hop(hops[number - 1], changed, how, signer)
         if how.header:
             hops = [self._changed_hop(hop, {}, how, signer) for hop in hops]
         if how.signed not in ("ours", "nobody"):
-            stranger = Signer(self._stranger.kid or "", self._stranger.sign, b"")
+            stranger = _Key("stranger", self._stranger.sign)
             hops = [self._changed_hop(hop, {}, how, stranger) for hop in hops]
         order = how.hops or range(1, len(hops) + 1)
         return "~".join(hops[number - 1] for number in order)
 
-    def _changed_hop(
-        self, hop: str, changed: Mapping[str, Any], how: Forged, signer: Signer
-    ) -> str:
+    def _changed_hop(self, hop: str, changed: Mapping[str, Any], how: Forged, signer: _Key) -> str:
         _, body, signature = hop.split(".")
         said = _unpacked(body)
         for path, value in changed.items():

@@ -8,6 +8,7 @@ has become of it, each single call is held against what the policies alone say o
 
 import functools
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from authz.core import agents, balance, pending, tiers
 from authz.core.action_token import ActionTokens
+from authz.core.audit import row_of
 from authz.core.balance import Refilled
 from authz.core.call import Call, from_http
 from authz.core.case import Case
@@ -493,8 +495,7 @@ class World:
         call = self.call(ask)
         [outcome] = self.gate.batch([call])
         if call.source == "mint" and outcome.verdict.decision is Decision.ALLOW:
-            more = outcome.verdict.more
-            known = "" if more is None else str(more.body.get("pendingId", ""))
+            known = json.loads(row_of(outcome).metadata or "{}").get("pendingId", "")
             self.mint(outcome.case.identity.agent_id, call.action, call.resource, known)
         return outcome
 

@@ -30,6 +30,7 @@ def test_a_time_that_no_clock_can_have_shown_is_not_kept(behind: float, is_belie
 def test_what_is_removed_had_expired_before_the_time_that_is_noted() -> None:
     state = State()
     state.ledger.put(Put(state.used, "jti", 300.0))
+    state.ledger.keep(durable=True)
     for now in (299.9, 300.0):
         state.tick(now)
         assert (state.used.get("jti") is None) is (noted(state) == 300.0)
