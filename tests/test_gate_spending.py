@@ -81,7 +81,7 @@ turns = st.lists(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)  # each example waits for a disk
 @given(turns)
 def test_no_order_of_batches_in_several_processes_overspends_a_wallet(
     happening: list[tuple[int, list[str], float, int | None]],
