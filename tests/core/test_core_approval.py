@@ -91,3 +91,27 @@ def test_an_approval_asked_for_as_a_token_is_for_that_action_and_resource(
     other = call("proxy", pending_id=pending)._replace(**change)  # type: ignore[arg-type]
     assert asked(deciding, other).verdict.code is Code.PENDING_MISMATCH
     assert asked(deciding, call("proxy", pending_id=pending)).verdict.code is Code.APPROVED
+
+
+def test_asking_fills_neither_the_memory_nor_the_list_of_whoever_approves() -> None:
+    judged_with = environment()
+    deciding = gate(ASKING, MemoryRecorder(), judged_with=judged_with)
+    table = judged_with.state.pending
+
+    def ask(number: int, **claims: object) -> Outcome:
+        given = {"authorization": bearer(**claims)}
+        return asked(deciding, calls.from_http("proxy", "POST", f"/proxy/{number}", "a", given.get))
+
+    for number in range(pendings.MAX_PER_AGENT):
+        pending_id(ask(number))
+    for number in range(pendings.MAX_PER_AGENT, pendings.MAX_PER_AGENT + 20):
+        refused = ask(number)
+        assert refused.verdict.code is Code.APPROVAL_REQUIRED
+        assert refused.verdict.more is None
+        assert f"{pendings.MAX_PER_AGENT} actions of this agent are pending" in (
+            refused.verdict.reason
+        )
+    assert len(table.entries) == pendings.MAX_PER_AGENT
+    # What waits already is asked for as before, and others are not kept from asking.
+    assert table.get(pending_id(ask(0))) is not None
+    pending_id(ask(0, sub="agent-2"))
