@@ -26,7 +26,7 @@ from authz.core.errors import Code
 from authz.core.identity import Identity, mint
 from authz.core.ledger import Put, Table
 from authz.core.mode import Mode
-from authz.core.pending import Pending
+from authz.core.pending import NotPending, Pending
 from authz.core.snapshot import Snapshot
 from authz.core.state import State
 from authz.core.timestamps import rfc3339
@@ -369,6 +369,13 @@ class Operations:
         """
         with self._changing() as change:
             now, before = self._steady(), self.pending(pending_id)
+            version = self._version()
+            if approve and version and before.policy_version != version:
+                raise NotPending(
+                    f"{pending_id} became pending under policies of version {before.policy_version}"
+                    f", and {version} is in force: nothing could come of it; the agent has to ask"
+                    " again"
+                )
             after = pending.answered(before, now, approve=approve, approver=approver, words=words)
             change.put(Put(self.state.pending, pending_id, after))
             change.row(

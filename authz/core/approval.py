@@ -106,7 +106,7 @@ def _told(
             said = f"{known.id} was rejected by {known.approver}{words}"
             return _denied(objection, Code.PENDING_REJECTED, said, known.id)
         case "executed":
-            said = f"{known.id} was good for one request, which was made"
+            said = f"{known.id} was good for one request, which was made; ask again without it"
             return _denied(objection, Code.PENDING_USED, said, known.id)
         case "expired":
             said = f"{known.id} has expired; ask again without it"

@@ -40,6 +40,9 @@ MAX_GOVERNANCE: Final = 24 * 1024
 #: Longest method that is recorded; the longest registered one (UPDATEREDIRECTREF) has 17.
 MAX_METHOD: Final = 32
 
+#: What stands for a header that is there and empty; whoever reads one of them refuses it.
+EMPTY: Final = "(empty)"
+_ABSENT: Final = "\0"
 #: The governance headers that the chain's stages read, each as it is.
 _CHAIN_HEADERS: Final = (
     "x-meshguard-delegation",
@@ -196,7 +199,7 @@ def from_http(
     delegation = pending_id = action_token = provenance = cost = ""
     if governing is None or governing:
         delegation, pending_id, action_token, provenance, cost = [
-            govern(name, "").strip()[: MAX_GOVERNANCE + 1] for name in _CHAIN_HEADERS
+            _said(govern(name, _ABSENT)) for name in _CHAIN_HEADERS
         ]
     return Call(
         source=source,
@@ -226,6 +229,17 @@ def from_http(
 def verb_and_path(call: Call) -> str:
     """The action that a proxied request's method and path say it is."""
     return f"{VERBS.get(call.method.upper(), 'execute')}:{call.upstream_path}"
+
+
+def _said(value: str) -> str:
+    """A header as stages read it: empty only where it is absent.
+
+    One that is there and empty says nothing that can be read. Were it taken for absent, an agent
+    whose runtime has lost its delegation would act on its own authority.
+    """
+    if value is _ABSENT:
+        return ""
+    return value.strip()[: MAX_GOVERNANCE + 1] or EMPTY
 
 
 def meta_of(context: Mapping[str, object]) -> str:

@@ -7,6 +7,7 @@
 - While the fuse of one of its hops, or of its root, is open nothing is walked.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,28 +34,30 @@ class Refusal(NamedTuple):
     edge: str
     #: The hop to the caller, where this counts as a failure of it.
     failing: Relationship | None = None
+    #: Seconds after which it is worth asking again.
+    retry_after_s: int | None = None
 
 
 def walked(case: "Case") -> Walked | Refusal:
     """Follow the delegation of a call that names one."""
     state, named = case.environment.state, case.call.delegation
-    by_id = is_id(named)
     try:
-        if by_id:
+        # What begins like an id is meant as one, and no chain does.
+        if named.startswith("rel_"):
             hops = collect(named, state.relationships.get)
         else:
             hops = case.environment.chains.read(named)
             hops = with_revocations(hops, state.relationships.get)
     except Refused as refused:
-        return Refusal(refused.code, refused.reason, named if by_id else "")
+        return Refusal(refused.code, refused.reason, named if is_id(named) else "")
     leaf = hops[-1]
     if leaf.target == case.identity.agent_id:
         # Whoever else asks learns nothing of it, also not that it is shut.
         until = latches.open_until(state.fuses, leaf.id, leaf.root, case.steady)
         if until is not None:
-            seconds = int(until - case.steady) + 1
-            said = f"the delegation failed too often; its fuse is open for {seconds} seconds"
-            return Refusal(Code.FUSE_OPEN, said, leaf.id)
+            seconds = math.ceil(until - case.steady)
+            said = f"delegation {leaf.id} failed too often; its fuse closes in {seconds} seconds"
+            return Refusal(Code.FUSE_OPEN, said, leaf.id, retry_after_s=seconds)
     return _walk(case, hops)
 
 

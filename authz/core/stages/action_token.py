@@ -11,6 +11,7 @@ from authz.core.finding import NO_OBJECTION, Deny, Finding, More, noted
 from authz.core.ledger import Put
 from authz.core.pattern import fold
 from authz.core.stages import policy
+from authz.core.text import word
 
 NAME = "action-token"
 
@@ -32,7 +33,7 @@ def judge(case: Case) -> Finding:
         return _denied(token.code, token.reason)
     wrong = _mismatch(case, token)
     if wrong:
-        said = f"the action token is for another {wrong}"
+        said = f"the action token is for {wrong}"
         return _denied(Code.ACTION_TOKEN_MISMATCH, said)
     if token.policy_version != case.snapshot.version:
         said = "the policies have changed since the action token was minted; ask for another"
@@ -45,12 +46,15 @@ def judge(case: Case) -> Finding:
 
 
 def _mismatch(case: Case, token: ActionToken) -> str:
-    """What of the call the token is not for; empty where it fits."""
+    """What the token is for, where that is not the call; empty where it fits."""
+    call = case.call
     if token.agent_id != case.identity.agent_id:
-        return "agent"
-    if fold(token.action) != fold(case.call.action):
-        return "action"
-    return "resource" if token.resource != case.call.resource else ""
+        return "another agent"
+    if fold(token.action) != fold(call.action):
+        return f"action `{word(token.action)}`, and not for `{word(call.action)}`"
+    if token.resource != call.resource:
+        return f"resource `{word(token.resource)}`, and not for `{word(call.resource)}`"
+    return ""
 
 
 def _denied(code: Code, reason: str) -> Deny:

@@ -27,7 +27,11 @@ def judge(case: Case) -> Finding:
             found.reason,
             rule=f"{NAME}:{cause}",
             alert="critical" if opened else "",
-            more=More(puts, notes=noted(fuseOpened=opened) if opened else ""),
+            more=More(
+                puts,
+                retry_after_s=found.retry_after_s,
+                notes=noted(fuseOpened=opened) if opened else "",
+            ),
         )
     acting = {
         "root": found.root,

@@ -36,7 +36,8 @@ def judge(case: Case) -> Finding:
     if differs and verification is Intent.WARN:
         return More(notes=noted(intent=differs))
     if differs:
-        return Deny(Code.INTENT_MISMATCH, differs, rule=f"{NAME}:mismatch")
+        policy = mapped.map_name if mapped is not None else ""
+        return Deny(Code.INTENT_MISMATCH, differs, rule=f"{NAME}:mismatch", policy=policy)
     return _observed_too(case)
 
 

@@ -142,7 +142,8 @@ def _minted(operations: Operations, outcome: Outcome) -> Token | None:
 def _call(source: Source, request: Request) -> Call:
     def header(name: str, default: str) -> str:
         # Repeated headers are joined as Envoy joins them in a CheckRequest.
-        return ",".join(request.headers.getlist(name)) or default
+        values = request.headers.getlist(name)
+        return ",".join(values) if values else default
 
     # Not `request.url`: it is put together with whatever the Host header says.
     return calls.from_http(
