@@ -157,8 +157,8 @@ def from_check_request(raw: bytes) -> Call:
     names = " ".join(headers)
     if GOVERNANCE_PREFIX in names or ADMIN_HEADER in names:
         governing = {
-            name: value
-            for name, value in headers.items()
+            name: headers[name]
+            for name in headers
             if name.startswith(GOVERNANCE_PREFIX) or name == ADMIN_HEADER
         }
     return from_http("proxy", http.method, http.path, http.host, headers.get, governing)

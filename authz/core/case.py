@@ -9,7 +9,7 @@ from authz.core.environment import Environment
 from authz.core.evaluation import Ruling
 from authz.core.facts import Facts
 from authz.core.identity import ANONYMOUS, Identity, Unidentified
-from authz.core.intent import Intent, stricter
+from authz.core.intent import INTENTS, Intent, stricter
 from authz.core.pattern import fold
 from authz.core.provenance import Influence, Unclear, influence_of
 from authz.core.routes import Mapped
@@ -108,7 +108,7 @@ class Case:
     def verification(self) -> Intent:
         """What a declared action that is not the observed one leads to."""
         own, asked = self.environment.intent, self.snapshot.routes.verification(self.host)
-        return own if asked is None else stricter(own, Intent(asked))
+        return own if asked is None else stricter(own, INTENTS[asked])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -135,13 +135,10 @@ class Case:
     def rulings(self) -> tuple[Ruling, ...]:
         """What the policies say about the action by each of its names."""
         if self._rulings is None:
-            others = (
-                self.snapshot.ruling(
-                    Facts(self.call._replace(action=name), self.identity), self.effective_rank
-                )
-                for name in self.names[1:]
-            )
-            self._rulings = (self.ruling, *others)
+            self._rulings = (self.ruling,)
+            for name in self.names[1:]:
+                facts = Facts(self.call._replace(action=name), self.identity)
+                self._rulings += (self.snapshot.ruling(facts, self.effective_rank),)
         return self._rulings
 
     @property

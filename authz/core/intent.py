@@ -25,6 +25,8 @@ class Intent(StrEnum):
     STRICT = "strict"
 
 
+#: By the word for it: an enumeration takes longer to look one up.
+INTENTS: Final = {str(intent): intent for intent in Intent}
 #: The strictest last.
 _ORDER: Final = {intent: place for place, intent in enumerate(Intent)}
 

@@ -26,47 +26,49 @@ class Window(NamedTuple):
 
     def total(self, now: float) -> int:
         """What was added within the window that ends now."""
-        slots = self.slots
-        if not slots:
-            return 0
-        gone = self._current(now) - SLOTS
-        total = self.sum
-        for slot, amount in slots:
-            if slot >= gone:
-                break
-            total -= amount
-        return total
+        return self._moved(now)[1]
 
     def add(self, now: float, amount: int) -> "Window":
         """The window with an amount more, and without what is too old to count."""
-        current = self._current(now)
-        gone = current - SLOTS
-        slots, total = self.slots, self.sum + amount
-        while slots and slots[0][0] < gone:
-            total -= slots[0][1]
-            slots = slots[1:]
+        moved = self.take(now, amount, self.sum + amount)
+        assert moved is not None
+        return moved
+
+    def take(self, now: float, amount: int, limit: int) -> "Window | None":
+        """`add`, where that does not go beyond a limit; None where it would."""
+        slots, total, current = self._moved(now)
+        total += amount
+        if total > limit:
+            return None
         if slots and slots[-1][0] == current:
             amount += slots[-1][1]
             slots = slots[:-1]
         return Window(self.length, (*slots, (current, amount)), total)
 
+    def _moved(self, now: float) -> tuple[tuple[tuple[int, int], ...], int, int]:
+        """The slots that count now, all of them together, and the number of the current one."""
+        slots, total = self.slots, self.sum
+        current = int(now * SLOTS // self.length)
+        if slots:
+            last, gone = slots[-1][0], current - SLOTS
+            if last > current:
+                current, gone = last, last - SLOTS
+            while slots and slots[0][0] < gone:
+                total -= slots[0][1]
+                slots = slots[1:]
+        return slots, total, current
+
     def wait(self, now: float, room: int, limit: int) -> float:
         """Seconds until there is room for an amount under a limit; `room` <= `limit`."""
-        over = self.total(now) + room - limit
-        current = self._current(now)
-        for slot, amount in self.slots:
+        slots, total, _ = self._moved(now)
+        over = total + room - limit
+        for slot, amount in slots:
             if over <= 0:
                 break
-            if slot < current - SLOTS:
-                continue
             over -= amount
             if over <= 0:
                 return max((slot + SLOTS + 1) * self.length / SLOTS - now, 0.0)
         return 0.0
-
-    def _current(self, now: float) -> int:
-        slot = int(now * SLOTS // self.length)
-        return max(slot, self.slots[-1][0]) if self.slots else slot
 
     @property
     def expires(self) -> float:

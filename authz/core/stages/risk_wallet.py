@@ -44,23 +44,30 @@ def judge(case: Case) -> Finding:
             said = f"X-MeshGuard-Cost: not a whole number of points from 0 to {MAX_POINTS}"
             return Deny(Code.COST_MALFORMED, said, rule=f"{NAME}:cost", policy=wallet.name)
     rank = case.effective_rank
-    cost = max(wallet.cost(name, rank, lane, declared) for name in case.names)
+    cost = max([wallet.cost(name, rank, lane, declared) for name in case.names])
     balances = case.environment.state.wallets
     where, now = balance.key(wallet.name, case.identity.agent_id), case.steady
     known = balances.get(where)
     if not isinstance(known, Window) or known.length != wallet.window_s:
         known = _current(known, wallet, now)
-    spent = known.spent if isinstance(known, Refilled) else known.total(now)
-    left = wallet.capacity - spent
-    if cost > left and cost:
-        return _exhausted(case, wallet, known, cost, left)
+    after = _spend(known, wallet, now, cost)
+    if after is None:
+        return _exhausted(case, wallet, known, cost, wallet.capacity - _spent(known, now))
+    left = max(wallet.capacity - _spent(after, now), 0)
     if not cost or case.call.source == "mint":
-        return More(debit=0, remaining=max(left, 0))
-    if isinstance(known, Refilled):
-        after: balance.Balance = balance.spend(known, cost, *_refill(wallet))
-    else:
-        after = known.add(now, cost)
-    return More((Put(balances, where, after),), cost, left - cost)
+        return More(debit=0, remaining=left + cost)
+    return More((Put(balances, where, after),), cost, left)
+
+
+def _spend(known: balance.Balance, wallet: Wallet, now: float, cost: int) -> balance.Balance | None:
+    """The balance with a cost spent; None where that is more than is left."""
+    if not cost:
+        return known  # also where a wallet was made smaller than what is spent
+    if isinstance(known, Window):
+        return known.take(now, cost, wallet.capacity)
+    if known.spent + cost > wallet.capacity:
+        return None
+    return balance.spend(known, cost, *_refill(wallet))
 
 
 def _declared(header: str) -> int | None:
@@ -89,9 +96,9 @@ def _refill(wallet: Wallet) -> Refill:
 
 
 def _spent(known: balance.Balance | None, now: float) -> int:
-    if known is None:
-        return 0
-    return known.spent if isinstance(known, Refilled) else known.total(now)
+    if isinstance(known, Window):
+        return known.total(now)
+    return 0 if known is None else known.spent
 
 
 def _exhausted(case: Case, wallet: Wallet, known: balance.Balance, cost: int, left: int) -> Deny:
