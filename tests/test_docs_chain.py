@@ -24,7 +24,7 @@ from authz.core import destructive, ledger, pending, provenance
 from authz.core.chain_doc import CHAIN_KINDS, MAX_POINTS
 from authz.core.delegation import fuse, receipt
 from authz.core.delegation.issue import Terms
-from authz.core.delegation.relationship import MAX_HOPS
+from authz.core.delegation.relationship import MAX_CHARACTERS, MAX_HOPS
 from authz.core.errors import Code
 from authz.core.identity import CLOCK_LEEWAY_S, Identity, TokenVerifier
 from authz.core.ledger import Table
@@ -506,6 +506,7 @@ def test_its_bounds_are_those_of_the_code() -> None:
         "entries of one kind": str(ledger.MAX_ENTRIES),
         "pending actions of one agent": str(pending.MAX_PER_AGENT),
         "relationships that one agent gives": str(MAX_RELATIONSHIPS),
+        "characters of one's scope, resources and ceiling together": str(MAX_CHARACTERS),
         "hops of a delegation": str(MAX_HOPS),
         "points of a wallet, and of a cost": str(MAX_POINTS),
         "influences of one request": str(provenance.MAX_INFLUENCES),
