@@ -82,6 +82,9 @@ class Pending(NamedTuple):
         return self.state
 
 
+_NOT_OVER: Final = ("pending_approval", "pending_cooling", "approved")
+
+
 class NotPending(Exception):
     """It cannot be answered; one sentence."""
 
@@ -119,7 +122,9 @@ def answered(
         NotPending: somebody did already, or its time is over, or the names are too long.
     """
     state = pending.state_at(now)
-    if state not in ("pending_approval", "pending_cooling"):
+    # What was approved can be taken back for as long as it was not used.
+    open_states = ("pending_approval", "pending_cooling") if approve else _NOT_OVER
+    if state not in open_states:
         raise NotPending(f"{pending.id} is {state} already")
     if state == "pending_cooling" and approve:
         raise NotPending(f"{pending.id} cools off by time; it can only be rejected")
