@@ -106,9 +106,9 @@ def test_a_batch_is_decided_in_order_with_a_row_each(enforcing: Sidecar) -> None
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        (b"", 400, "the body is not JSON"),
+        (b"", 400, "the body is missing"),
         (b"[" * 100_000, 400, "the body is not JSON"),
-        (b"[]", 400, "body: "),
+        (b"[]", 400, "the body must be a JSON object"),
         (b"{}", 400, "actions: "),
         (b'{"actions":[]}', 400, "actions: "),
         (b'{"actions":[{"action":""}]}', 400, "actions.0.action: "),

@@ -183,7 +183,11 @@ def test_a_batch_names_what_waits_and_passes_once_it_was_approved(world: World) 
         ({"cost": -1}, "actions.0.cost"),
         ({"cost": True}, "actions.0.cost"),
         ({"cost": 10**300}, "actions.0.cost"),
-        ({"cost": 1.5}, "actions.0.cost"),
+        ({"cost": 1.5}, "actions.0.cost: must be a whole number"),
+        # Without it the agent would act on its own authority.
+        ({"delegatoin": "rel"}, "actions.0: unknown key `delegatoin`, did you mean `delegation`?"),
+        ({"pending_id": "x"}, "actions.0: unknown key `pending_id`, did you mean `pendingId`?"),
+        ({"agentId": "a"}, "actions.0: unknown key `agentId`, known are action, resource, "),
     ],
 )
 def test_a_bad_item_refuses_the_whole_batch(world: World, item: dict[str, Any], where: str) -> None:
@@ -191,6 +195,26 @@ def test_a_bad_item_refuses_the_whole_batch(world: World, item: dict[str, Any], 
     answer = world.ask("POST", BATCH, headers=world.agent("a"), json=body)
     assert answer.status_code == 400
     assert answer.json()["message"].startswith(where), answer.json()
+    assert not world.rows()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        (BATCH, {"actions": []}, "actions: must not be empty"),
+        (BATCH, {"actions": [1]}, "actions.0: must be a JSON object"),
+        (BATCH, {"actions": [{}]}, "actions.0.action: missing"),
+        (BATCH, {"action": "read:x"}, "unknown key `action`, did you mean `actions`?"),
+        (MINT, {"action": "read:x", "delegate": "rel"}, "unknown key `delegate`, did you mean"),
+        (MINT, {}, 'action: missing; send {"action": …}'),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_said_in_our_words(
+    world: World, path: str, body: dict[str, Any], said: str
+) -> None:
+    answer = world.ask("POST", path, headers=world.agent("a"), json=body)
+    assert answer.status_code == 400
+    assert answer.json()["message"].startswith(said), answer.json()
     assert not world.rows()
 
 

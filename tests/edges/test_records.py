@@ -224,30 +224,33 @@ def test_without_a_secret_agents_are_registered_and_bring_their_own_tokens(tmp_p
 
 GOOD_AGENT = {"name": "x"}
 BAD_AGENTS: list[tuple[bytes | dict[str, Any], str]] = [
-    (b"", "the body is not JSON"),
+    (b"", 'the body is missing; send {"name": …}'),
     (b"name=x", "the body is not JSON"),
     (b'{"name":"x","name":"y"}', "the body is not JSON"),
     (b'{"name":"x","metadata":{"a":{"b":1,"b":2}}}', "the body is not JSON"),
     (b'{"name":"x","metadata":{"a":NaN}}', "the body is not JSON"),
     (b'{"name":"x","metadata":{"a":' + b"9" * 5000 + b"}}", "the body is not JSON"),
     (b"[" * 100_000, "the body is not JSON"),
-    (b"[]", "body: "),
-    (b"null", "body: "),
-    ({}, "name: "),
+    (b"[]", "the body must be a JSON object"),
+    (b"null", "the body must be a JSON object"),
+    ({}, 'name: missing; send {"name": …}'),
     ({"name": ""}, "name: "),
-    ({"name": 7}, "name: "),
+    ({"name": 7}, "name: must be text"),
     ({"name": None}, "name: "),
     ({"name": "x" * (MAX_CLAIM + 1)}, "name: "),
     ({"name": "a\nb"}, "name: "),
     (b'{"name":"\\ud800"}', "name: "),
-    ({"name": "x", "tier": "verified"}, "tier: "),
-    ({"name": "x", "trust_tier": "verified"}, "trust_tier: "),
+    ({"name": "x", "tier": "verified"}, "unknown key `tier`, did you mean `trustTier`?"),
+    (
+        {"name": "x", "trust_tier": "verified"},
+        "unknown key `trust_tier`, did you mean `trustTier`?",
+    ),
     ({"name": "x", "trustTier": "mighty"}, "trustTier: "),
     ({"name": "x", "trustTier": ["verified"]}, "trustTier: "),
-    ({"name": "x", "tags": "code"}, "tags: "),
-    ({"name": "x", "tags": [1]}, "tags.0: "),
+    ({"name": "x", "tags": "code"}, "tags: must be a list"),
+    ({"name": "x", "tags": [1]}, "tags.0: must be text"),
     ({"name": "x", "tags": ["t"] * 65}, "tags: "),
-    ({"name": "x", "metadata": []}, "metadata: "),
+    ({"name": "x", "metadata": []}, "metadata: must be a JSON object"),
     ({"name": "x", "metadata": {"a": "x" * 5000}}, "metadata: "),
     (b'{"name":"x","metadata":{"a":1e999}}', "metadata: "),
     (b'{"name":"x","metadata":{"a":"\\ud800"}}', "metadata: "),
@@ -256,9 +259,9 @@ BAD_AGENTS: list[tuple[bytes | dict[str, Any], str]] = [
     ({"name": "x", "id": "a/b"}, "id: "),
     ({"name": "x", "id": ".."}, "id: "),
     ({"name": "x", "id": "a\u200bb"}, "id: "),
-    ({"name": "x", "\ud800": 1}, "body: "),
+    ({"name": "x", "\ud800": 1}, "unknown key `\\ud800`, known are name, trustTier, "),
     ({"name": "x", "metadata": {"\ud800": 1}}, "metadata"),
-    ({"name": "x", "k" * 100_000: 1}, "kkk"),
+    ({"name": "x", "k" * 100_000: 1}, "unknown key `kkk"),
 ]
 
 
@@ -273,6 +276,31 @@ def test_a_bad_agent_is_refused_with_a_sentence_and_leaves_nothing(
     assert len(answer.content) < 500
     assert not world.rows()
     assert not world.state.agents.entries
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("limit=0", "limit: must be at least 1"),
+        ("limit=1001", "limit: must be at most 1000"),
+        ("limit=all", "limit: must be a whole number"),
+        (f"agentId={'x' * 2000}", "agentId: is longer than "),
+    ],
+)
+def test_what_is_wrong_with_a_query_is_said_in_our_words(
+    world: World, query: str, said: str
+) -> None:
+    answer = world.admin("GET", f"/pending?{query}")
+    assert answer.status_code == 400
+    assert answer.json()["message"].startswith(said)
+
+
+def test_whoever_approves_without_a_body_is_told_what_to_send(world: World) -> None:
+    path = f"/pending/{pending(world)}/approve"
+    for content, where in ((b"", "the body is"), (b"{}", "approver:")):
+        answer = world.admin("POST", path, content=content)
+        assert answer.status_code == 400
+        assert answer.json()["message"] == f'{where} missing; send {{"approver": …}}'
 
 
 @pytest.mark.parametrize(
@@ -527,7 +555,7 @@ def test_an_administrator_delegates_for_any_registered_agent(world: World) -> No
         ({"maxDepth": True}, 400, "maxDepth: "),
         ({"maxDepth": 10**400}, 400, "maxDepth: "),
         ({"requiresApproval": "yes"}, 400, "requiresApproval: "),
-        ({"source": "root"}, 400, "source: "),
+        ({"source": "root"}, 400, "unknown key `source`, did you mean `sourceAgentId`?"),
     ],
 )
 def test_what_may_not_be_delegated_is_refused(

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from authz import __version__
 from authz.edges.http import governed, probes
+from authz.edges.http.bodies import sentence
 from authz.edges.http.probes import Health
 from authz.edges.http.refusals import Coded
 from authz.gate import Gate
@@ -68,7 +69,7 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(step) for step in first["loc"][1:])
-    return JSONResponse({"error": _WORDS[400], "message": f"{where}: {first['msg']}"}, 400)
+    return JSONResponse({"error": _WORDS[400], "message": sentence(where, first)}, 400)
 
 
 async def _failed(_: Request, __: Exception) -> JSONResponse:

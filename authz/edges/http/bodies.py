@@ -1,19 +1,49 @@
-"""Request bodies: no larger than what Envoy lets through, and read in one way only."""
+"""Request bodies: no larger than what Envoy lets through, and read in one way only.
 
+- A key that is not known is refused, and the nearest known one named: what a slip of the pen leaves
+  out may be what restricts, such as whom somebody acts for.
+- What is wrong is said in our words, of bodies and of queries alike (`sentence`).
+"""
+
+import difflib
 import json
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from authz.core.facts import distinct
 from authz.core.names import MAX_BODY
+from authz.core.text import word
 
 #: Longest sentence about a body, characters: keys in it are the sender's.
 MAX_SENTENCE: Final = 300
+#: Characters of an unknown key that the known ones are compared with.
+MAX_COMPARED: Final = 64
+
+#: Sentences by error type (pydantic-core); the braces are filled in from the error's context.
+_SENTENCES: Final[Mapping[str, str]] = {
+    "missing": "missing",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "too_long": "has more than {max_length} items",
+    "string_too_long": "is longer than {max_length} characters",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "list_type": "must be a list",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "string_unicode": "must be text that is valid Unicode",
+    **dict.fromkeys(
+        ("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "must be a whole number"
+    ),
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "must be a JSON object"),
+}
 
 
 class Body(BaseModel):
@@ -27,13 +57,64 @@ class Body(BaseModel):
         alias_generator=to_camel,
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_its_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            known = [key for keys in cls._keys() for key in keys]
+            for key in data:
+                if key not in known:
+                    raise ValueError(_unknown_key(key, known))
+        return data
+
+    @classmethod
+    def needs(cls) -> str:
+        """The keys without which there is no such body, as a sender writes them."""
+        fields = zip(cls.model_fields.values(), cls._keys(), strict=True)
+        needed = [f'"{keys[0]}": …' for field, keys in fields if field.is_required()]
+        return f"{{{', '.join(needed)}}}" if needed else "a JSON object"
+
+    @classmethod
+    def _keys(cls) -> list[list[str]]:
+        """The spellings of each field, the preferred one first."""
+        keys = []
+        for name, field in cls.model_fields.items():
+            alias = field.validation_alias
+            if isinstance(alias, AliasChoices):
+                keys.append([str(choice) for choice in alias.choices])
+            else:
+                keys.append([str(alias or name)])
+        return keys
+
     def given(self) -> dict[str, Any]:
         """What the body says, by our names; what it sets to null counts as not said."""
         values = {name: getattr(self, name) for name in sorted(self.model_fields_set)}
         return {name: value for name, value in values.items() if value is not None}
 
 
-B = TypeVar("B", bound=BaseModel)
+B = TypeVar("B", bound=Body)
+
+
+def sentence(where: str, error: Mapping[str, Any], otherwise: str = "") -> str:
+    """What pydantic has found, in our words.
+
+    Args:
+        where: the place, as the sender writes it; empty for the whole body.
+        error: as `ValidationError.errors` has it.
+        otherwise: what to do where something is missing.
+    """
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "value_error":
+        said = str(context["error"])
+    else:
+        said = _SENTENCES.get(kind, str(error["msg"])).format_map(context)
+    if kind == "missing" and otherwise:
+        said = f"{said}; {otherwise}"
+    if where:
+        said = f"{where}: {said}"
+    elif kind != "value_error":
+        said = f"the body {said}"
+    return said[:MAX_SENTENCE]
 
 
 async def read_body(request: Request) -> bytes:
@@ -63,7 +144,9 @@ async def read_json(request: Request, model: type[B], *, optional: bool = False)
         HTTPException: as `read_body`; 400 where it is not such a body, with the first place where.
     """
     body = await read_body(request)
-    if optional and not body:
+    if not body:
+        if not optional:
+            raise HTTPException(400, f"the body is missing; send {model.needs()}")
         body = b"{}"
     try:
         # A key that appears twice would be one value here and another one elsewhere.
@@ -74,9 +157,18 @@ async def read_json(request: Request, model: type[B], *, optional: bool = False)
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(step) for step in first["loc"]) or "body"
-        said = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
-        raise HTTPException(400, f"{where}: {said}"[:MAX_SENTENCE]) from None
+        where = ".".join(str(step) for step in first["loc"])
+        otherwise = f"send {model.needs()}" if len(first["loc"]) == 1 else ""
+        raise HTTPException(400, sentence(where, first, otherwise)) from None
+
+
+def _unknown_key(key: str, known: list[str]) -> str:
+    written = key[:MAX_COMPARED]
+    # A shortened key is nearer to what it begins than to one that looks like it.
+    close = [name for name in known if key and name.lower().startswith(written.lower())]
+    close += difflib.get_close_matches(written, known, n=1)
+    hint = f"did you mean `{close[0]}`?" if close else f"known are {', '.join(known)}"
+    return f"unknown key `{word(key)}`, {hint}"
 
 
 def _no_constant(name: str) -> None:

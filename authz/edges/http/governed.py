@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 from starlette.exceptions import HTTPException
 
 from authz.core import call as calls
@@ -22,7 +22,7 @@ from authz.core.outcome import Outcome
 from authz.core.reply import Answer
 from authz.core.timestamps import rfc3339
 from authz.core.verdict import Decision
-from authz.edges.http.bodies import read_json
+from authz.edges.http.bodies import Body, read_json
 from authz.gate import Gate
 from authz.operations import Operations, Token
 
@@ -32,13 +32,8 @@ MAX_ACTIONS: Final = 100
 Governing = Annotated[str, Field(max_length=calls.MAX_GOVERNANCE)]
 
 
-class NamedAction(BaseModel):
-    """An action that is asked about. What it does not say of itself the request's headers say.
-
-    Keys of others are let be: SDKs send more than is read.
-    """
-
-    model_config = ConfigDict(strict=True, hide_input_in_errors=True)
+class NamedAction(Body):
+    """An action that is asked about. What it does not say of itself the request's headers say."""
 
     action: str = Field(min_length=1, max_length=calls.MAX_NAME)
     resource: str = Field("", max_length=calls.MAX_NAME)
@@ -47,8 +42,8 @@ class NamedAction(BaseModel):
     delegation: Governing | None = Field(
         None, validation_alias=AliasChoices("delegation", "delegatedBy")
     )
-    pending_id: Governing | None = Field(None, validation_alias="pendingId")
-    action_token: Governing | None = Field(None, validation_alias="actionToken")
+    pending_id: Governing | None = None
+    action_token: Governing | None = None
     provenance: Governing | None = None
     cost: int | None = Field(None, ge=0, le=MAX_POINTS)
 
@@ -60,10 +55,8 @@ class NamedAction(BaseModel):
         return item
 
 
-class Batch(BaseModel):
+class Batch(Body):
     """The body of a batch request (CONTRACT §6)."""
-
-    model_config = ConfigDict(strict=True, hide_input_in_errors=True)
 
     actions: list[NamedAction] = Field(min_length=1, max_length=MAX_ACTIONS)
 
