@@ -250,7 +250,10 @@ def test_a_file_that_turns_bad_keeps_answering_and_says_so(live: Live) -> None:
     def checks() -> str:
         return str(live.sidecar.get("/health").json()["checks"]["policies"])
 
-    wait_until(lambda: checks() == "ok, 1 errors, 1 stale files", "the bad file to be told of")
+    wait_until(
+        lambda: checks() == "ok, 1 error in policy.yaml; 1 stale: policy.yaml",
+        "the bad file to be told of",
+    )
     assert live.reads() == 403
     assert live.sidecar.get("/ready").status_code == 200
     file = live.mount.path / "policy.yaml"
@@ -269,7 +272,7 @@ def test_a_directory_that_vanishes_leaves_its_denials_in_force(live: Live) -> No
     wait_until(
         lambda: (
             live.sidecar.get("/health").json()["checks"]["policies"]
-            == "ok, 2 errors, 1 stale files"
+            == f"ok, 2 errors in {live.mount.path.name}, policy.yaml; 1 stale: policy.yaml"
         ),
         "the directory to be missed",
     )

@@ -5,18 +5,24 @@ not. `/ready` says whether it should get traffic: policies loaded and rows writa
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from authz import __version__
 from authz.core.mode import Mode
+from authz.core.text import visible
 from authz.core.timestamps import rfc3339
 from authz.stores.audit_log import AuditLog
 from authz.stores.policies import Loaded
 from authz.stores.versions import Versions
+
+#: Files that a check names; the log and `authz policy validate` have all of them.
+MAX_NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +44,35 @@ class Health:
 
     def checks(self) -> dict[str, str]:
         """Each part by name: `ok`, or what is wrong with it."""
-        loaded = self.loaded()
-        notes = ["ok" if self.versions.current.size else "no valid policy is loaded"]
-        if loaded.errors:
-            notes.append(f"{len(loaded.errors)} errors")
-        if loaded.stale:
-            notes.append(f"{len(loaded.stale)} stale files")
+        said = "ok" if self.versions.current.size else "no valid policy is loaded"
+        notes = bad_files(self.loaded())
         if self.versions.pinned:
             notes.append(f"pinned to version {self.versions.current.version}")
         return {
             "database": "ok" if self.audit.probe() else f"failing: {self.audit.failure}",
-            "policies": ", ".join(notes),
+            "policies": f"{said}, {'; '.join(notes)}" if notes else said,
             **self.problems(),
         }
+
+
+def bad_files(loaded: Loaded) -> list[str]:
+    """What is not in force as its file says, by the names of the files; empty where all is."""
+    notes = []
+    errors = loaded.errors
+    if errors:
+        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+        notes.append(f"{count} in {_names(problem.file for problem in errors)}")
+    if loaded.stale:
+        notes.append(f"{len(loaded.stale)} stale: {_names(loaded.stale)}")
+    return notes
+
+
+def _names(files: Iterable[str]) -> str:
+    # Without their directories: whoever may ask for this need not know where they are.
+    paths = list(dict.fromkeys(files))
+    names = [visible(Path(path).name) for path in paths[:MAX_NAMED]]
+    more = len(paths) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
 
 
 def router(health: Health) -> APIRouter:
