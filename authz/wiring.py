@@ -22,6 +22,7 @@ from authz.core.audit import AuditRow, change_row
 from authz.core.identity import TokenVerifier
 from authz.core.jwks import KeySet
 from authz.core.mode import Mode
+from authz.core.policy_set import counted
 from authz.core.state import State
 from authz.edges.cpu_quota import Thrift
 from authz.edges.h2c.server import BATCH, H2cServer
@@ -260,8 +261,8 @@ def _new_id() -> str:
 
 def _tell(settings: Settings, loaded: Loaded, versions: Versions) -> None:
     log.info(
-        "policies: %d loaded from %d files in %s, %d errors, version %s",
-        versions.current.size,
+        "policies: %s loaded from %d files in %s, %d errors, version %s",
+        counted(versions.current.size, len(versions.current.chain)),
         loaded.files,
         settings.policies_dir,
         len(loaded.errors),

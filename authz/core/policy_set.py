@@ -39,6 +39,14 @@ class Policies(NamedTuple):
     problems: list[Problem]
 
 
+def counted(policies: int, others: int) -> str:
+    """How many documents there are, for people."""
+    said = "1 policy" if policies == 1 else f"{policies} policies"
+    if others:
+        said += f" and {others} other document{'s' if others > 1 else ''}"
+    return said
+
+
 def build(files: Iterable[PolicyFile]) -> Policies:
     """The snapshot of these files' documents, and the problems that none of them has alone."""
     given = list(files)

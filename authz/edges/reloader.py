@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from authz.core.policy_file import Problem
+from authz.core.policy_set import counted
 from authz.edges.threads import in_thread
 from authz.edges.watcher import OPEN_S, Watcher
 from authz.stores.pace import Pace
@@ -249,10 +250,10 @@ class Reloader:
         self.reloads += swapped
         if swapped or asked:
             log.info(
-                "policies: %s version %s, %d policies from %d files, %d errors, %d stale (%.0f ms)",
+                "policies: %s version %s, %s from %d files, %d errors, %d stale (%.0f ms)",
                 "reloaded," if swapped else "read again, still",
                 self._versions.current.version + " (pinned)" * self._versions.pinned,
-                self._versions.current.size,
+                counted(self._versions.current.size, len(self._versions.current.chain)),
                 loaded.files,
                 len(loaded.errors),
                 len(loaded.stale),

@@ -3,11 +3,14 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from authz.cli.shared import UNREACHABLE, ask_admin, fail, print_table
+
+#: Documents of a version that a table names.
+MAX_NAMED: Final = 5
 
 Gateway = Annotated[
     str,
@@ -99,6 +102,11 @@ def _say(answer: dict[str, Any], sentence: str, *, as_json: bool) -> None:
 
 
 def _named(policies: list[dict[str, str]]) -> str:
+    from authz.core.policy_set import counted
+
     names = [" ".join(p[key] for key in ("kind", "name", "version") if key in p) for p in policies]
-    more = len(names) - 5
-    return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "") if names else "none"
+    if len(names) <= MAX_NAMED:
+        return ", ".join(names) or "none"
+    others = sum("kind" in document for document in policies)
+    total = counted(len(policies) - others, others)
+    return f"{', '.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED} more ({total})"
