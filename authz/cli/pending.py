@@ -37,7 +37,8 @@ def list_pending(
     """List what waits, and what was answered in the last hour; oldest first.
 
     State `approval` waits for `authz pending approve`, `cooling` for time to
-    pass. LEFT is how long there is to answer, and to try again after that.
+    pass. LEFT is how long there is to answer, and to try again once it is
+    approved; `-` where neither is possible any more.
     """
     from authz.cli import records
     from authz.core import pending
@@ -60,7 +61,7 @@ def list_pending(
             (
                 one.id,
                 _shown(one, now),
-                records.until(one.expires_at, now) or "-",
+                _left(one, now),
                 one.agent_id,
                 one.action,
             )
@@ -94,8 +95,9 @@ def approve(
 ) -> None:
     """Approve an action: the agent may try it once more, the same one, and it passes.
 
-    Prints the headers that the agent has to send with it. The token, which is
-    there only where JWT_SECRET is set, stands for the id too.
+    Prints the headers that the agent has to send with it. The id alone is
+    enough where no rule asks for an action token. The token, which is there
+    only where JWT_SECRET is set, stands for the id too.
     """
     from authz.cli import records
     from authz.core import pending
@@ -140,6 +142,13 @@ def reject(
         typer.echo(json.dumps(shown, indent=2))
     else:
         typer.echo(f"{rejected.id} is rejected")
+
+
+def _left(one: "Pending", now: float) -> str:
+    from authz.cli import records
+
+    is_over = one.state_at(now) in ("rejected", "executed")
+    return "-" if is_over else records.until(one.expires_at, now) or "-"
 
 
 def _shown(one: "Pending", now: float) -> str:

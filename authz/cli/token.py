@@ -7,6 +7,7 @@ import typer
 
 from authz.cli.run import DevSecrets
 from authz.cli.shared import environment, fail
+from authz.core.tiers import TIERS, rank
 
 app = typer.Typer(help="Agent tokens.", no_args_is_help=True)
 
@@ -20,7 +21,7 @@ def group() -> None:
 def mint(
     agent: Annotated[str, typer.Option(help="Agent id, the token's `sub`.")],
     tier: Annotated[
-        str, typer.Option(help="unverified, basic, verified, trusted or privileged.")
+        str, typer.Option(help=f"{', '.join(TIERS[:-1])} or {TIERS[-1]}.")
     ] = "verified",
     tag: Annotated[list[str] | None, typer.Option(help="Tag; may be repeated.")] = None,
     name: Annotated[str, typer.Option(help="Display name; the agent id when left out.")] = "",
@@ -48,6 +49,8 @@ def mint(
         settings = settings_of(env, "JWT_SECRET", "JWT_EXPIRES_IN")
     except SettingsError as error:
         fail(error.problems, 2)
+    if rank(tier) is None:
+        fail([f"--tier: unknown tier; write one of {', '.join(TIERS)}"], 2)
     now = time.time()
     try:
         ttl_s = parse_duration(ttl) if ttl else settings.jwt_ttl_s
