@@ -21,6 +21,7 @@ from authz.core.delegation import issue, receipt, relationship
 from authz.core.delegation.issue import Delegator, Terms
 from authz.core.delegation.receipt import Sign
 from authz.core.delegation.relationship import AUTHORITY, Limits, Refused, Relationship
+from authz.core.delegation.standing import Standing
 from authz.core.delegation.walk import collect
 from authz.core.errors import Code
 from authz.core.identity import Identity, mint
@@ -141,10 +142,13 @@ class Operations:
         """Change an agent; `changes` by the names of `agents.changed`.
 
         Raises:
+            NotPossible: it is revoked.
             Unknown, ValueError, AuditUnavailable: as `create_agent`.
         """
         with self._changing() as change:
             before = self._agent(agent_id)
+            if before.revoked_at is not None:
+                raise NotPossible("a revoked agent cannot be changed; register another one")
             agent = agents.changed(before, self._now(), **changes)
             change.put(Put(self.state.agents, agent_id, agent))
             change.row(
@@ -294,6 +298,22 @@ class Operations:
         if found is None or (source and source != found.source):
             raise Unknown(f"there is no relationship {relationship_id}")
         return found
+
+    def standing(self) -> Standing:
+        """How relationships stand now, as far as it is known here."""
+        return Standing(self._now(), self.state.relationships.entries, self.state.agents.entries)
+
+    def unregistered(self, made: Relationship) -> str:
+        """A sentence about a delegation whose target is not registered; empty where it is.
+
+        Its token may come from elsewhere, so this is no mistake, but a slip of the pen looks alike.
+        """
+        if made.type != AUTHORITY or self.state.agents.get(made.target) is not None:
+            return ""
+        return (
+            f"agent {made.target} is not registered here, so see that the id is right; the"
+            " delegation is good for whoever has a token of this id"
+        )
 
     def signer(self) -> Signer:
         """Who signs receipts. The first time takes a tenth of a second, and any thread will do.

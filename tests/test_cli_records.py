@@ -267,13 +267,16 @@ def test_a_sidecar_refuses_whom_a_command_has_revoked_from_the_next_request_on(
     assert known.revoked_reason == "lost"
     assert sidecar.code("ann", "read:x") == "agent_revoked"
     assert sidecar.code("eve", "read:x") == "rule_allowed"
-    assert authz("agent", "revoke", "eve") == (1, "", "authz: there is no agent eve\n")
+    assert authz("agent", "revoke", "eve") == (
+        1, "", "authz: there is no agent eve; with --unknown an id that is not registered is"
+        " revoked too\n",
+    )  # fmt: skip
     assert authz("agent", "revoke", "eve", "--unknown", "--json").body["status"] == "revoked"
     assert sidecar.code("eve", "read:x") == "agent_revoked"
     assert authz("agent", "revoke", "ann").code == 0
     refused = authz("agent", "update", "ann", "--name", "A")
     assert (refused.code, refused.err) == (
-        2, "authz: a revoked agent cannot be changed; register another one\n",
+        1, "authz: a revoked agent cannot be changed; register another one\n",
     )  # fmt: skip
     assert authz("agent", "token", "ann") == (1, "", "authz: agent ann was revoked\n")
 
@@ -296,6 +299,8 @@ def test_an_action_that_was_approved_passes_once(sidecar: Sidecar) -> None:
     assert authz("pending", "approve", pending_id) == (
         1, "", f"authz: {pending_id} is executed already\n",
     )  # fmt: skip
+    [row] = authz("pending", "list", "--agent", "ann").out.splitlines()[1:]
+    assert row.split() == [pending_id, "executed", "-", "ann", "pay:invoice"]
 
 
 def test_the_action_token_of_an_approval_is_good_for_a_sidecar_of_the_same_secret(
@@ -346,6 +351,28 @@ def test_a_delegation_holds_until_it_is_revoked(sidecar: Sidecar) -> None:
     shown = authz("delegation", "show", made, "--json").body
     assert (shown["status"], shown["reason"], shown["maxDepth"]) == ("revoked", "done", 1)
     assert authz("delegation", "chain", made) == (4, "", f"authz: {made} was revoked\n")
+
+
+def test_a_delegation_below_one_that_ended_is_listed_as_broken() -> None:
+    registered("ann", "bob", "carl")
+    first = delegated("ann", "bob", "--depth", "1")
+    second = delegated("bob", "carl", "--parent", first)
+    assert "BROKEN BY" not in authz("delegation", "list").out
+    assert authz("agent", "revoke", "ann").code == 0
+    rows = [row.split() for row in authz("delegation", "list").out.splitlines()]
+    assert rows[0][-2:] == ["BROKEN", "BY"]
+    assert {(row[0], *row[1:3], row[-1]) for row in rows[1:]} == {
+        (first, "broken", "-", first), (second, "broken", "-", first)
+    }  # fmt: skip
+    shown = authz("delegation", "show", second, "--json").body
+    assert (shown["status"], shown["brokenBy"]) == ("broken", first)
+
+
+def test_a_delegate_that_is_not_registered_is_told_on_stderr() -> None:
+    registered("ann")
+    done = authz("delegation", "issue", "ann", "bbo", "--scope", "read:*")
+    assert (done.code, done.out[:4]) == (0, "rel_")
+    assert done.err.startswith("authz: agent bbo is not registered here, so see that the id")
 
 
 def test_a_chain_is_good_where_only_its_key_is_known(tmp_path: Path, sidecar: Sidecar) -> None:
@@ -434,7 +461,7 @@ def test_what_was_spent_is_listed_and_given_back(sidecar: Sidecar) -> None:
         ["points", "ann", "60", "-", "-"]
     )
     done = authz("wallet", "reset", "points", "ann")
-    assert done == (0, "agent ann has spent nothing of wallet points\n", "")
+    assert done == (0, "60 points given back to ann in wallet points\n", "")
     assert sidecar.code("ann", "read:dear") == "rule_allowed"
     assert authz("wallet", "reset", "points", "bob") == (
         1, "", "authz: agent bob has spent nothing of wallet points\n",

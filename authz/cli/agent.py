@@ -213,13 +213,18 @@ def revoke(
     from authz.cli import records
     from authz.core import agents
     from authz.core.text import visible
+    from authz.operations import Unknown
 
     if not yes and sys.stdin.isatty():
         typer.confirm(f"Revoke agent {visible(agent_id)} for ever?", abort=True, err=True)
     with records.changing(database, make=unknown) as there:
-        revoked = there.operations.revoke_agent(
-            agent_id, by=records.by(), reason=reason, known=not unknown
-        )
+        try:
+            revoked = there.operations.revoke_agent(
+                agent_id, by=records.by(), reason=reason, known=not unknown
+            )
+        except Unknown as error:
+            said = f"{error}; with --unknown an id that is not registered is revoked too"
+            fail([said], FAILED)
     if as_json:
         typer.echo(json.dumps(agents.entry(revoked), indent=2))
     else:

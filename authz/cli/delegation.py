@@ -70,6 +70,7 @@ def issue(
     from authz.cli.policy.shared import load_valid
     from authz.core.delegation import relationship
     from authz.core.delegation.issue import Terms
+    from authz.core.text import visible
 
     ttl_s = records.seconds_of("--ttl", ttl or "1h")
     with records.changing(database, snapshot=load_valid(None).snapshot) as there:
@@ -92,6 +93,7 @@ def issue(
         )
         made = there.operations.delegate(terms, source, by=records.by(), parent=parent)
         shown: dict[str, Any] = {}
+        note = there.operations.unregistered(made)
         if as_json:
             shown["relationship"] = relationship.entry(made, there.now)
             shown["receipt"] = there.operations.receipt(made)
@@ -101,6 +103,8 @@ def issue(
         typer.echo(json.dumps(shown, indent=2))
     else:
         typer.echo(shown.get("chain", made.id))
+    if note:
+        typer.echo(visible(f"authz: {note}"), err=True)
 
 
 @app.command("list")
@@ -111,25 +115,31 @@ def list_delegations(
 ) -> None:
     """List delegations, newest first; those that have ended are kept for 30 days.
 
-    LEFT is how long one holds still.
+    LEFT is how long one holds still. What is `broken` was passed on from one
+    that has ended, or names an agent that was revoked: BROKEN BY is where.
     """
     from authz.cli import records
-    from authz.core.delegation import relationship
 
     with records.reading(database) as there:
-        now = there.now
+        now, standing = there.now, there.operations.standing()
         every = sorted(there.state.relationships.values(), key=lambda edge: -edge.created_at)
         found = [edge for edge in every if agent in ("", edge.source, edge.target)]
     if as_json:
-        shown = [relationship.entry(edge, now) for edge in found]
+        shown = [standing.entry(edge) for edge in found]
         typer.echo(json.dumps({"relationships": shown}, indent=2))
         return
     rows = []
     for edge in found:
-        status = relationship.status(edge, now)
+        status = standing.status(edge)
         left = records.until(edge.expires_at, now) if status == "active" else ""
-        rows.append((edge.id, status, left or "-", edge.source, edge.target, ", ".join(edge.scope)))
-    print_table(("ID", "STATUS", "LEFT", "FROM", "TO", "SCOPE"), rows, wrap=("FROM", "TO", "SCOPE"))
+        scope = ", ".join(edge.scope)
+        row = [edge.id, status, left or "-", edge.source, edge.target, scope]
+        rows.append([*row, standing.broken_by(edge) or "-"])
+    headings = ["ID", "STATUS", "LEFT", "FROM", "TO", "SCOPE", "BROKEN BY"]
+    if not any(standing.broken_by(edge) for edge in found):
+        headings.pop()
+        rows = [row[:-1] for row in rows]
+    print_table(headings, rows, wrap=("FROM", "TO", "SCOPE"))
 
 
 @app.command()
@@ -138,11 +148,10 @@ def show(
 ) -> None:
     """Show everything that is known of a delegation."""
     from authz.cli import records
-    from authz.core.delegation import relationship
 
     with records.reading(database) as there:
         found = there.operations.relationship(relationship_id)
-        _say(relationship.entry(found, there.now), as_json=as_json)
+        _say(there.operations.standing().entry(found), as_json=as_json)
 
 
 @app.command()

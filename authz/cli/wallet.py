@@ -75,8 +75,11 @@ def reset(
     from authz.core.text import visible
 
     with records.changing(database, snapshot=records.policies_now()) as there:
-        there.operations.reset_wallet(wallet, agent, by=records.by())
+        before = there.operations.reset_wallet(wallet, agent, by=records.by())
     if as_json:
-        typer.echo(json.dumps({"wallet": wallet, "agentId": agent, "spent": 0}))
+        typer.echo(
+            json.dumps({"wallet": wallet, "agentId": agent, "spent": 0, "givenBack": before.spent})
+        )
     else:
-        typer.echo(visible(f"agent {agent} has spent nothing of wallet {wallet}"))
+        points = "1 point" if before.spent == 1 else f"{before.spent} points"
+        typer.echo(visible(f"{points} given back to {agent} in wallet {wallet}"))

@@ -167,6 +167,12 @@ def test_an_agent_of_elsewhere_is_revoked_where_that_is_meant(world: World) -> N
     assert world.admin("POST", "/agents", json={"name": "x", "id": "stranger"}).status_code == 409
 
 
+def test_whoever_revokes_an_agent_that_is_not_there_is_told_of_the_other_way(world: World) -> None:
+    answer = world.admin("DELETE", "/agents/nope")
+    assert answer.status_code == 404
+    assert "there is no agent nope; with ?unknown=true " in answer.json()["message"]
+
+
 def test_agents_are_listed_newest_first_a_page_at_a_time(world: World) -> None:
     ids = []
     for number, tier in enumerate(["verified", "trusted", "standard", "basic", "verified"]):
@@ -310,6 +316,8 @@ def test_whoever_approves_without_a_body_is_told_what_to_send(world: World) -> N
         ("PATCH", "/agents/ID", {"name": ""}, 400),
         ("PATCH", "/agents/ID", {"id": "other"}, 400),
         ("PATCH", "/agents/nobody", {"name": "y"}, 404),
+        ("PATCH", "/agents/REVOKED", {"name": "y"}, 409),
+        ("PUT", "/agents/REVOKED", {"trustTier": "trusted"}, 409),
         ("DELETE", "/agents/ID", {"because": "x"}, 400),
         ("DELETE", "/agents/ID", {"reason": "x" * 2000}, 400),
         ("DELETE", "/agents/ID?unknown=perhaps", {}, 400),
@@ -340,6 +348,9 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(
     world: World, method: str, path: str, body: dict[str, Any] | None, status: int
 ) -> None:
     path = path.replace("ID", created(world)["id"]).replace("PENDING", pending(world))
+    if "REVOKED" in path:
+        path = path.replace("REVOKED", created(world, "other")["id"])
+        assert world.admin("DELETE", path).status_code == 200
     before = len(world.rows())
     answer = world.admin(method, path, **({} if body is None else {"json": body}))
     assert answer.status_code == status, answer.text
@@ -436,7 +447,7 @@ def test_wallets_are_told_and_reset(world: World) -> None:
         assert bool(after) is not is_last
 
     answer = world.admin("POST", "/wallets/points/anna/reset")
-    assert answer.json() == {**anna, "spent": 0, "remaining": 10}
+    assert answer.json() == {**anna, "spent": 0, "remaining": 10, "givenBack": 8}
     assert world.check("anna", "read:dear").headers["x-meshguard-wallet-remaining"] == "6"
     assert ("wallet:reset", "points anna", "by admin") in world.changes()
 
@@ -534,6 +545,64 @@ def test_an_administrator_delegates_for_any_registered_agent(world: World) -> No
     assert world.changes()[-1] == ("relationship:revoke", edge, "by admin")
 
 
+def test_a_delegation_lasts_an_hour_and_no_longer_than_the_one_above_where_nothing_is_said(
+    world: World,
+) -> None:
+    root, child = world.agent("root"), world.agent("child")
+    assert delegated(world, root, expiresAt=None).json()["relationship"]["expiresAt"] == LATER
+    soon = rfc3339(NOW + 60)
+    above = delegated(world, root, expiresAt=soon, maxDepth=1).json()["relationship"]["id"]
+    body = {"targetAgentId": "leaf", "scope": ["read:*"], "parentRelationshipId": above}
+    made = world.ask("POST", "/relationships", headers=child, json=body).json()
+    assert made["relationship"]["expiresAt"] == soon
+
+
+def test_a_delegate_that_is_not_registered_is_a_note_and_no_error(world: World) -> None:
+    root = world.agent("root")
+    made = delegated(world, root)
+    assert made.status_code == 201
+    assert made.json()["note"].startswith("agent child is not registered here")
+    created(world, id="child")
+    assert "note" not in delegated(world, root).json()
+    fact = delegated(world, root, targetAgentId="x", relationshipType="created_by")
+    assert "not registered" not in str(fact.json())
+
+
+def test_what_hangs_below_a_hop_that_ended_is_shown_as_broken(world: World) -> None:
+    def edge(source: str, target: str, parent: str | None = None) -> str:
+        answer = delegated(
+            world, world.agent(source), targetAgentId=target, parentRelationshipId=parent,
+            maxDepth=2 - len(edges),
+        )  # fmt: skip
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["relationship"]["id"])
+
+    def shown() -> dict[str, tuple[str, str | None]]:
+        listed = world.admin("GET", "/relationships").json()["relationships"]
+        for entry in listed:
+            one = world.admin("GET", f"/relationships/{entry['id']}").json()["relationship"]
+            assert one == entry
+        return {entry["id"]: (entry["status"], entry.get("brokenBy")) for entry in listed}
+
+    edges: list[str] = []
+    for source, target in (("root", "child"), ("child", "leaf"), ("leaf", "end")):
+        edges.append(edge(source, target, edges[-1] if edges else None))
+    first, second, third = edges
+    assert set(shown().values()) == {("active", None)}
+
+    world.admin("DELETE", "/agents/end?unknown=true")
+    assert shown() == {
+        first: ("active", None), second: ("active", None), third: ("broken", third)
+    }  # fmt: skip
+    world.admin("DELETE", f"/relationships/{first}")
+    assert shown() == {
+        first: ("revoked", None), second: ("broken", first), third: ("broken", first)
+    }  # fmt: skip
+    for status, ids in (("active", set()), ("broken", {second, third}), ("revoked", {first})):
+        listed = world.admin("GET", f"/relationships?status={status}").json()["relationships"]
+        assert {entry["id"] for entry in listed} == ids
+
+
 @pytest.mark.parametrize(
     ("change", "status", "said"),
     [
@@ -546,7 +615,6 @@ def test_an_administrator_delegates_for_any_registered_agent(world: World) -> No
         ({"scope": "read:*"}, 400, "scope: "),
         ({"scope": ["x" * 300]}, 400, "scope[0]: "),
         ({"relationshipType": "owns"}, 400, "relationshipType: "),
-        ({"expiresAt": None}, 400, "expiresAt: "),
         ({"expiresAt": "tomorrow"}, 400, "expiresAt: "),
         ({"expiresAt": NOW + 60}, 400, "expiresAt: "),
         ({"expiresAt": rfc3339(NOW)}, 400, "expiresAt: "),

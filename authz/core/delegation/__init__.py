@@ -9,5 +9,6 @@ every delegator above must be allowed the action too.
     issue         who may pass on what, asked once, when a hop is made
     receipt       hops  ->  a signed chain in a header, and back
     walk          hops, caller, now, action  ->  Walked or Broken, asked at each use
+    standing      how a hop stands for people who look at it
     fuse          a delegation that fails too often is shut for a while
 """

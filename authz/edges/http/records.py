@@ -25,7 +25,7 @@ from authz.edges.http.bodies import Body, read_json
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.listing import After, Filter, Limit, newest, one_of
 from authz.edges.http.refusals import refusals
-from authz.operations import NotPossible, Operations, Spent
+from authz.operations import NotPossible, Operations, Spent, Unknown
 
 #: Who has done it, in the trail: whoever holds ADMIN_TOKEN.
 BY: Final = "admin"
@@ -184,9 +184,13 @@ class _Records:
     ) -> JSONResponse:
         body = await read_json(request, Revocation, optional=True)
         with refusals():
-            agent = self._operations.revoke_agent(
-                agent_id, by=BY, reason=body.reason or "", known=not unknown
-            )
+            try:
+                agent = self._operations.revoke_agent(
+                    agent_id, by=BY, reason=body.reason or "", known=not unknown
+                )
+            except Unknown as error:
+                said = f"{error}; with ?unknown=true an id that is not registered is revoked too"
+                raise Unknown(said) from None
         return JSONResponse(agents.entry(agent))
 
     async def new_token(self, agent_id: str, request: Request) -> JSONResponse:
@@ -275,7 +279,7 @@ class _Records:
     async def reset_wallet(self, wallet: str, agent_id: str) -> JSONResponse:
         with refusals():
             before = self._operations.reset_wallet(wallet, agent_id, by=BY)
-        return JSONResponse(_spent(before._replace(spent=0)))
+        return JSONResponse({**_spent(before._replace(spent=0)), "givenBack": before.spent})
 
     async def fuses(
         self, state: Filter = "", after: After = "", limit: Limit = 100

@@ -15,7 +15,6 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 from starlette.exceptions import HTTPException
 
-from authz.core.delegation import relationship
 from authz.core.delegation.issue import Terms
 from authz.core.delegation.relationship import AUTHORITY, Refused, Relationship
 from authz.core.identity import MAX_CLAIM, Identity, TokenVerifier
@@ -32,7 +31,9 @@ log = logging.getLogger(__name__)
 
 #: Where agents ask themselves.
 AGENT_PREFIXES: Final = ("", "/api/v1")
-STATUSES: Final = ("active", "expired", "revoked")
+STATUSES: Final = ("active", "broken", "expired", "revoked")
+#: Seconds that a relationship lasts whose maker does not say, as on the command line.
+LIFETIME_S: Final = 3600
 
 #: What sentences may repeat: no longer than an id, and without half a character.
 Id = Annotated[str, Field(max_length=MAX_CLAIM)]
@@ -53,12 +54,18 @@ class NewRelationship(Body):
     parent: Id | None = Field(None, alias="parentRelationshipId")
     org_id: str | None = None
 
-    def terms(self) -> Terms:
+    def terms(self, now: float, above: Relationship | None) -> Terms:
         """
+        Args:
+            now: seconds since the epoch.
+            above: what is passed on, which no default outlasts.
+
         Raises:
             HTTPException: 400, the time is none.
         """
-        expires_at = None
+        expires_at = now + LIFETIME_S
+        if above is not None:
+            expires_at = min(expires_at, above.expires_at)
         if self.expires_at is not None:
             try:
                 expires_at = seconds_of(self.expires_at)
@@ -116,22 +123,24 @@ class _Relationships:
     ) -> JSONResponse:
         asking = self._asking(request)
         one_of("status", status, STATUSES)
-        now = self._operations.now()
+        standing = self._operations.standing()
+        # Entries are looked through in another thread, which may not read the ledger itself.
+        standing = standing._replace(
+            relationships=dict(standing.relationships), agents=dict(standing.agents)
+        )
 
         def wanted(found: Relationship) -> bool:
             return (
                 _concerns(found, asking)
                 and agentId in ("", found.source, found.target)
-                and status in ("", relationship.status(found, now))
+                and status in ("", standing.status(found))
             )
 
         if after:
             self._known(after, asking)
         table = self._operations.state.relationships
         page = await newest(table, lambda found: found.created_at, wanted, after, limit)
-        return JSONResponse(
-            page.answer("relationships", lambda _, found: relationship.entry(found, now))
-        )
+        return JSONResponse(page.answer("relationships", lambda _, found: standing.entry(found)))
 
     async def one(self, relationship_id: str, request: Request) -> JSONResponse:
         found = self._known(relationship_id, self._asking(request))
@@ -152,12 +161,17 @@ class _Relationships:
         if parent and asking is not None:
             # What concerns others does not exist for it.
             self._known(parent, asking, "parentRelationshipId: ")
-        terms = body.terms()
+        above = self._operations.state.relationships.get(parent) if parent else None
+        terms = body.terms(self._operations.now(), above)
         with refusals():
             made = self._operations.delegate(
                 terms, source, by=_name(asking), parent=parent, asking=asking
             )
-        return JSONResponse({**self._entry(made), **await self._signed(made)}, 201)
+        shown = {**self._entry(made), **await self._signed(made)}
+        notes = [self._operations.unregistered(made), str(shown.pop("note", ""))]
+        if any(notes):
+            shown["note"] = "; ".join(filter(None, notes))
+        return JSONResponse(shown, 201)
 
     async def revoke(self, relationship_id: str, request: Request) -> JSONResponse:
         asking = self._asking(request)
@@ -210,7 +224,7 @@ class _Relationships:
         return found
 
     def _entry(self, found: Relationship) -> dict[str, object]:
-        return {"relationship": relationship.entry(found, self._operations.now())}
+        return {"relationship": self._operations.standing().entry(found)}
 
     async def _signed(self, made: Relationship) -> dict[str, object]:
         """A new relationship's receipt and chain; it is good by its id where there are none."""
