@@ -53,6 +53,14 @@ MAX_METHOD: Final = 32
 SEVERITY_POINTS: Final[Mapping[str, int]] = {"low": 1, "medium": 5, "high": 20, "critical": 50}
 
 ANY_METHOD: Final = "*"
+#: What a route's method can be without a warning: the registered ones (IANA, HTTP Method Registry).
+METHODS: Final = frozenset({
+    ANY_METHOD, "ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "CONNECT", "COPY",
+    "DELETE", "GET", "HEAD", "LABEL", "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL",
+    "MKREDIRECTREF", "MKWORKSPACE", "MOVE", "OPTIONS", "ORDERPATCH", "PATCH", "POST", "PRI",
+    "PROPFIND", "PROPPATCH", "PUT", "QUERY", "REBIND", "REPORT", "SEARCH", "TRACE", "UNBIND",
+    "UNCHECKOUT", "UNLINK", "UNLOCK", "UPDATE", "UPDATEREDIRECTREF", "VERSION-CONTROL",
+})  # fmt: skip
 
 Sensitivity = Literal["low", "medium", "high", "critical"]
 Severity = Literal["low", "medium", "high", "critical"]

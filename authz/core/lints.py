@@ -2,6 +2,7 @@
 
 - `shadowed-rule`: earlier rules take every action that this one matches, or an earlier allow takes
   some of what a later deny is for.
+  So it is of the floors, requirements and costs of one document, of which the first counts.
 - `dead-pattern`: the same for one pattern among several of a rule.
 - `duplicate-name`: two policies, or two rules of one policy, cannot be told apart in a row.
 - `unreachable-policy`: nobody is in its appliesTo.
@@ -82,7 +83,7 @@ def _shadowed(document: PolicyDoc) -> Iterator[Lint]:
         order.sort(key=lambda index: STRICTEST_FIRST[rules[index].effect])
     rank = {rule: at for at, rule in enumerate(order)}
     patterns = [
-        _Pattern(re.sub(r"\*+", "*", fold(text.strip())), rule, position)
+        _Pattern(_folded(text), rule, position)
         for rule in order
         for position, text in enumerate(rules[rule].actions)
     ]
@@ -106,6 +107,45 @@ def _shadowed(document: PolicyDoc) -> Iterator[Lint]:
     for rule in order:
         yield from _taken(by_rule[rule])
     yield from _overtaken(document, patterns, rank, certain)
+
+
+def of_entries(key: str, entries: Sequence[Sequence[str]]) -> Iterator[Lint]:
+    """What never counts in a list of which the first entry that matches does.
+
+    Args:
+        key: what the list is called, such as `floors`.
+        entries: the patterns of each.
+    """
+    patterns = [
+        _Pattern(_folded(text), number, position)
+        for number, actions in enumerate(entries)
+        for position, text in enumerate(actions)
+    ]
+    index = PatternIndex(pattern.text for pattern in patterns)
+    takers: list[list[int | None]] = [[] for _ in entries]
+    pairs = 0
+    for pattern in patterns:
+        pairs += index.cost(pattern.text)
+        if pairs > MAX_PAIRS:
+            return
+        wider = (patterns[number].rule for number in index.matching(pattern.text))
+        earlier = min((number for number in wider if number < pattern.rule), default=None)
+        takers[pattern.rule].append(earlier)
+    one = key.removesuffix("s")
+    for number, found in enumerate(takers):
+        by = sorted({earlier + 1 for earlier in found if earlier is not None})
+        if by and None not in found:
+            said = f"{one} {by[0]}" if len(by) == 1 else f"{key} {', '.join(map(str, by))}"
+            yield Lint(
+                SHADOWED_RULE,
+                (key, number),
+                f"{one} {number + 1} never counts: {said} before it match{'es' * (len(by) == 1)}"
+                " everything that it does",
+            )
+
+
+def _folded(pattern: str) -> str:
+    return re.sub(r"\*+", "*", fold(pattern.strip()))
 
 
 def _takes(other: _Pattern, pattern: _Pattern, rank: dict[int, int], certain: set[int]) -> bool:

@@ -24,7 +24,7 @@ from pydantic.alias_generators import to_camel
 
 from authz.core import lints, tiers, yaml_tree
 from authz.core.chain_compiled import CompiledChain, compile_chain
-from authz.core.chain_doc import CHAIN_KINDS, ChainDoc, ChainModel
+from authz.core.chain_doc import CHAIN_KINDS, METHODS, ChainDoc, ChainModel, RouteMapDoc
 from authz.core.compiled import CompiledPolicy, compile_policy
 from authz.core.lanes import LANES
 from authz.core.policy_doc import (
@@ -518,12 +518,34 @@ class _Reader:
     def _check(self, document: ChainDoc) -> None:
         """Tell of what is valid in itself and would take nothing away."""
         self._misread_numbers(self._node, ())
+        for key in ("floors", "requirements", "costs"):
+            entries = getattr(document, key, ())
+            for lint, path, sentence in lints.of_entries(key, [e.actions for e in entries]):
+                self._say(path, "warning", sentence, lint)
+        if isinstance(document, RouteMapDoc):
+            self._check_methods(document)
         scope = getattr(document, "applies_to", None)
         if scope is not None:
             self._unknown_tiers(scope, "error")
             if scope.is_nobody:
                 said = "appliesTo names nobody; leave it out where every agent is meant"
                 self._say(("appliesTo",), "error", said)
+
+    def _check_methods(self, document: RouteMapDoc) -> None:
+        """Tell of methods that no request will have, of each once."""
+        told: set[str] = set()
+        for index in range(len(document.routes)):
+            path: Path = ("routes", index, "method")
+            node = self._node.at(path)
+            for position, written in enumerate(_items(node) or [node]):
+                method = written.text.upper()
+                if method in METHODS or method in told:
+                    continue
+                if len(told) == MAX_PROBLEMS:
+                    return
+                told.add(method)
+                said = f"`{word(written.text)}` is no registered HTTP method"
+                self._say((*path, position), "warning", said + _nearest(method, _SORTED_METHODS))
 
     def _unknown_tiers(self, scope: AppliesTo, severity: Literal["error", "warning"]) -> None:
         for index, tier in enumerate(scope.trust_tiers or ()):
@@ -593,6 +615,10 @@ class _Reader:
         path = self._written(path)
         line, column = self._node.place_of_key(path) if of_key else self._node.place(path)
         self.problems.append(Problem(self._file, line, column, severity, message, lint))
+
+
+#: In one order, so that of two that are as near always the same one is named.
+_SORTED_METHODS: Final = sorted(METHODS)
 
 
 def _items(node: Node) -> list[Node]:

@@ -764,6 +764,54 @@ def test_routes_that_two_maps_have_are_told() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "kind: PrivilegeFloors\nname: f\nfloors:\n"
+            '  - {actions: ["admin:*", "read:**"], tier: basic}\n'
+            '  - {actions: ["Read:a ", "read:b*"], tier: trusted}\n',
+            "0.yaml:5:5: warning: floor 2 never counts: floor 1 before it matches everything that"
+            " it does [shadowed-rule]",
+        ),
+        (
+            "kind: ProvenanceGate\nname: g\nrequirements:\n"
+            '  - {actions: ["a:*"], minLane: 1}\n'
+            '  - {actions: ["b:*"], minLane: 1}\n'
+            '  - {actions: ["b:x", "a:x", "a:y"], minLane: 2}\n',
+            "0.yaml:6:5: warning: requirement 3 never counts: requirements 1, 2 before it match"
+            " everything that it does [shadowed-rule]",
+        ),
+        (
+            f"{WALLET}costs:\n  - {{actions: [x], cost: 1}}\n  - {{actions: [x], cost: 2}}\n",
+            "0.yaml:7:5: warning: cost 2 never counts: cost 1 before it matches everything that it"
+            " does [shadowed-rule]",
+        ),
+        (f'{WALLET}costs: [{{actions: [x], cost: 1}}, {{actions: ["*"], cost: 2}}]\n', ""),
+        (f"{WALLET}costs: [{{actions: [x], cost: 1}}, {{actions: [x, y], cost: 2}}]\n", ""),
+        (f"{WALLET}costs: [{{actions: [x, x], cost: 1}}]\n", ""),
+        (
+            "kind: RouteMap\nname: m\nroutes:\n  - {method: get, path: /a, action: a}\n"
+            "  - {method: [POST, GTE], path: /a, action: a}\n"
+            "  - {method: gte, path: /b, action: a}\n",
+            "0.yaml:5:21: warning: `GTE` is no registered HTTP method, did you mean `GET`?",
+        ),
+        (
+            "kind: RouteMap\nname: m\nroutes: [{method: DELTE, path: /a, action: a}]\n",
+            "0.yaml:3:19: warning: `DELTE` is no registered HTTP method, did you mean `DELETE`?",
+        ),
+        (
+            'kind: RouteMap\nname: m\nroutes: [{method: ["*"], path: /a, action: a}]\n',
+            "",
+        ),
+    ],
+)
+def test_what_never_counts_in_a_document_is_told_with_its_place(text: str, said: str) -> None:
+    [(_, found)] = parsed(text)
+    assert [str(problem) for problem in found.problems] == ([said] if said else [])
+    assert len(found.chain) == 1
+
+
 MODELS: Final[tuple[type[BaseModel], ...]] = (
     *CHAIN_KINDS.values(), AppliesTo, Cost, FloorLine, RefillLine, Requirement, Route
 )  # fmt: skip
