@@ -52,7 +52,8 @@ def test_a_minted_token_as_json() -> None:
         (("--agent", "a", "--ttl", "soon"), SECRET,
          "authz: --ttl: not a duration; write 30s, 15m, 24h or 7d\n"),
         (("--agent", "a", "--tier", "emperor"), SECRET,
-         "authz: --tier: unknown tier; write one of unverified, basic, verified, trusted, privileged\n"),
+         "authz: --tier: unknown tier; write one of unverified, basic, verified, trusted,"
+         " privileged\n"),
         (("--agent", ""), SECRET, "authz: the token has no sub claim\n"),
     ],
 )  # fmt: skip

@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 
 from authz.cli import app
 from authz.cli.policy.records import asked_of
+from authz.cli.policy.versions import named
 from authz.core import call as calls
 from authz.core import policy_diff
 from authz.core.call import Source
@@ -1508,6 +1509,25 @@ def trail(desk: Path) -> tuple[str, str]:
         moment = "2026-05-04T10:00:00Z"
         versions.rollback(first.version)
     return first.version, second.version
+
+
+@pytest.mark.parametrize(
+    ("policies", "others", "said"),
+    [
+        (0, 0, "none"),
+        (2, 1, "p0 1, p1 1, RiskWallet w0"),
+        (5, 3, "p0 1, p1 1, p2 1, p3 1, p4 1 and 3 more (5 policies and 3 other documents)"),
+        (6, 0, "p0 1, p1 1, p2 1, p3 1, p4 1 and 1 more (6 policies)"),
+        (1, 5, "p0 1, RiskWallet w0, RiskWallet w1, RiskWallet w2, RiskWallet w3 and 1 more"
+         " (1 policy and 5 other documents)"),
+    ],
+)  # fmt: skip
+def test_the_documents_of_a_version_are_named_and_counted(
+    policies: int, others: int, said: str
+) -> None:
+    documents = [{"name": f"p{n}", "version": "1"} for n in range(policies)]
+    documents += [{"kind": "RiskWallet", "name": f"w{n}"} for n in range(others)]
+    assert named(documents) == said
 
 
 def test_versions_are_listed_newest_first(trail: tuple[str, str]) -> None:

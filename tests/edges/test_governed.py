@@ -1,6 +1,7 @@
 """Decisions by name: checks, batches and action tokens, with everything the chain remembers."""
 
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -338,3 +339,21 @@ def test_a_denial_is_answered_as_a_check_is(world: World) -> None:
     minted, checked = mint(world, "write:x"), world.check("a", "write:x")
     assert (minted.status_code, told(minted)) == (403, told(checked))
     assert mint(world, "a\u0007b").json()["code"] == "malformed"
+
+
+# The documentation.
+
+
+def test_the_requests_of_the_documentation_are_understood(world: World) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    curls = re.findall(
+        r"^\$ curl -s http://127\.0\.0\.1:3100(\S+) .*?-d '(.*?)'$", text, re.MULTILINE | re.DOTALL
+    )
+    answers = {
+        path: world.ask("POST", path, headers=world.agent("a"), content=body)
+        for path, body in curls
+    }
+    assert set(answers) == {BATCH, MINT, "/relationships"}
+    assert answers[BATCH].status_code == 200
+    assert answers[MINT].status_code in (200, 403)
+    assert answers["/relationships"].status_code == 201

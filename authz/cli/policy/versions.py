@@ -59,7 +59,7 @@ def versions(
                 recorded.activation.at,
                 recorded.activation.until or "now",
                 recorded.activation.why + (", pinned" if recorded.activation.pinned else ""),
-                _named(recorded.policies),
+                named(recorded.policies),
             )
             for recorded in found
         ],
@@ -101,7 +101,8 @@ def _say(answer: dict[str, Any], sentence: str, *, as_json: bool) -> None:
     typer.echo(json.dumps(answer, indent=2) if as_json else sentence)
 
 
-def _named(policies: list[dict[str, str]]) -> str:
+def named(policies: list[dict[str, str]]) -> str:
+    """The documents of a version as a table names them; where there are many, how many."""
     from authz.core.policy_set import counted
 
     names = [" ".join(p[key] for key in ("kind", "name", "version") if key in p) for p in policies]
