@@ -71,22 +71,35 @@ def failure(case: "Case", refusal: Refusal) -> tuple[tuple[Put, ...], list[str]]
 
 
 def _walk(case: "Case", hops: Sequence[Relationship]) -> Walked | Refusal:
+    """Follow the hops for the action by each of its names, the declared one first."""
     asking = _Delegators(case)
-    call, leaf = case.call, hops[-1]
+    first = _walk_for(case, hops, case.call.action, asking)
+    if not isinstance(first, Walked):
+        return first
+    for name in case.names[1:]:
+        other = _walk_for(case, hops, name, asking)
+        if not isinstance(other, Walked):
+            return other._replace(reason=f"the request is also {name}: {other.reason}")
+    return first._replace(requires_approval=first.requires_approval or asking.needs_person)
+
+
+def _walk_for(
+    case: "Case", hops: Sequence[Relationship], action: str, asking: "_Delegators"
+) -> Walked | Refusal:
     found = walk(
         hops,
         case.identity.agent_id,
         case.now,
-        call.action,
-        call.resource,
+        action,
+        case.call.resource,
         revoked_agent=asking.is_revoked,
         limits=asking.limits,
-        may=asking.may,
+        may=lambda hop: asking.may(hop, action),
     )
-    if not isinstance(found, Walked):
-        counts = found.code in fuse.COUNTED
-        return Refusal(found.code, found.reason, found.edge, leaf if counts else None)
-    return found._replace(requires_approval=found.requires_approval or asking.needs_person)
+    if isinstance(found, Walked):
+        return found
+    failing = hops[-1] if found.code in fuse.COUNTED else None
+    return Refusal(found.code, found.reason, found.edge, failing)
 
 
 class _Delegators:
@@ -106,10 +119,11 @@ class _Delegators:
     def limits(self, hop: Relationship) -> Limits:
         return self._of(hop)[1]
 
-    def may(self, hop: Relationship) -> tuple[bool, int]:
+    def may(self, hop: Relationship, action: str) -> tuple[bool, int]:
         """Whether the one who delegates may do this itself, and its trust rank."""
         identity, case = self._of(hop)[0], self._case
-        ruling = case.snapshot.ruling(Facts(case.call, identity))
+        call = case.call if action == case.call.action else case.call._replace(action=action)
+        ruling = case.snapshot.ruling(Facts(call, identity))
         policy = ruling.policy
         if isinstance(policy, Deny):
             if policy.code is not Code.APPROVAL_REQUIRED:
