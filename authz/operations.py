@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from authz.core import agents, balance, jwks, latches, pending, tiers
+from authz.core import agents, balance, jwks, latches, pending
 from authz.core.action_token import MAX_TTL_S, ActionTokens
 from authz.core.agents import Agent
 from authz.core.audit import AuditRow, change_row
@@ -20,7 +20,7 @@ from authz.core.balance import Refilled
 from authz.core.delegation import issue, receipt, relationship
 from authz.core.delegation.issue import Delegator, Terms
 from authz.core.delegation.receipt import Sign
-from authz.core.delegation.relationship import AUTHORITY, Limits, Refused, Relationship
+from authz.core.delegation.relationship import AUTHORITY, Refused, Relationship
 from authz.core.delegation.standing import Standing
 from authz.core.delegation.walk import collect
 from authz.core.errors import Code
@@ -29,13 +29,13 @@ from authz.core.ledger import Put, Table
 from authz.core.mode import Mode
 from authz.core.pending import NotPending, Pending
 from authz.core.snapshot import Snapshot
-from authz.core.state import State
+from authz.core.state import SHOWN_S, State
 from authz.core.timestamps import rfc3339
 from authz.stores.audit_log import AuditLog
 
 #: Random digits in an agent's id, hexadecimal.
 _AGENT_DIGITS: Final = 16
-#: Most relationships of one source that are active: a bound on what one agent can fill.
+#: Most relationships of one source that are kept, ended ones too: a bound on what one agent fills.
 MAX_RELATIONSHIPS: Final = 1000
 
 
@@ -239,7 +239,10 @@ class Operations:
                     raise Unknown(f"parentRelationshipId: there is no relationship {parent}")
             who = self._delegator(source, asking)
             if len(relationships.keys_of(source)) >= MAX_RELATIONSHIPS:
-                said = f"sourceAgentId: it has {MAX_RELATIONSHIPS} relationships already"
+                said = (
+                    f"sourceAgentId: it has {MAX_RELATIONSHIPS} relationships already; each is kept"
+                    f" until {SHOWN_S // 86_400} days after it expires, revoked or not"
+                )
                 raise Refused(Code.MALFORMED, said)
             made = issue.issue(
                 terms,
@@ -255,7 +258,7 @@ class Operations:
                 now=now,
                 edges=_Edges(relationships, now),
                 parent=above,
-                limits=Limits(*self._snapshot().delegation_limits(who)),
+                limits=self._snapshot().delegation_limits(who),
             )
             change.put(Put(relationships, made.id, made))
             shown = relationship.entry(made, now)
@@ -572,9 +575,7 @@ class Operations:
             return asking
         if agent is None:
             raise Unknown(f"sourceAgentId: there is no agent {source}")
-        rank = tiers.rank(agent.tier) or tiers.UNVERIFIED
-        tags = frozenset(agent.tags)
-        return Identity(source, agent.name, agent.tier, rank, tags, agent.org_id, rank)
+        return agents.identity_of(agent)
 
 
 class _Edges(Mapping[str, list[str]]):

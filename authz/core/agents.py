@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from authz.core.facts import MAX_PARTS, distinct
-from authz.core.identity import MAX_CLAIM, MAX_TAGS
+from authz.core.identity import MAX_CLAIM, MAX_TAGS, Identity
 from authz.core.tiers import TIERS, UNVERIFIED, rank
 from authz.core.timestamps import rfc3339
 
@@ -176,6 +176,14 @@ def from_json(agent_id: str, text: str) -> Agent:
         updated_at=_time("updatedAt", stored["updated_at"]),
         revoked_at=None if revoked_at is None else _time("revokedAt", revoked_at),
         revoked_reason=_text("reason", stored["revoked_reason"], MAX_DESCRIPTION),
+    )
+
+
+def identity_of(agent: Agent) -> Identity:
+    """The agent as policies see it where it does not ask itself, and so has no token."""
+    tags = frozenset(agent.tags)
+    return Identity(
+        agent.agent_id, agent.name, agent.tier, agent.rank, tags, agent.org_id, agent.rank
     )
 
 

@@ -69,7 +69,10 @@ def settle(case: Case, objection: Deny, terms: Terms) -> Answer:
         call = call._replace(method=known.method, path=known.path)
         digest = digest_of(agent_id, call, case.delegation_id)
     if known.digest != digest:
-        said = f"{HEADER}: {known.id} is for another action, resource, method, path or context"
+        said = (
+            f"{HEADER}: {known.id} is for another action, resource, method, path, context or"
+            " delegation"
+        )
         return _denied(objection, Code.PENDING_MISMATCH, said)
     if known.policy_version != case.snapshot.version:
         said = f"the policies have changed since {known.id} became pending; ask again without it"
@@ -87,7 +90,7 @@ def _told(
         return _asked(case, call, objection, terms, known.digest, known.id)
     match state:
         case "approved" if is_named or case.call.source == "mint":
-            executed = known._replace(state="executed", answered_at=known.answered_at)
+            executed = known._replace(state="executed")
             use = () if case.call.source == "mint" else (_put(case, executed),)
             return Pass(
                 Code.APPROVED,

@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from authz.core import latches, tiers
+from authz.core.agents import identity_of
 from authz.core.delegation import fuse
-from authz.core.delegation.relationship import Limits, Refused, Relationship, is_id
+from authz.core.delegation.relationship import Refused, Relationship, is_id
 from authz.core.delegation.walk import Walked, collect, walk, with_revocations
 from authz.core.errors import Code
 from authz.core.facts import Facts
 from authz.core.finding import Deny
 from authz.core.identity import Identity
 from authz.core.ledger import Put
+from authz.core.limits import DelegationLimits
 
 if TYPE_CHECKING:
     from authz.core.case import Case
@@ -108,7 +110,7 @@ class _Delegators:
     def __init__(self, case: "Case") -> None:
         self._case = case
         #: Of each hop: who delegates, and what that one's policies let it delegate.
-        self._known: dict[str, tuple[Identity, Limits]] = {}
+        self._known: dict[str, tuple[Identity, DelegationLimits]] = {}
         #: One of them would have to ask a person, and so does whoever acts for it.
         self.needs_person = False
 
@@ -116,7 +118,7 @@ class _Delegators:
         agent = self._case.environment.state.agents.get(agent_id)
         return agent is not None and agent.revoked_at is not None
 
-    def limits(self, hop: Relationship) -> Limits:
+    def limits(self, hop: Relationship) -> DelegationLimits:
         return self._of(hop)[1]
 
     def may(self, hop: Relationship, action: str) -> tuple[bool, int]:
@@ -131,11 +133,11 @@ class _Delegators:
             self.needs_person = True
         return not isinstance(ruling.privilege, Deny), identity.rank
 
-    def _of(self, hop: Relationship) -> tuple[Identity, Limits]:
+    def _of(self, hop: Relationship) -> tuple[Identity, DelegationLimits]:
         known = self._known.get(hop.id)
         if known is None:
             identity = self._identity(hop)
-            limits = Limits(*self._case.snapshot.delegation_limits(identity))
+            limits = self._case.snapshot.delegation_limits(identity)
             known = self._known[hop.id] = identity, limits
         return known
 
@@ -143,16 +145,7 @@ class _Delegators:
         """The one who delegates as the registry has it, else as it was when it did."""
         agent = self._case.environment.state.agents.get(hop.source)
         if agent is not None:
-            rank = agent.rank
-            return Identity(
-                agent.agent_id,
-                agent.name,
-                agent.tier,
-                rank,
-                frozenset(agent.tags),
-                agent.org_id,
-                rank,
-            )
+            return identity_of(agent)
         rank = tiers.rank(hop.source_tier) or tiers.UNVERIFIED
         tags = frozenset(hop.source_tags)
         name, org = hop.source_name, hop.source_org

@@ -30,9 +30,9 @@ class Limit(NamedTuple):
 
 
 class DelegationLimits(NamedTuple):
-    """What an agent's policies let it pass on to others."""
+    """What an agent's policies let it pass on to others (`delegation` in CONTRACT §5)."""
 
-    #: Further hops; None: the policies do not say.
+    #: Further hops below one that it issues, at most; None: as the hop itself says.
     max_depth: int | None = None
     #: Lists of action patterns, each of which has to cover what is passed on.
     ceilings: tuple[tuple[str, ...], ...] = ()

@@ -389,7 +389,7 @@ class AuditReader:
                 ledger_log.follow(connection_of(self._database), ledger, 0)
 
     def newest_at(self) -> float:
-        """When the newest row was written, seconds since the epoch; 0 where that is not known."""
+        """When anything was last recorded, seconds since the epoch; 0 where that is not known."""
         with self._database.connection_context():
             return _newest_at(connection_of(self._database))
 

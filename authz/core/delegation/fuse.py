@@ -85,11 +85,6 @@ def opens(before: Fuse, after: Fuse) -> bool:
     return after.times_opened > before.times_opened
 
 
-def reset() -> Fuse:
-    """The fuse of an edge that a person declared sound."""
-    return CLOSED
-
-
 def root_opens(open_edges: int) -> bool:
     """Whether a root's fuse is open.
 

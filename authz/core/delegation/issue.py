@@ -17,7 +17,6 @@ from authz.core.delegation.relationship import (
     MAX_HOPS,
     TYPES,
     VERIFIED,
-    Limits,
     Refused,
     Relationship,
     from_values,
@@ -26,13 +25,12 @@ from authz.core.delegation.relationship import (
 )
 from authz.core.delegation.scope import ADMIN, covers, covers_all
 from authz.core.errors import Code
+from authz.core.limits import NO_DELEGATION_LIMITS, DelegationLimits
 
 #: Seconds that a relationship may last: a leap year. Whoever still needs it says so again.
 MAX_LIFETIME_S: Final = 366 * 24 * 3600
 #: Edges that are followed in search of a cycle: a few milliseconds' work.
 MAX_EDGES: Final = 10_000
-
-_NO_LIMITS: Final = Limits()
 
 
 class Delegator(NamedTuple):
@@ -73,7 +71,7 @@ def issue(
     now: float,
     edges: Mapping[str, Collection[str]],
     parent: Relationship | None = None,
-    limits: Limits = _NO_LIMITS,
+    limits: DelegationLimits = NO_DELEGATION_LIMITS,
 ) -> Relationship:
     """A new hop below `parent`, or the first one of a chain.
 
@@ -175,7 +173,7 @@ def _judge_parent(made: Relationship, parent: Relationship, now: float) -> None:
         raise Refused(Code.DELEGATION_WIDENED, f"{where}: what is asked for {wider}; ask for less")
 
 
-def _judge_authority(made: Relationship, limits: Limits) -> None:
+def _judge_authority(made: Relationship, limits: DelegationLimits) -> None:
     """Whether anybody, and this source, may delegate as much."""
     for at, pattern in enumerate(made.scope):
         if covers(f"{ADMIN}*", pattern):

@@ -47,15 +47,6 @@ class Refused(Exception):
         self.reason = reason
 
 
-class Limits(NamedTuple):
-    """What the policies of a delegator let it delegate (`delegation` in CONTRACT §5)."""
-
-    #: The most further hops below one that it issues; None: as the hop itself says.
-    max_depth: int | None = None
-    #: Each list must cover what is delegated.
-    ceilings: tuple[tuple[str, ...], ...] = ()
-
-
 class Relationship(NamedTuple):
     """One hop. Times are seconds since the epoch."""
 

@@ -16,7 +16,8 @@ from authz.core.identity import MAX_CLAIM
 MAX_PATTERNS: Final = 64
 MAX_PATTERN: Final = 256
 MAX_STARS: Final = 8
-#: 9999-12-31T00:00:00Z, seconds since the epoch: later times have no RFC 3339 form.
+#: 9999-12-31T00:00:00Z, seconds since the epoch: times of the year 10000 have no RFC 3339 form,
+#: and a day is left for rounding and offsets.
 MAX_TIME: Final = 253_402_214_400
 
 
@@ -90,7 +91,7 @@ def flag(where: str, value: object) -> bool:
 
 
 def moment(where: str, value: object) -> float:
-    """A time in seconds since the epoch, before the year 9999 ends."""
+    """A time in seconds since the epoch, before `MAX_TIME`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{where}: not a time")
     # Also false for NaN.

@@ -17,7 +17,6 @@ from authz.core.delegation.relationship import (
     AUTHORITY,
     MAX_HOPS,
     VERIFIED,
-    Limits,
     Refused,
     Relationship,
     is_id,
@@ -27,6 +26,7 @@ from authz.core.delegation.relationship import (
 from authz.core.delegation.scope import ADMIN, allows, has_one_spelling, is_admin_action
 from authz.core.errors import Code
 from authz.core.identity import CLOCK_LEEWAY_S
+from authz.core.limits import DelegationLimits
 
 #: A relationship by its id; None where there is none.
 Get = Callable[[str], Relationship | None]
@@ -110,7 +110,7 @@ def walk(
     resource: str,
     *,
     revoked_agent: Callable[[str], bool],
-    limits: Callable[[Relationship], Limits],
+    limits: Callable[[Relationship], DelegationLimits],
     may: Callable[[Relationship], tuple[bool, int]],
 ) -> Walked | Broken:
     """Whether `caller` may use these hops, root first, for the action on the resource.
@@ -146,7 +146,7 @@ def walk(
 
 
 def _form(
-    hops: Sequence[Relationship], caller: str, limits: Callable[[Relationship], Limits]
+    hops: Sequence[Relationship], caller: str, limits: Callable[[Relationship], DelegationLimits]
 ) -> Iterator[Broken]:
     """What is wrong with the chain whatever the time and the action are."""
     yield from _links(hops)
@@ -229,7 +229,7 @@ def _reach(
     hops: Sequence[Relationship],
     action: str,
     resource: str,
-    limits: Callable[[Relationship], Limits],
+    limits: Callable[[Relationship], DelegationLimits],
 ) -> Iterator[Broken]:
     """What the hops do not reach, or should not."""
     for above, hop in itertools.pairwise(hops):

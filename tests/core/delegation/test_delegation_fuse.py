@@ -18,7 +18,6 @@ from authz.core.delegation.fuse import (
     from_json,
     is_open,
     opens,
-    reset,
     root_opens,
     to_json,
 )
@@ -76,13 +75,6 @@ def test_the_opening_is_told_once() -> None:
         told += opens(fuse, later)
         fuse = later
     assert told == 1
-
-
-def test_a_fuse_that_was_reset_counts_from_the_beginning() -> None:
-    assert reset() == CLOSED
-    assert not is_open(reset(), NOW)
-    assert not opens(after(0, 1, 2, 3, 4), reset())
-    assert not is_open(after(0, 1, 2, 3, fuse=reset()), NOW + 3)
 
 
 def test_a_clock_that_steps_back_leaves_an_open_fuse_open() -> None:

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz.core.delegation.issue import MAX_EDGES, MAX_LIFETIME_S, Delegator, Terms, issue
-from authz.core.delegation.relationship import Limits, Refused, Relationship, widening
+from authz.core.delegation.relationship import Refused, Relationship, widening
 from authz.core.delegation.walk import Broken, Walked, walk
 from authz.core.errors import Code
+from authz.core.limits import DelegationLimits
 from tests.builders import NOW
 from tests.core.delegation.chains import HOUR, below, chain, first, rel
 
@@ -28,7 +29,7 @@ def issued(
     *,
     edges: Mapping[str, Collection[str]] | None = None,
     parent: Relationship | None = None,
-    limits: Limits | None = None,
+    limits: DelegationLimits | None = None,
     relationship_id: str = rel(9),
 ) -> Relationship:
     return issue(
@@ -38,7 +39,7 @@ def issued(
         now=NOW,
         edges=edges or {},
         parent=parent,
-        limits=limits or Limits(),
+        limits=limits or DelegationLimits(),
     )
 
 
@@ -215,17 +216,20 @@ def test_a_relationship_without_authority_closes_no_cycle_and_needs_no_scope() -
 @pytest.mark.parametrize(
     ("limits", "code"),
     [
-        (Limits(max_depth=0), Code.DELEGATION_TOO_DEEP),
-        (Limits(ceilings=(("read:docs",),)), Code.DELEGATION_OVER_CEILING),
-        (Limits(ceilings=(("read:*", "write:*"), ("write:*",))), Code.DELEGATION_OVER_CEILING),
-        (Limits(ceilings=((),)), Code.DELEGATION_OVER_CEILING),
-        (Limits(ceilings=(("read:*",),)), Code.DELEGATION_OVER_CEILING),
-        (Limits(max_depth=1, ceilings=(("read:*", "write:*"), ("*",))), None),
-        (Limits(), None),
+        (DelegationLimits(max_depth=0), Code.DELEGATION_TOO_DEEP),
+        (DelegationLimits(ceilings=(("read:docs",),)), Code.DELEGATION_OVER_CEILING),
+        (
+            DelegationLimits(ceilings=(("read:*", "write:*"), ("write:*",))),
+            Code.DELEGATION_OVER_CEILING,
+        ),
+        (DelegationLimits(ceilings=((),)), Code.DELEGATION_OVER_CEILING),
+        (DelegationLimits(ceilings=(("read:*",),)), Code.DELEGATION_OVER_CEILING),
+        (DelegationLimits(max_depth=1, ceilings=(("read:*", "write:*"), ("*",))), None),
+        (DelegationLimits(), None),
     ],
 )
 def test_the_policies_of_the_source_limit_what_it_delegates(
-    limits: Limits, code: Code | None
+    limits: DelegationLimits, code: Code | None
 ) -> None:
     terms = TERMS._replace(scope=["read:x"], ceiling=["read:*", "write:*"], max_depth=1)
     if code is None:
@@ -293,7 +297,7 @@ def used(hops: Sequence[Relationship], action: str) -> Walked | Broken:
         action,
         "ab",
         revoked_agent=lambda _: False,
-        limits=lambda _: Limits(),
+        limits=lambda _: DelegationLimits(),
         may=lambda _: (True, 3),
     )
 

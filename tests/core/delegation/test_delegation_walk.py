@@ -8,13 +8,13 @@ import pytest
 
 from authz.core.delegation.receipt import chain_of, read_chain
 from authz.core.delegation.relationship import (
-    Limits,
     Refused,
     Relationship,
     revoke,
 )
 from authz.core.delegation.walk import Broken, Walked, collect, walk, with_revocations
 from authz.core.errors import Code
+from authz.core.limits import DelegationLimits
 from tests.builders import NOW
 from tests.core.delegation.chains import HOUR, Key, below, chain, first, rel, trusting
 
@@ -30,7 +30,7 @@ def walked(
     action: str = "read:docs",
     resource: str = "",
     revoked: Sequence[str] = (),
-    limits: Callable[[Relationship], Limits] = lambda _: Limits(),
+    limits: Callable[[Relationship], DelegationLimits] = lambda _: DelegationLimits(),
     may: Callable[[Relationship], tuple[bool, int]] = lambda _: (True, 3),
 ) -> Walked | Broken:
     return walk(
@@ -213,18 +213,18 @@ def test_a_scope_of_everything_has_no_admin_action_in_it(action: str) -> None:
 @pytest.mark.parametrize(
     ("of", "limits", "code"),
     [
-        ("a", Limits(max_depth=0), Code.DELEGATION_TOO_DEEP),
-        ("b", Limits(max_depth=0), None),
-        ("a", Limits(max_depth=1), None),
-        ("a", Limits(ceilings=(("write:*",),)), Code.DELEGATION_OVER_CEILING),
-        ("b", Limits(ceilings=(("read:*",), ())), Code.DELEGATION_OVER_CEILING),
-        ("b", Limits(ceilings=(("read:*",), ("*",))), None),
+        ("a", DelegationLimits(max_depth=0), Code.DELEGATION_TOO_DEEP),
+        ("b", DelegationLimits(max_depth=0), None),
+        ("a", DelegationLimits(max_depth=1), None),
+        ("a", DelegationLimits(ceilings=(("write:*",),)), Code.DELEGATION_OVER_CEILING),
+        ("b", DelegationLimits(ceilings=(("read:*",), ())), Code.DELEGATION_OVER_CEILING),
+        ("b", DelegationLimits(ceilings=(("read:*",), ("*",))), None),
     ],
 )
 def test_the_policies_of_each_delegator_limit_what_it_delegates(
-    of: str, limits: Limits, code: Code | None
+    of: str, limits: DelegationLimits, code: Code | None
 ) -> None:
-    answer = walked(limits=lambda hop: limits if hop.source == of else Limits())
+    answer = walked(limits=lambda hop: limits if hop.source == of else DelegationLimits())
     if code is None:
         assert isinstance(answer, Walked)
     else:
