@@ -108,8 +108,8 @@ _MEANING: Final = {
     " approval first; see `pendingId`.",
     Code.COOLING_OFF: "The action is destructive and has to wait; `waitMs` says how long.",
     Code.PENDING_UNKNOWN: "`X-MeshGuard-Pending-ID` names nothing that is pending for this agent.",
-    Code.PENDING_MISMATCH: "The pending action is of another agent, action, resource,"
-    " method, path or context.",
+    Code.PENDING_MISMATCH: "The pending action is for another action, resource, method, path,"
+    " context or delegation.",
     Code.PENDING_REJECTED: "A person rejected the pending action.",
     Code.PENDING_EXPIRED: "Nobody answered in time, or the retry came too late.",
     Code.PENDING_USED: "The one retry that an approval is good for has been made.",
