@@ -13,9 +13,9 @@ import hmac
 from typing import Any, Final, NamedTuple
 
 import jwt
-from jwt.types import Options
 
 from authz.core.errors import Code
+from authz.core.identity import SIGNATURE_ALONE
 from authz.core.ledger import Table, parsed
 
 TYPE: Final = "mg-action+jwt"
@@ -26,17 +26,6 @@ LEEWAY_S: Final = 5
 #: Longest token, characters: an action and a resource of 8 KiB each, in base64, and room.
 MAX_TOKEN: Final = 24 * 1024
 ALGORITHM: Final = "HS256"
-
-_OPTIONS: Final[Options] = {
-    "verify_signature": True,
-    "verify_exp": False,
-    "verify_nbf": False,
-    "verify_iat": False,
-    "verify_aud": False,
-    "verify_iss": False,
-    "verify_sub": False,
-    "verify_jti": False,
-}
 
 
 class ActionToken(NamedTuple):
@@ -112,7 +101,7 @@ class ActionTokens:
             raise BadToken(Code.ACTION_TOKEN_BAD_SIGNATURE, said)
         try:
             decoded = jwt.decode_complete(
-                token, self._key, algorithms=[ALGORITHM], options=_OPTIONS
+                token, self._key, algorithms=[ALGORITHM], options=SIGNATURE_ALONE
             )
         except Exception:  # noqa: BLE001 - whatever PyJWT's parsers raise, it is no token
             raise BadToken(Code.ACTION_TOKEN_MALFORMED, "the action token is not a JWT") from None

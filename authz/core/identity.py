@@ -48,7 +48,7 @@ MAX_TAGS: Final = 64
 MAX_HEADER: Final = 1024
 
 #: Signature checked, every claim left to us: PyJWT would read the system clock.
-_OPTIONS: Final[Options] = {
+SIGNATURE_ALONE: Final[Options] = {
     "verify_signature": True,
     "verify_exp": False,
     "verify_nbf": False,
@@ -248,7 +248,9 @@ class TokenVerifier:
             return key._replace(ours=_mentions_ours(token))
         algorithm = key.algorithm_name if isinstance(key, jwt.PyJWK) else ALGORITHM
         try:
-            decoded = jwt.decode_complete(token, key, algorithms=[algorithm], options=_OPTIONS)
+            decoded = jwt.decode_complete(
+                token, key, algorithms=[algorithm], options=SIGNATURE_ALONE
+            )
         except jwt.InvalidAlgorithmError:
             return _WRONG_ALGORITHM._replace(ours=True)
         except Exception:  # noqa: BLE001

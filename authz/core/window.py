@@ -72,7 +72,7 @@ class Window(NamedTuple):
 
     @property
     def expires(self) -> float:
-        """When nothing of it counts any more, seconds since the epoch."""
+        """When nothing of it counts any more, seconds of the steady clock."""
         return (self.slots[-1][0] + SLOTS + 1) * self.length / SLOTS if self.slots else 0.0
 
     def to_json(self) -> str:

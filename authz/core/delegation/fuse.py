@@ -10,7 +10,7 @@
   edges it holds; several that fail at once show that what they have in common is broken.
 - A fuse is a value, and opens by itself only in `failed`. While it is open nothing is counted,
   so it closes after `OPEN_S` however often it is asked.
-- `now` is in seconds since the epoch and never steps back. If it does, a time that lies ahead
+- `now` is in seconds of the steady clock (`core/ledger.py`). If it does, a time that lies ahead
   counts as now: a fuse stays open longer, and never closes early.
 """
 
@@ -52,7 +52,7 @@ COUNTED: Final = frozenset(
 
 
 class Fuse(NamedTuple):
-    """How one edge has fared. Times are seconds since the epoch."""
+    """How one edge has fared. Times are seconds of the steady clock."""
 
     #: The last failures within the window, fewer than `FAILURES`.
     failures: tuple[float, ...] = ()
