@@ -161,7 +161,9 @@ def test_without_a_valid_policy_everything_is_denied(
             assert sidecar.row()["code"] == "no_policy"
             ready = sidecar.get("/ready")
             assert ready.status_code == 503
-            assert ready.json()["checks"]["policies"] == "no valid policy is loaded, 1 errors"
+            assert ready.json()["checks"]["policies"] == (
+                "no valid policy is loaded, 1 errors in broken.yaml"
+            )
             assert f"{path}/broken.yaml:4:4: error: not YAML" in sidecar.log()
 
 
