@@ -162,7 +162,7 @@ def test_without_a_valid_policy_everything_is_denied(
             ready = sidecar.get("/ready")
             assert ready.status_code == 503
             assert ready.json()["checks"]["policies"] == (
-                "no valid policy is loaded, 1 errors in broken.yaml"
+                "no valid policy is loaded, 1 error in broken.yaml"
             )
             assert f"{path}/broken.yaml:4:4: error: not YAML" in sidecar.log()
 
