@@ -76,6 +76,22 @@ class Spent(NamedTuple):
     #: None where no document of this name is in force.
     capacity: int | None
 
+    @property
+    def remaining(self) -> int | None:
+        """Points that are left; None where it is not known how many there are."""
+        return None if self.capacity is None else max(self.capacity - self.spent, 0)
+
+    def entry(self) -> dict[str, object]:
+        """As API answers and the CLI show it; what is not known is left out."""
+        shown = {
+            "wallet": self.wallet,
+            "agentId": self.agent_id,
+            "spent": self.spent,
+            "capacity": self.capacity,
+            "remaining": self.remaining,
+        }
+        return {name: value for name, value in shown.items() if value is not None}
+
 
 class Operations:
     """All of them, on one ledger."""

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -148,7 +148,7 @@ def show(agent_id: AgentId, database: Database = None, as_json: AsJson = False) 
         found = there.state.agents.get(agent_id)
     if found is None:
         fail([f"there is no agent {agent_id}"], FAILED)
-    _say(agents.entry(found), as_json=as_json)
+    print_entry(agents.entry(found), as_json=as_json)
 
 
 @app.command()
@@ -190,7 +190,7 @@ def update(
              BAD_ARGUMENTS)  # fmt: skip
     with records.changing(database) as there:
         changed = there.operations.update_agent(agent_id, changes, by=records.by())
-    _say(agents.entry(changed), as_json=as_json)
+    print_entry(agents.entry(changed), as_json=as_json)
 
 
 @app.command()
@@ -252,13 +252,6 @@ def token(
         typer.echo(json.dumps({"token": made.token, "expiresAt": rfc3339(made.expires_at)}))
     else:
         typer.echo(made.token)
-
-
-def _say(entry: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(entry, indent=2))
-    else:
-        print_entry(entry)
 
 
 @contextlib.contextmanager

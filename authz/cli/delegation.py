@@ -151,7 +151,7 @@ def show(
 
     with records.reading(database) as there:
         found = there.operations.relationship(relationship_id)
-        _say(there.operations.standing().entry(found), as_json=as_json)
+        print_entry(there.operations.standing().entry(found), as_json=as_json)
 
 
 @app.command()
@@ -202,10 +202,3 @@ def key(database: Database = None, as_json: AsJson = False) -> None:  # noqa: AR
     from authz.cli import records
 
     typer.echo(json.dumps(records.delegation_keys(database), indent=2))
-
-
-def _say(entry: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(entry, indent=2))
-    else:
-        print_entry(entry)

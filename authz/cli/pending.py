@@ -79,10 +79,7 @@ def show(pending_id: PendingId, database: Database = None, as_json: AsJson = Fal
 
     with records.reading(database) as there:
         shown = pending.entry(there.operations.pending(pending_id), there.steady)
-    if as_json:
-        typer.echo(json.dumps(shown, indent=2))
-    else:
-        print_entry(shown)
+    print_entry(shown, as_json=as_json)
 
 
 @app.command()

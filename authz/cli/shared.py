@@ -87,8 +87,11 @@ def print_table(
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in printed.get().splitlines())
 
 
-def print_entry(entry: Mapping[str, Any]) -> None:
-    """Print a record, a field a line."""
+def print_entry(entry: Mapping[str, Any], *, as_json: bool = False) -> None:
+    """Print a record, a field a line or as JSON."""
+    if as_json:
+        typer.echo(json.dumps(entry, indent=2))
+        return
     width = max(map(len, entry))
     for name, value in entry.items():
         typer.echo(visible(f"{name:<{width}}  {_said(value)}"))

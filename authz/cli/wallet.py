@@ -32,19 +32,7 @@ def list_wallets(
         found = [one for one in there.operations.wallets() if agent in ("", one.agent_id)]
     found.sort()
     if as_json:
-        shown = [
-            {
-                "wallet": one.wallet,
-                "agentId": one.agent_id,
-                "spent": one.spent,
-                **(
-                    {}
-                    if one.capacity is None
-                    else {"capacity": one.capacity, "remaining": max(one.capacity - one.spent, 0)}
-                ),
-            }
-            for one in found
-        ]
+        shown = [one.entry() for one in found]
         typer.echo(json.dumps({"wallets": shown}, indent=2))
         return
     print_table(
@@ -54,7 +42,7 @@ def list_wallets(
                 one.wallet,
                 one.agent_id,
                 str(one.spent),
-                "-" if one.capacity is None else str(max(one.capacity - one.spent, 0)),
+                "-" if one.remaining is None else str(one.remaining),
                 "-" if one.capacity is None else str(one.capacity),
             )
             for one in found

@@ -47,7 +47,8 @@ class AuditRow(NamedTuple):
     #: The deciding policy's name, which is its id: unique in a snapshot.
     policy: str | None
     rule: str | None
-    #: 0-based place in the policy's rules; NULL when no rule matched.
+    #: 0-based place in the policy's rules, or in the floors or requirements of the document that
+    #: `policy` names then; NULL when none of them decided.
     rule_index: int | None
     reason: str | None
     policy_version: str

@@ -4,7 +4,7 @@
   the registry knows of its hops and agents, that they were revoked, counts as well.
 - A delegation narrows: whoever stands in it must be allowed this action, now, by the same policies,
   and the caller still needs a policy of its own.
-- While the fuse of one of its hops, or of its root, is open nothing is walked.
+- While the fuse of the hop to the caller, or of its root, is open nothing is walked.
 """
 
 import math

@@ -76,7 +76,7 @@ class Deny(NamedTuple):
     reason: str
     rule: str
     policy: str = ""
-    #: 0-based place in the policy; None when no rule decided.
+    #: 0-based place in the policy, or the document of another kind; None when no entry decided.
     rule_index: int | None = None
     #: How grave the policy's author calls it; empty where nothing is said.
     alert: str = ""

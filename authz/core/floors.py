@@ -32,9 +32,9 @@ class Floor(NamedTuple):
     pattern: str
     #: What its author says to whoever is denied; may be empty.
     reason: str
-    #: The document, and the floor's 0-based place in it.
+    #: The document, and the floor's 0-based place in it; the built-in one has none.
     document: str
-    place: int
+    place: int | None
 
 
 class Floors:
@@ -67,6 +67,10 @@ class Floors:
             floor = document.floors[place]
             if found is None or floor.rank > found.rank:
                 found = Floor(
-                    floor.rank, floor.patterns[position], floor.reason, document.name, place
+                    floor.rank,
+                    floor.patterns[position],
+                    floor.reason,
+                    document.name,
+                    None if document is _BUILT_IN else place,
                 )
         return found

@@ -263,13 +263,9 @@ class TokenVerifier:
             return Unidentified(refused.code, refused.reason, ours=True)
 
     def _is_signed(self, token: str) -> bool:
-        """Whether the last segment is the HMAC over the others (RFC 7515 §5.2, HS256)."""
-        if not self._secret:
-            return False  # anybody could make an HMAC with an empty key
-        signed, _, signature = token.rpartition(".")
-        mac = hmac.digest(self._key, signed.encode("utf-8", "replace"), "sha256")
-        expected = base64.urlsafe_b64encode(mac).rstrip(b"=")
-        return hmac.compare_digest(expected, signature.encode("utf-8", "replace"))
+        """Whether it is signed with our secret, if we have one."""
+        # Anybody could make an HMAC with an empty key.
+        return bool(self._secret) and is_signed(self._key, token)
 
     def _key_of(self, token: str) -> jwt.PyJWK | Unidentified:
         """The public key that a token is signed with; whose it is otherwise is not looked at."""
@@ -320,6 +316,14 @@ def _registered(claimed: Identity, record: Record | None) -> Identity | Unidenti
         org_id=record.org_id,
         effective_rank=min(record.rank, claimed.rank),
     )
+
+
+def is_signed(key: bytes, token: str) -> bool:
+    """Whether a JWT's last segment is the HMAC over the others (RFC 7515 §5.2, HS256)."""
+    signed, _, signature = token.rpartition(".")
+    mac = hmac.digest(key, signed.encode("utf-8", "replace"), "sha256")
+    expected = base64.urlsafe_b64encode(mac).rstrip(b"=")
+    return hmac.compare_digest(expected, signature.encode("utf-8", "replace"))
 
 
 def mint(

@@ -147,8 +147,8 @@ def test_every_document_is_part_of_the_version_and_none_counts_as_a_policy() -> 
 @pytest.mark.parametrize(
     ("documents", "action", "expected"),
     [
-        ((), "admin:keys", ("privileged", "default", 0)),
-        ((), "ADMIN:", ("privileged", "default", 0)),
+        ((), "admin:keys", ("privileged", "default", None)),
+        ((), "ADMIN:", ("privileged", "default", None)),
         ((), "administer", None),
         ((), "read:admin:x", None),
         ((floors("f", ("a:*", "basic")),), "admin:x", None),
@@ -169,7 +169,7 @@ def test_every_document_is_part_of_the_version_and_none_counts_as_a_policy() -> 
     ],
 )
 def test_the_first_floor_of_a_document_counts_and_of_documents_the_highest(
-    documents: Sequence[CompiledFloors], action: str, expected: tuple[str, str, int] | None
+    documents: Sequence[CompiledFloors], action: str, expected: tuple[str, str, int | None] | None
 ) -> None:
     found = Floors(documents)
     for _ in range(2):

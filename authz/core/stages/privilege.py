@@ -29,5 +29,6 @@ def judge(case: Case) -> Finding:
             floor.reason or said,
             rule=f"{NAME}:floor",
             policy=floor.document,
+            rule_index=floor.place,
         )
     return finding

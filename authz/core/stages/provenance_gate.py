@@ -65,6 +65,7 @@ def _denied(
         requirement.reason or reason,
         rule=f"{NAME}:{cause}",
         policy=requirement.document,
+        rule_index=requirement.place,
         more=More(notes=_notes(said)),
     )
 

@@ -78,9 +78,8 @@ class _Figures(Collector):
             labels=("wallet", "agent"),
         )
         for spent in self._wallets:
-            if spent.capacity is not None:
-                left = max(spent.capacity - spent.spent, 0)
-                remaining.add_metric((spent.wallet, spent.agent_id), left)
+            if spent.remaining is not None:
+                remaining.add_metric((spent.wallet, spent.agent_id), spent.remaining)
         yield remaining
         yield GaugeMetricFamily(
             "meshguard_risk_wallet_hidden",

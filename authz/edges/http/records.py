@@ -25,7 +25,7 @@ from authz.edges.http.bodies import Body, read_json
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.listing import After, Filter, Limit, newest, one_of
 from authz.edges.http.refusals import refusals
-from authz.operations import NotPossible, Operations, Spent, Unknown
+from authz.operations import NotPossible, Operations, Unknown
 
 #: Who has done it, in the trail: whoever holds ADMIN_TOKEN.
 BY: Final = "admin"
@@ -273,13 +273,15 @@ class _Records:
             return [key for _, _, key in page], last if len(page) < len(found) else ""
 
         keys, more = await asyncio.to_thread(select)
-        body: dict[str, object] = {"wallets": list(map(_spent, self._operations.spent(keys)))}
+        body: dict[str, object] = {
+            "wallets": [spent.entry() for spent in self._operations.spent(keys)]
+        }
         return JSONResponse({**body, "next": more} if more else body)
 
     async def reset_wallet(self, wallet: str, agent_id: str) -> JSONResponse:
         with refusals():
             before = self._operations.reset_wallet(wallet, agent_id, by=BY)
-        return JSONResponse({**_spent(before._replace(spent=0)), "givenBack": before.spent})
+        return JSONResponse({**before._replace(spent=0).entry(), "givenBack": before.spent})
 
     async def fuses(
         self, state: Filter = "", after: After = "", limit: Limit = 100
@@ -319,15 +321,3 @@ class _Records:
 def _can_be_in_a_path(agent_id: str) -> bool:
     """Whether the agent could be named in these paths: Envoy lets no encoded slash through."""
     return not set(agent_id) & {"/", "\\"} and agent_id not in (".", "..")
-
-
-def _spent(spent: Spent) -> dict[str, object]:
-    entry: dict[str, object] = {
-        "agentId": spent.agent_id,
-        "wallet": spent.wallet,
-        "spent": spent.spent,
-    }
-    if spent.capacity is not None:
-        entry["capacity"] = spent.capacity
-        entry["remaining"] = max(spent.capacity - spent.spent, 0)
-    return entry
