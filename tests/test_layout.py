@@ -19,6 +19,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "operations": {"core", "stores"},
     "memory": {"core", "operations", "settings", "stores"},
     "edges": {"core", "gate", "operations", "stores"},
+    "reference": {"core", "edges"},
     "logs": {"core"},
     "run_dir": set(),
     "settings": {"core"},

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from authz import __version__
-from authz.edges.http import governed, probes
+from authz.edges.http import governed, probes, reference
 from authz.edges.http.bodies import sentence
 from authz.edges.http.probes import Health
 from authz.edges.http.refusals import Coded
@@ -26,7 +26,11 @@ _WORDS: Final = {
     404: "not_found",
     405: "method_not_allowed",
     409: "conflict",
+    412: "precondition_failed",
     413: "too_large",
+    415: "unsupported_media_type",
+    422: "invalid",
+    429: "rate_limited",
     503: "unavailable",
 }
 
@@ -43,6 +47,7 @@ def build_app(gate: Gate, health: Health, operations: Operations, *others: APIRo
     )
     app.include_router(probes.router(health))
     app.include_router(governed.router(gate, operations))
+    app.include_router(reference.router())
     for routes in others:
         app.include_router(routes)
     app.add_exception_handler(HTTPException, _refused)

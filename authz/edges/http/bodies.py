@@ -7,7 +7,7 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, TypeVar
 
 from fastapi import Request
@@ -22,6 +22,8 @@ from authz.core.text import word
 
 #: Longest sentence about a body, characters: keys in it are the sender's.
 MAX_SENTENCE: Final = 300
+#: What JSON is called.
+JSON_TYPES: Final = ("application/json",)
 #: Characters of an unknown key that the known ones are compared with.
 MAX_COMPARED: Final = 64
 
@@ -134,6 +136,21 @@ async def read_body(request: Request) -> bytes:
     return body
 
 
+def require_content_type(request: Request, types: Collection[str]) -> str:
+    """The body's content type without its parameters; JSON where the request names none.
+
+    A browser sends other sites' forms without asking, in types that are not among these.
+
+    Raises:
+        HTTPException: 415, it is none of `types`.
+    """
+    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    sent = sent or JSON_TYPES[0]
+    if sent not in types:
+        raise HTTPException(415, f"content-type: send {' or '.join(types)}, not {word(sent)}")
+    return sent
+
+
 async def read_json(request: Request, model: type[B], *, optional: bool = False) -> B:
     """The body as a model has it.
 
@@ -141,10 +158,13 @@ async def read_json(request: Request, model: type[B], *, optional: bool = False)
         optional: no body at all is one that says nothing.
 
     Raises:
-        HTTPException: as `read_body`; 400 where it is not such a body, with the first place where.
+        HTTPException: as `read_body`; 415 where it says that it is no JSON; 400 where it is not
+            such a body, with the first place where.
     """
     body = await read_body(request)
-    if not body:
+    if body:
+        require_content_type(request, JSON_TYPES)
+    else:
         if not optional:
             raise HTTPException(400, f"the body is missing; send {model.needs()}")
         body = b"{}"

@@ -1,0 +1,168 @@
+"""One operation, as its author describes it, and its part of the OpenAPI document.
+
+Paths, and the parameters in them and in queries, are the application's own: FastAPI knows them.
+What it cannot know is said here: who may, what a body and an answer look like, and what can go
+wrong.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, NamedTuple, NotRequired
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict
+
+JSON: Final = "application/json"
+#: Answers are what is described and nothing more.
+CLOSED: Final = ConfigDict(extra="forbid")
+
+Time = Annotated[
+    str, Field(description="RFC 3339, UTC.", json_schema_extra={"format": "date-time"})
+]
+
+#: Who may ask, as OpenAPI's security requirements: any one of a list is enough.
+ANYBODY: Final[Sequence[Mapping[str, list[str]]]] = ()
+ADMIN: Final[Sequence[Mapping[str, list[str]]]] = ({"adminToken": []}, {"adminBearer": []})
+AGENT: Final[Sequence[Mapping[str, list[str]]]] = ({"agentToken": []},)
+EITHER: Final[Sequence[Mapping[str, list[str]]]] = (*AGENT, *ADMIN)
+
+SCHEMES: Final[Mapping[str, Mapping[str, str]]] = {
+    "agentToken": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "The agent's own token.",
+    },
+    "adminBearer": {"type": "http", "scheme": "bearer", "description": "ADMIN_TOKEN."},
+    "adminToken": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-Admin-Token",
+        "description": "ADMIN_TOKEN; counts before `Authorization`.",
+    },
+}
+
+
+@with_config(CLOSED)
+class Error(TypedDict):
+    """Every refusal. `code` is one of docs/codes.md, where one is to blame."""
+
+    error: str
+    message: str
+    code: NotRequired[str]
+
+
+#: What a status means wherever an operation does not say it better.
+MEANINGS: Final[Mapping[int, str]] = {
+    400: "What was sent is not usable; `message` says where and why.",
+    401: "The credential is missing or wrong. Never 403, which SDKs take for a denial.",
+    403: "It is not the asker's.",
+    404: "There is none.",
+    405: "Not with this method.",
+    409: "Not as things stand.",
+    412: "It has changed since; the `ETag` is another one.",
+    413: "The body is too large.",
+    415: "The body's content type is not one that is read here.",
+    422: "It was read, and is not valid.",
+    429: "Too many; `Retry-After` says when.",
+    503: "It cannot be done or recorded now, and so was not done; `Retry-After` says when to try.",
+}
+
+
+class Operation(NamedTuple):
+    """What is to be said of one method of one path."""
+
+    method: str
+    #: As the route has it: `/admin/agents/{agent_id}`.
+    path: str
+    #: `operationId`, a verb first: `listAgents`.
+    name: str
+    #: One line, as a heading.
+    summary: str
+    #: The heading that it stands under; `reference.build.TAGS` has them in order.
+    tag: str
+    #: A TypedDict (`with_config(CLOSED)`) or another type of the answer's body; None: no body.
+    answer: Any
+    #: Of an answer; what the page shows first.
+    example: object = None
+    who: Sequence[Mapping[str, list[str]]] = ADMIN
+    #: The model that reads the body.
+    body: type[BaseModel] | None = None
+    #: Of a body.
+    asked: object = None
+    body_optional: bool = False
+    #: The body's schemas by content type, where it is not JSON that `body` reads.
+    bodies: Mapping[str, Mapping[str, Any]] | None = None
+    status: int = 200
+    #: Other statuses with a body: the type and an example.
+    others: Mapping[int, tuple[Any, object]] = {}
+    #: Refusals in the shape of `Error`.
+    errors: Sequence[int] = (400, 401, 503)
+    #: More than the summary says; Markdown.
+    text: str = ""
+    #: Content types of the answer other than JSON, with an example of each.
+    media: Mapping[str, str] = {}
+    #: Header names of the answer, and what they say.
+    headers: Mapping[str, str] = {}
+
+    def document(self) -> dict[str, Any]:
+        """The operation's own part of the document; schemas of answers have their `$defs`."""
+        made: dict[str, Any] = {
+            "operationId": self.name,
+            "summary": self.summary,
+            "tags": [self.tag],
+            "security": [dict(scheme) for scheme in self.who],
+            "responses": self._responses(),
+        }
+        if self.text:
+            made["description"] = self.text
+        contents: dict[str, Any] = {}
+        if self.body is not None:
+            contents[JSON] = {"schema": self.body.model_json_schema()}
+        for media, schema in (self.bodies or {}).items():
+            contents[media] = {"schema": dict(schema)}
+        if contents:
+            for content in contents.values():
+                if self.asked is not None:
+                    content["example"] = self.asked
+            made["requestBody"] = {"required": not self.body_optional, "content": contents}
+        return made
+
+    def _responses(self) -> dict[str, Any]:
+        good: dict[str, Any] = {"description": "Done."}
+        contents = {}
+        if self.answer is not None:
+            contents[JSON] = _content(self.answer, self.example)
+        for media, shown in self.media.items():
+            contents[media] = {"schema": {"type": "string"}, "example": shown}
+        if contents:
+            good["content"] = contents
+        if self.headers:
+            good["headers"] = {
+                name: {"description": said, "schema": {"type": "string"}}
+                for name, said in self.headers.items()
+            }
+        responses: dict[str, Any] = {str(self.status): good}
+        for status, (answer, example) in self.others.items():
+            responses[str(status)] = {
+                "description": MEANINGS.get(status, "Done."),
+                "content": {JSON: _content(answer, example)},
+            }
+        errors = set(self.errors)
+        if self.body is not None or self.bodies is not None:
+            errors |= {400, 413, 415}
+        for status in sorted(errors - {int(status) for status in responses}):
+            responses[str(status)] = {
+                "description": MEANINGS[status],
+                "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
+            }
+        return responses
+
+
+def _content(answer: Any, example: object) -> dict[str, Any]:
+    content = {"schema": schema_of(answer)}
+    return content if example is None else {**content, "example": example}
+
+
+def schema_of(answer: Any) -> dict[str, Any]:
+    """The JSON Schema of an answer's type."""
+    return TypeAdapter(answer).json_schema(mode="serialization")
