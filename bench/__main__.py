@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bench import (
+    audit_reads,
     decisions,
     full_chain,
     hot_path,
@@ -30,6 +31,7 @@ BENCHMARKS: Final[dict[str, Callable[[bool], dict[str, Any]]]] = {
     "open_loop": open_loop.run,
     "stages": stages.run,
     "full_chain": full_chain.run,
+    "audit_reads": audit_reads.run,
     "start": start.run,
 }
 

@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -53,6 +54,33 @@ def running(
         yield process
     finally:
         end(process)
+
+
+@contextlib.contextmanager
+def child(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """One of our own processes, which ends when its stdin does."""
+    with subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    """The next line that a `child` prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

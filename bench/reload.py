@@ -25,7 +25,6 @@ import itertools
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,7 +35,7 @@ import uvloop
 
 from authz.core.snapshot import Snapshot
 from authz.edges.echo_upstream import EchoUpstream
-from bench import policies, report
+from bench import policies, processes, report
 from bench.policies import AGENT, TAG
 from bench.publisher import PROBE, documents
 from bench.traffic import Answer, Ask, Traffic
@@ -130,10 +129,12 @@ def _measure(name: str, quick: bool) -> dict[str, Any]:
     versions = {Snapshot(policies.compiled(documents(COUNT, e))).version: e for e in PROBE}
     with tempfile.TemporaryDirectory(prefix="bench-") as directory, contextlib.ExitStack() as stack:
         volume = Path(directory) / "volume"
-        upstream = stack.enter_context(_child("bench.upstream"))
-        publisher = stack.enter_context(_child("bench.publisher", str(volume), str(COUNT), *PROBE))
-        target = f"http://127.0.0.1:{int(_line(upstream))}"
-        assert _line(publisher) == "ready"
+        upstream = stack.enter_context(processes.child("bench.upstream"))
+        publisher = stack.enter_context(
+            processes.child("bench.publisher", str(volume), str(COUNT), *PROBE)
+        )
+        target = f"http://127.0.0.1:{int(processes.line(upstream))}"
+        assert processes.line(publisher) == "ready"
         running = stack.enter_context(
             sidecar.running(
                 Upstream(EchoUpstream(), target),
@@ -204,7 +205,7 @@ class Load:
         assert self._publisher.stdin is not None
         self._publisher.stdin.write(f"{edition}\n")
         self._publisher.stdin.flush()
-        began, swapped = (await asyncio.to_thread(_line, self._publisher)).split()
+        began, swapped = (await asyncio.to_thread(processes.line, self._publisher)).split()
         return Swap(edition, float(began), float(swapped))
 
     def _in_force(self, swap: Swap) -> float:
@@ -230,32 +231,6 @@ def _asks() -> Iterator[Ask]:
         yield Ask("never", "DELETE", f"/proxy/never/{number % 50}")
         yield Ask("probe", "GET", f"/proxy/probe/{number}")
         yield Ask("always", "GET", f"/proxy/always/{number % 50}")
-
-
-@contextlib.contextmanager
-def _child(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """One of our own processes, which ends when its stdin does."""
-    with subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
 
 
 # ---------------------------------------------------------------- what came of it
