@@ -539,8 +539,7 @@ class Operations:
         Raises:
             AuditUnavailable: the store cannot be read now.
         """
-        with self._changing():
-            pass
+        self._audit.follow()
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator["_Change"]:

@@ -165,6 +165,30 @@ class AuditLog:
             self._break(connection, error)
             raise AuditUnavailable("the audit store does not take writes") from error
 
+    def follow(self) -> None:
+        """Take what others have changed, for whoever only looks.
+
+        The write lock is taken only where somebody has committed anything: otherwise whoever may
+        look, and many may, would make decisions wait for each other.
+
+        Raises:
+            AuditUnavailable: the store cannot be used now.
+        """
+        connection = self._usable()
+        if connection is None:
+            raise AuditUnavailable("the audit store cannot be opened")
+        try:
+            changed = connection.execute("PRAGMA data_version").fetchone()[0] != self._seen
+        except sqlite3.Error as error:
+            self._break(connection, error)
+            raise AuditUnavailable("the audit store cannot be read") from error
+        if changed:
+            self.begin()
+            seen = self._seen
+            self.cancel()
+            # Nothing was written, so what was read still stands.
+            self._seen = seen
+
     def write(self, rows: Sequence[AuditRow], changes: Sequence[Change] = ()) -> None:
         """Commit rows in order, with changes of the ledger, in the transaction that `begin` began.
 

@@ -216,3 +216,21 @@ def test_changes_without_a_row_which_others_would_miss_are_not_written(path: Pat
     opened.state.ledger.undo()
     opened.spend(1)
     assert Opened(path).spent == 1
+
+
+def test_whoever_only_looks_waits_for_no_writer(path: Path) -> None:
+    opened, other = Opened(path), Opened(path)
+    opened.audit.follow()
+    other.audit.begin()
+    opened.audit.follow()
+    other.audit.cancel()
+    other.spend(5)
+    opened.audit.follow()
+    known = opened.state.wallets.get(WHERE)
+    assert isinstance(known, Window)
+    assert known.total(600.0) == 5
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as blocking:
+        other.spend(1)
+        blocking.execute("BEGIN IMMEDIATE")
+        with pytest.raises(AuditUnavailable):
+            opened.audit.follow()
