@@ -3,16 +3,21 @@
 `test_generated.py` holds what is checked in against it.
 """
 
+import functools
 import json
+import tempfile
 from pathlib import Path
 from typing import Final
 
-from authz import envoy_config
+from authz import __version__, envoy_config
 from authz.core.errors import Code
 from authz.core.mode import Mode
 from authz.core.policy_schema import json_schema
+from authz.edges.http.reference import OPENAPI
 from authz.envoy_config import EnvoyOptions
+from authz.reference.build import document
 from authz.settings import described, parse_upstream
+from tests.edges.world import World
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -30,6 +35,7 @@ _DEFAULTS: Final = EnvoyOptions(
 )
 
 
+@functools.cache
 def files() -> dict[Path, str]:
     """Every generated file with the text it must have."""
     return {
@@ -42,7 +48,18 @@ def files() -> dict[Path, str]:
         ROOT / "docs/configuration.md": _configuration(),
         ROOT / "docs/codes.md": _codes(),
         ROOT / "docs/policy.schema.json": json.dumps(json_schema(), indent=2) + "\n",
+        OPENAPI: _openapi(),
     }
+
+
+def _openapi() -> str:
+    with tempfile.TemporaryDirectory() as directory:
+        world = World(Path(directory))
+        try:
+            made = document(world.app, __version__)
+        finally:
+            world.close()
+    return json.dumps(made, indent=1, ensure_ascii=False) + "\n"
 
 
 def _configuration() -> str:

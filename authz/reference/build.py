@@ -12,15 +12,32 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from authz.reference import agents
+from authz.reference import agents, delegation, governed, pending, probes, relationships, spending
+from authz.reference import versions as policy_versions
 from authz.reference.operation import SCHEMES, Error, Operation, schema_of
 
 #: Everything that is described.
-OPERATIONS: Final[tuple[Operation, ...]] = (*agents.OPERATIONS,)
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    *governed.OPERATIONS,
+    *relationships.OPERATIONS,
+    *agents.OPERATIONS,
+    *pending.OPERATIONS,
+    *spending.OPERATIONS,
+    *delegation.OPERATIONS,
+    *policy_versions.OPERATIONS,
+    *probes.OPERATIONS,
+)
 
 #: The page's headings, in order.
 TAGS: Final[Mapping[str, str]] = {
+    "Decisions": "What an agent may do, asked by name.",
+    "Delegation by agents": "Who acts for whom, as the agents themselves say.",
     "Agents": "The agents that are registered here, and their tokens.",
+    "Pending actions": "What waits for a person, or for time.",
+    "Relationships": "Who acts for whom.",
+    "Wallets and fuses": "What agents have spent, and delegations that failed too often.",
+    "Policies": "Which policies are in force, and the way back.",
+    "Service": "How the service is.",
 }
 #: Paths that are others' second names.
 ALIASES: Final = ("/api/v1/admin/", "/api/v1/relationships")
@@ -55,8 +72,7 @@ def document(app: FastAPI, version: str) -> dict[str, Any]:
             if one is None:
                 missing.append(f"{method.upper()} {path}")
                 continue
-            parameters = {"parameters": found["parameters"]} if "parameters" in found else {}
-            paths.setdefault(path, {})[method] = {**one.document(), **parameters}
+            paths.setdefault(path, {})[method] = one.document(found.get("parameters", ()))
     if missing:
         raise Undescribed(f"not described: {', '.join(missing)}")
     if said:
@@ -64,7 +80,7 @@ def document(app: FastAPI, version: str) -> dict[str, Any]:
         raise Undescribed(f"described, and not there: {names}")
     made["paths"] = paths
     made["tags"] = [{"name": name, "description": text} for name, text in TAGS.items()]
-    shared = {"Error": schema_of(Error), **_hoisted(paths)}
+    shared = _hoisted({"": schema_of(Error), **paths})
     made["components"] = {"schemas": shared, "securitySchemes": copy.deepcopy(dict(SCHEMES))}
     return made
 

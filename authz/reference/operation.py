@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, NamedTuple, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, with_config
+from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict
 
 JSON: Final = "application/json"
@@ -68,6 +69,25 @@ MEANINGS: Final[Mapping[int, str]] = {
 }
 
 
+#: Headers that a refusal always has, by its status.
+OF_REFUSALS: Final[Mapping[int, Mapping[str, str]]] = {
+    401: {"WWW-Authenticate": "The scheme that is asked for (RFC 6750 §3)."},
+    405: {"Allow": "The methods that are."},
+    429: {"Retry-After": "Seconds after which it may be let through."},
+    503: {"Retry-After": "Seconds after which it is worth asking again."},
+}
+
+#: What parameters say wherever an operation does not say it better.
+PARAMETERS: Final[Mapping[str, str]] = {
+    "after": "The `next` of the page before.",
+    "agentId": "Of this agent alone.",
+    "agent_id": "The agent's id.",
+    "limit": "Entries of a page.",
+    "pending_id": "The pending action's id.",
+    "relationship_id": "The relationship's id.",
+}
+
+
 class Operation(NamedTuple):
     """What is to be said of one method of one path."""
 
@@ -99,33 +119,76 @@ class Operation(NamedTuple):
     errors: Sequence[int] = (400, 401, 503)
     #: More than the summary says; Markdown.
     text: str = ""
+    #: Parameters of the path or the query that `PARAMETERS` does not explain, or not so.
+    asks: Mapping[str, str] = {}
+    #: Words that a parameter can be.
+    words: Mapping[str, Sequence[str]] = {}
+    #: Headers of the request besides a credential, and what they say.
+    sends: Mapping[str, str] = {}
+    #: Those among them without which there is no answer.
+    needs: Sequence[str] = ()
     #: Content types of the answer other than JSON, with an example of each.
     media: Mapping[str, str] = {}
     #: Header names of the answer, and what they say.
     headers: Mapping[str, str] = {}
 
-    def document(self) -> dict[str, Any]:
-        """The operation's own part of the document; schemas of answers have their `$defs`."""
+    def document(self, parameters: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        """The operation's own part of the document; schemas of answers have their `$defs`.
+
+        Args:
+            parameters: those of its path and query, as FastAPI has them.
+        """
         made: dict[str, Any] = {
             "operationId": self.name,
             "summary": self.summary,
             "tags": [self.tag],
             "security": [dict(scheme) for scheme in self.who],
-            "responses": self._responses(),
         }
         if self.text:
             made["description"] = self.text
+        asked = [self._parameter(parameter) for parameter in parameters]
+        asked += [
+            {
+                "name": name,
+                "in": "header",
+                "required": name in self.needs,
+                "description": said,
+                "schema": {"type": "string"},
+            }
+            for name, said in self.sends.items()
+        ]
+        if asked:
+            made["parameters"] = asked
+        if self._takes_a_body:
+            made["requestBody"] = {"required": not self.body_optional, "content": self._bodies()}
+        made["responses"] = self._responses()
+        return made
+
+    @property
+    def _takes_a_body(self) -> bool:
+        return self.body is not None or self.bodies is not None
+
+    def _parameter(self, parameter: Mapping[str, Any]) -> dict[str, Any]:
+        name = parameter["name"]
+        schema = {key: value for key, value in parameter["schema"].items() if key != "title"}
+        if name in self.words:
+            # The empty word, which means all of them, is not worth telling.
+            schema = {"type": "string", "enum": list(self.words[name])}
+        said = self.asks.get(name) or PARAMETERS.get(name, "")
+        return {**parameter, "schema": schema, **({"description": said} if said else {})}
+
+    def _bodies(self) -> dict[str, Any]:
         contents: dict[str, Any] = {}
         if self.body is not None:
-            contents[JSON] = {"schema": self.body.model_json_schema()}
+            contents[JSON] = {
+                "schema": _named(self.body.model_json_schema(schema_generator=_Plain))
+            }
         for media, schema in (self.bodies or {}).items():
             contents[media] = {"schema": dict(schema)}
-        if contents:
+        if self.asked is not None:
             for content in contents.values():
-                if self.asked is not None:
-                    content["example"] = self.asked
-            made["requestBody"] = {"required": not self.body_optional, "content": contents}
-        return made
+                content["example"] = self.asked
+        return contents
 
     def _responses(self) -> dict[str, Any]:
         good: dict[str, Any] = {"description": "Done."}
@@ -137,10 +200,7 @@ class Operation(NamedTuple):
         if contents:
             good["content"] = contents
         if self.headers:
-            good["headers"] = {
-                name: {"description": said, "schema": {"type": "string"}}
-                for name, said in self.headers.items()
-            }
+            good["headers"] = _headers(self.headers)
         responses: dict[str, Any] = {str(self.status): good}
         for status, (answer, example) in self.others.items():
             responses[str(status)] = {
@@ -148,14 +208,24 @@ class Operation(NamedTuple):
                 "content": {JSON: _content(answer, example)},
             }
         errors = set(self.errors)
-        if self.body is not None or self.bodies is not None:
+        if self._takes_a_body:
             errors |= {400, 413, 415}
         for status in sorted(errors - {int(status) for status in responses}):
-            responses[str(status)] = {
+            refusal = {
                 "description": MEANINGS[status],
                 "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
             }
+            if status in OF_REFUSALS:
+                refusal["headers"] = _headers(OF_REFUSALS[status], required=True)
+            responses[str(status)] = refusal
         return responses
+
+
+def _headers(said: Mapping[str, str], *, required: bool = False) -> dict[str, Any]:
+    return {
+        name: {"description": text, "required": required, "schema": {"type": "string"}}
+        for name, text in said.items()
+    }
 
 
 def _content(answer: Any, example: object) -> dict[str, Any]:
@@ -165,4 +235,20 @@ def _content(answer: Any, example: object) -> dict[str, Any]:
 
 def schema_of(answer: Any) -> dict[str, Any]:
     """The JSON Schema of an answer's type."""
-    return TypeAdapter(answer).json_schema(mode="serialization")
+    return _named(TypeAdapter(answer).json_schema(mode="serialization", schema_generator=_Plain))
+
+
+class _Plain(GenerateJsonSchema):
+    """Without a title of each key, which would be the key again."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
+        return False
+
+
+def _named(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema as a reference to itself, so that it stands once however often it is used."""
+    if "$ref" in schema or "title" not in schema:
+        return schema
+    inner = schema.pop("$defs", {})
+    name = schema["title"]
+    return {"$ref": f"#/$defs/{name}", "$defs": {**inner, name: schema}}

@@ -18,6 +18,7 @@ from authz.core.policy_file import parse_file
 from authz.core.policy_set import PolicyFile, build
 from authz.core.snapshot import Snapshot
 from authz.core.state import State
+from authz.edges.http import admin as versions
 from authz.edges.http import metrics, records, relationships
 from authz.edges.http.app import build_app
 from authz.edges.http.credentials import AdminToken
@@ -87,6 +88,14 @@ class World:
             now=self._clock,
             steady=self._clock,
         )
+        self.versions = Versions(
+            self.audit,
+            self.database,
+            limit=1,
+            mode=lambda: self.gate.mode,
+            now=self._clock,
+            new_id=lambda: "unused",
+        )
         admin = AdminToken(token)
         self.app: FastAPI = build_app(
             self.gate,
@@ -94,6 +103,7 @@ class World:
             self.operations,
             records.router(admin, self.operations),
             relationships.router(admin, self.operations, tokens),
+            versions.router(admin, self.versions, self.database),
             metrics.router(self.operations),
         )
 
@@ -104,14 +114,7 @@ class World:
         return Health(
             mode=lambda: self.gate.mode,
             loaded=lambda: Loaded(build([]), ()),
-            versions=Versions(
-                self.audit,
-                self.database,
-                limit=1,
-                mode=lambda: self.gate.mode,
-                now=self._clock,
-                new_id=lambda: "unused",
-            ),
+            versions=self.versions,
             problems=dict,
             audit=self.audit,
             allow_unrecorded=False,

@@ -121,7 +121,7 @@ def router(health: Health) -> APIRouter:
             "name": "MeshGuard Gateway",
             "version": __version__,
             "mode": str(health.mode()),
-            "docs": "README.md",
+            "docs": "/api/docs",
         }
 
     return routes

@@ -1,0 +1,131 @@
+"""How the service is (`edges/http/probes.py`, `edges/http/metrics.py`)."""
+
+from typing import Annotated, Any, Final, Literal, NotRequired
+
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
+
+from authz.reference.operation import ANYBODY, CLOSED, Operation, Time
+
+Mode = Literal["enforce", "audit", "bypass"]
+Checks = Annotated[
+    dict[str, str], Field(description="Each part by name: `ok`, or what is wrong with it.")
+]
+
+
+@with_config(CLOSED)
+class Health(TypedDict):
+    """Whether this process can do its work in its mode."""
+
+    status: Literal["healthy", "unhealthy"]
+    timestamp: Time
+    version: str
+    mode: Mode
+    uptime: Annotated[float, Field(description="Seconds since the start.")]
+    checks: Checks
+    transport: Annotated[
+        dict[str, Any], Field(description="Figures of the transport that answers Envoy.")
+    ]
+    unrecorded: NotRequired[
+        Annotated[int, Field(description="Decisions that could not be recorded.")]
+    ]
+
+
+@with_config(CLOSED)
+class Ready(TypedDict):
+    """It may get traffic."""
+
+    status: Literal["ready"]
+    mode: Mode
+    policies: NotRequired[int]
+    policyVersion: NotRequired[str]
+    warning: NotRequired[str]
+
+
+@with_config(CLOSED)
+class NotReady(TypedDict):
+    """It may not get traffic yet, or not any more."""
+
+    status: Literal["not_ready"]
+    mode: Mode
+    checks: Checks
+
+
+@with_config(CLOSED)
+class Service(TypedDict):
+    """What this is."""
+
+    name: str
+    version: str
+    mode: Mode
+    docs: Annotated[str, Field(description="Where this page is.")]
+
+
+_CHECKS: Final = {"database": "ok", "policies": "ok"}
+_HEALTH: Final = {
+    "status": "healthy",
+    "timestamp": "2026-01-31T12:00:00.000000Z",
+    "version": "0.1.0",
+    "mode": "enforce",
+    "uptime": 3600.5,
+    "checks": _CHECKS,
+    "transport": {"name": "h2c", "connections": 1},
+}
+_NO_POLICY: Final = {**_CHECKS, "policies": "no valid policy is loaded"}
+_FAILING: Final = {**_CHECKS, "database": "failing: the disk is full"}
+
+OPERATIONS: Final = (
+    Operation(
+        "GET",
+        "/health",
+        "getHealth",
+        "Whether the service works",
+        "Service",
+        Health,
+        _HEALTH,
+        who=ANYBODY,
+        others={503: (Health, {**_HEALTH, "status": "unhealthy", "checks": _FAILING})},
+        errors=(),
+        text="A supervisor restarts it where it does not.",
+    ),
+    Operation(
+        "GET",
+        "/ready",
+        "getReady",
+        "Whether it should get traffic",
+        "Service",
+        Ready,
+        {"status": "ready", "mode": "enforce", "policies": 12, "policyVersion": "2f1c9d0a77b3e845"},
+        who=ANYBODY,
+        others={503: (NotReady, {"status": "not_ready", "mode": "enforce", "checks": _NO_POLICY})},
+        errors=(),
+    ),
+    Operation(
+        "GET",
+        "/",
+        "getService",
+        "What this is",
+        "Service",
+        Service,
+        {
+            "name": "MeshGuard Gateway",
+            "version": "0.1.0",
+            "mode": "enforce",
+            "docs": "/api/docs",
+        },
+        who=ANYBODY,
+        errors=(),
+    ),
+    Operation(
+        "GET",
+        "/metrics",
+        "getMetrics",
+        "Figures for Prometheus",
+        "Service",
+        None,
+        who=ANYBODY,
+        media={"text/plain": "meshguard_delegation_fuses_open 0.0\n"},
+        errors=(503,),
+        text="There with METRICS_ENABLED=true.",
+    ),
+)

@@ -1,0 +1,110 @@
+"""Which policies were in force when, and the way back (`edges/http/admin.py`)."""
+
+from typing import Annotated, Final, Literal, NotRequired
+
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
+
+from authz.reference.operation import CLOSED, JSON, Operation, Time
+
+
+@with_config(CLOSED)
+class PolicyName(TypedDict):
+    """A policy of a version."""
+
+    name: str
+    version: NotRequired[str]
+
+
+@with_config(CLOSED)
+class Version(TypedDict):
+    """Policies that were in force together."""
+
+    version: str
+    sha256: str
+    activatedAt: Time
+    deactivatedAt: NotRequired[Time]
+    why: Literal["start", "reload", "rollback", "release", "resume"]
+    pinned: bool
+    kept: Annotated[bool, Field(description="Whether it can be rolled back to.")]
+    policies: list[PolicyName]
+
+
+@with_config(CLOSED)
+class Versions(TypedDict):
+    """Versions, the newest first."""
+
+    current: str
+    pinned: Annotated[bool, Field(description="Whether it stays in force whatever the files say.")]
+    versions: list[Version]
+
+
+@with_config(CLOSED)
+class InForce(TypedDict):
+    """What is in force now."""
+
+    version: str
+    pinned: bool
+
+
+_SHA256: Final = "2f1c9d0a77b3e8453d1b6f0c52e9a8b7c4d5e6f708192a3b4c5d6e7f8091a2b3"
+_VERSION: Final = _SHA256[:16]
+
+OPERATIONS: Final = (
+    Operation(
+        "GET",
+        "/admin/policies/versions",
+        "listPolicyVersions",
+        "List what was in force, and when",
+        "Policies",
+        Versions,
+        {
+            "current": _VERSION,
+            "pinned": False,
+            "versions": [
+                {
+                    "version": _VERSION,
+                    "sha256": _SHA256,
+                    "activatedAt": "2026-01-31T12:00:00.000000Z",
+                    "why": "reload",
+                    "pinned": False,
+                    "kept": True,
+                    "policies": [{"name": "payments", "version": "1.2.0"}],
+                }
+            ],
+        },
+        asks={
+            "at": "The one that was in force then (RFC 3339; UTC where no offset is given).",
+            "limit": "How many.",
+        },
+    ),
+    Operation(
+        "POST",
+        "/admin/policies/rollback",
+        "rollBackPolicies",
+        "Go back to a version, and stay there",
+        "Policies",
+        InForce,
+        {"version": _VERSION, "pinned": True},
+        bodies={
+            JSON: {
+                "title": "Rollback",
+                "type": "object",
+                "properties": {"version": {"type": "string", "minLength": 1}},
+                "required": ["version"],
+            }
+        },
+        asked={"version": _VERSION},
+        errors=(401, 404, 409),
+    ),
+    Operation(
+        "POST",
+        "/admin/policies/release",
+        "releasePolicies",
+        "Follow the files again",
+        "Policies",
+        InForce,
+        {"version": _VERSION, "pinned": False},
+        errors=(401, 409),
+    ),
+)
