@@ -347,7 +347,9 @@ def test_a_denial_is_answered_as_a_check_is(world: World) -> None:
 def test_the_requests_of_the_documentation_are_understood(world: World) -> None:
     text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
     curls = re.findall(
-        r"^\$ curl -s http://127\.0\.0\.1:3100(\S+) .*?--json '(.*?)'$", text, re.MULTILINE | re.DOTALL
+        r"^\$ curl -s http://127\.0\.0\.1:3100(\S+) .*?--json '(.*?)'$",
+        text,
+        re.MULTILINE | re.DOTALL,
     )
     answers = {
         path: world.ask("POST", path, headers=world.agent("a"), content=body)
