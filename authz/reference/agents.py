@@ -74,6 +74,8 @@ OPERATIONS: Final = (
         "Agents",
         AgentPage,
         {"agents": [_AGENT]},
+        words={"status": ("active", "revoked")},
+        asks={"trust": "Of this trust tier alone, by any of its names.", "status": "That are so."},
     ),
     Operation(
         "POST",
@@ -130,6 +132,7 @@ OPERATIONS: Final = (
         body=Revocation,
         body_optional=True,
         asked={"reason": "its key was found in a log"},
+        asks={"unknown": "Whether an id that is not registered here is revoked too."},
         errors=(401, 404, 503),
         text="Whether it was revoked before or not: the answer is the same.",
     ),

@@ -27,6 +27,7 @@ from authz.stores.audit_log import AuditLog
 from authz.stores.policies import Loaded
 from authz.stores.versions import Versions
 from tests.builders import SECRET, MemoryRecorder, bearer, gate, policy, snapshot
+from tests.edges import conformity
 
 TOKEN = "an admin token of the tests"
 A, B, C = (snapshot(policy(name, [("allow", f"read:{name}")])) for name in "abc")
@@ -86,14 +87,16 @@ class Service:
         self.app: FastAPI = build_app(asked, health, operations, routes)
 
     def ask(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        """A request without credentials."""
+        """A request without credentials; its answer is one that the reference describes."""
 
         async def send() -> httpx.Response:
             transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://a") as client:
                 return await client.request(method, path, **kwargs)
 
-        return asyncio.run(send())
+        answer = asyncio.run(send())
+        conformity.check(answer)
+        return answer
 
     def admin(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         """A request of somebody who may."""

@@ -29,6 +29,7 @@ from authz.stores.audit_log import AuditLog
 from authz.stores.policies import Loaded
 from authz.stores.versions import Versions
 from tests.builders import NOW, SECRET
+from tests.edges import conformity
 
 TOKEN = "an admin token of the tests"
 ADMIN = {"X-Admin-Token": TOKEN}
@@ -126,14 +127,16 @@ class World:
         self.audit.close()
 
     def ask(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        """A request without credentials."""
+        """A request without credentials; its answer is one that the reference describes."""
 
         async def send() -> httpx.Response:
             transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://a") as client:
                 return await client.request(method, path, **kwargs)
 
-        return asyncio.run(send())
+        answer = asyncio.run(send())
+        conformity.check(answer)
+        return answer
 
     def admin(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         """A request of an administrator, below /admin."""

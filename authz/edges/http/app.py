@@ -9,9 +9,11 @@ from typing import Final
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
 from authz import __version__
+from authz.core.names import RETRY_AFTER_S
 from authz.edges.http import governed, probes, reference
 from authz.edges.http.bodies import sentence
 from authz.edges.http.probes import Health
@@ -58,16 +60,28 @@ def build_app(gate: Gate, health: Health, operations: Operations, *others: APIRo
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    message = error.detail
+    message, headers = error.detail, {k.lower(): v for k, v in (error.headers or {}).items()}
     if error.status_code == 404 and message == "Not Found":
         message = f"there is nothing at {request.method} {request.scope['path']}"
     elif error.status_code == 405:
         message = f"{request.scope['path']} does not take {request.method}"
+        headers["allow"] = _methods(request)
+    elif error.status_code == 503:
+        headers.setdefault("retry-after", str(RETRY_AFTER_S))
     word = _WORDS.get(error.status_code, "error")
     body = {"error": word, "message": message}
     if isinstance(error, Coded):
         body["code"] = str(error.code)
-    return JSONResponse(body, error.status_code, headers=error.headers)
+    return JSONResponse(body, error.status_code, headers=headers)
+
+
+def _methods(request: Request) -> str:
+    """What the path takes; Starlette names the methods of one of its routes only."""
+    path, found = request.scope["path"], set()
+    for route in iter_route_contexts(request.app.routes):
+        if route.path_regex.match(path):
+            found |= route.methods or set()
+    return ", ".join(sorted(found))
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:

@@ -11,9 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from fastapi import APIRouter
-from fastapi.responses import FileResponse, HTMLResponse, Response
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, Response
 from starlette.exceptions import HTTPException
+
+from authz.edges.http.etags import tag_of, unless_known
 
 OPENAPI: Final = Path(__file__).with_name("openapi.json")
 
@@ -65,24 +67,35 @@ def router() -> APIRouter:
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/api/docs")
-    async def page() -> HTMLResponse:
-        return HTMLResponse(_PAGE, headers=_HEADERS)
+    async def page(request: Request) -> Response:
+        return _text(request, _PAGE, "text/html")
 
     @routes.get("/api/docs/start.js")
-    async def start() -> Response:
-        return Response(_START, media_type="text/javascript", headers=_HEADERS)
+    async def start(request: Request) -> Response:
+        return _text(request, _START, "text/javascript")
 
     @routes.get("/api/docs/{name}")
-    async def part(name: str) -> FileResponse:
+    async def part(request: Request, name: str) -> Response:
         if name not in _TYPES:
             raise HTTPException(404)
-        return FileResponse(_assets() / name, media_type=_TYPES[name], headers=_HEADERS)
+        return _file(request, _assets() / name, _TYPES[name])
 
     @routes.get("/api/openapi.json")
-    async def openapi() -> FileResponse:
-        return FileResponse(OPENAPI, media_type="application/json", headers=_HEADERS)
+    async def openapi(request: Request) -> Response:
+        return _file(request, OPENAPI, "application/json")
 
     return routes
+
+
+def _text(request: Request, text: str, media_type: str) -> Response:
+    headers = {**_HEADERS, "etag": tag_of(text.encode())}
+    return unless_known(request, Response(text, headers=headers, media_type=media_type))
+
+
+def _file(request: Request, path: Path, media_type: str) -> Response:
+    stat = path.stat()
+    answer = FileResponse(path, stat_result=stat, media_type=media_type, headers=_HEADERS)
+    return unless_known(request, answer)
 
 
 def _assets() -> Path:
