@@ -31,3 +31,8 @@ TIERS: Final = ("unverified", "basic", "verified", "trusted", "privileged")
 def rank(tier: str) -> int | None:
     """The rung of a tier, 0 (unverified) to 4 (privileged), or None for an unknown word."""
     return _RANKS.get(tier.strip().lower())
+
+
+def spellings(place: int) -> tuple[str, ...]:
+    """The words for a rung."""
+    return tuple(word for word, rung in _RANKS.items() if rung == place)

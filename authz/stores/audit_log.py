@@ -42,9 +42,7 @@ from authz.stores.audit_schema import (
     COLUMNS,
     INSERT,
     SCHEMA_VERSION,
-    TABLE,
     WAL_LIMIT,
-    AuditEntry,
     Sync,
     Unusable,
     companions,
@@ -55,6 +53,7 @@ from authz.stores.audit_schema import (
     prepare,
     unwrapped,
 )
+from authz.stores.audit_table import TABLE, AuditEntry, entry_of
 
 log = logging.getLogger(__name__)
 
@@ -486,26 +485,6 @@ class Recorded(NamedTuple):
     decision: str
     #: How many rows say the same.
     times: int
-
-
-def entry_of(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as an API entry: camelCase, absent values left out, `metadata` as an object.
-
-    Hashes are hexadecimal. Metadata that is no JSON, which no sidecar writes, stays the text it is.
-    """
-    entry: dict[str, Any] = {}
-    for name, value in row.items():
-        if value is None or name == "seq":
-            continue
-        head, *rest = name.split("_")
-        key = head + "".join(word.title() for word in rest)
-        if isinstance(value, bytes):
-            entry[key] = value.hex()
-        else:
-            entry[key] = value
-    with contextlib.suppress(KeyError, TypeError, ValueError, RecursionError):
-        entry["metadata"] = json.loads(entry["metadata"])
-    return entry
 
 
 def _newest_at(connection: sqlite3.Connection) -> float:

@@ -38,10 +38,10 @@ from authz.stores.audit_schema import (
     WAL_LIMIT,
     connection_of,
     file_identity,
-    forgiving,
     unwrapped,
 )
 from authz.stores.audit_seal import Tampered, end_of, note, retire, sign_anchor, sign_head, signer
+from authz.stores.audit_table import forgiving
 
 log = logging.getLogger(__name__)
 

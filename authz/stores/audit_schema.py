@@ -10,7 +10,6 @@
 """
 
 import contextlib
-import functools
 import logging
 import math
 import os
@@ -26,6 +25,7 @@ from authz.core.audit import AuditRow
 from authz.core.audit_chain import HASH_BYTES, LAST_SEQ, Link, chained
 from authz.core.timestamps import rfc3339
 from authz.stores import ledger_log, version_log
+from authz.stores.audit_table import TABLE, AuditEntry, forgiving
 
 log = logging.getLogger(__name__)
 
@@ -35,50 +35,12 @@ Sync = Literal["normal", "full"]
 SCHEMA_VERSION: Final = 4
 #: The version that began to chain the rows.
 CHAINED_SINCE: Final = 3
-TABLE: Final = "audit"
 #: Bytes that the WAL may have before it is begun anew, and that its file is cut back to then. Some
 #: ten seconds of the highest load: rarely enough, and little to read after a crash.
 WAL_LIMIT: Final = 64 * 1024 * 1024
 #: Rows that an upgrade chains at a time.
 _BATCH: Final = 500
 _BEFORE: Final = "audit_before_3"
-
-
-class AuditEntry(peewee.Model):
-    """The `audit` table. `AuditRow` has the meaning of each column, `audit_chain` the hashes'."""
-
-    seq = peewee.BigAutoField()
-    id = peewee.TextField()
-    timestamp = peewee.TextField()
-    source = peewee.TextField()
-    agent_id = peewee.TextField(null=True)
-    agent_name = peewee.TextField(null=True)
-    trust_tier = peewee.TextField(null=True)
-    org_id = peewee.TextField(null=True)
-    action = peewee.TextField()
-    resource = peewee.TextField(null=True)
-    method = peewee.TextField(null=True)
-    path = peewee.TextField(null=True)
-    decision = peewee.TextField()
-    enforced = peewee.TextField()
-    mode = peewee.TextField()
-    stage = peewee.TextField(null=True)
-    code = peewee.TextField()
-    policy = peewee.TextField(null=True)
-    rule = peewee.TextField(null=True)
-    rule_index = peewee.IntegerField(null=True)
-    reason = peewee.TextField(null=True)
-    policy_version = peewee.TextField()
-    trace_id = peewee.TextField()
-    latency_us = peewee.IntegerField()
-    metadata = peewee.TextField(null=True)
-    delegation_id = peewee.TextField(null=True)
-    debit = peewee.IntegerField(null=True)
-    prev_hash = peewee.BlobField()
-    hash = peewee.BlobField()
-
-    class Meta:
-        table_name = TABLE
 
 
 class AuditAnchor(peewee.Model):
@@ -129,9 +91,6 @@ _TRIGGER: Final = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' LIMIT 1"
 _HAS_TRIGGER: Final = "it has a trigger, which no sidecar made"
 _NEWEST: Final = "SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1"
 _ANCHOR: Final = "SELECT seq, hash FROM audit_anchors ORDER BY seq DESC LIMIT 1"
-
-#: Texts that are none must not hide the rest; nothing that was replaced so can fit its hash.
-forgiving: Final = functools.partial(str, encoding="utf-8", errors="replace")
 
 
 class Unusable(Exception):

@@ -27,12 +27,12 @@ from authz.stores.audit_key import SigningKey
 from authz.stores.audit_schema import (
     COLUMNS,
     AuditAnchor,
-    AuditEntry,
     AuditHead,
     append,
     connection_of,
     newest,
 )
+from authz.stores.audit_table import AuditEntry
 
 #: Rows that retention removes in one transaction: about 2 ms, which a decision may have to wait.
 CHUNK: Final = 200
