@@ -74,12 +74,19 @@ SERVICE_TIMEOUT: Final = "5s"
 SERVICE_IDLE_TIMEOUT: Final = "10s"
 SERVICE_DURATION: Final = "30s"
 SERVICE_MAX_IN_FLIGHT: Final = 200
+#: Reading the audit trail takes longer: an export for as long as it moves, and who follows the
+#: trail hears something every ten seconds. The service ends what it answers whole by itself.
+READING_IDLE_TIMEOUT: Final = "60s"
 #: Seconds that Envoy keeps an unused connection to the service: fewer than the service does, so
 #: that it never sends on one that is being closed.
 SERVICE_POOL_IDLE_S: Final = 30
 
 #: The cluster of the service's own endpoints.
 _SERVICE: Final = "service"
+#: Where the audit trail is read.
+READING: Final = tuple(
+    f"{prefix}/{name}" for prefix in ("/admin", "/api/v1/admin") for name in ("audit", "analytics")
+)
 #: Paths below /proxy/ that the service answers itself (CONTRACT §1.2).
 RESERVED: Final = ("/proxy/check", "/proxy/audit", "/proxy/governance")
 
@@ -319,6 +326,15 @@ def _routes(upstream: Upstream) -> list[Config]:
             },
         },
     }
+    reading = {
+        **service,
+        "route": {
+            "cluster": _SERVICE,
+            "timeout": "0s",
+            "idle_timeout": READING_IDLE_TIMEOUT,
+            "max_stream_duration": {"max_stream_duration": MAX_DURATION},
+        },
+    }
     return [
         *({"match": {"path_separated_prefix": path}, **service} for path in RESERVED),
         {
@@ -331,6 +347,7 @@ def _routes(upstream: Upstream) -> list[Config]:
                 "timeout": "0s",
             },
         },
+        *({"match": {"path_separated_prefix": path}, **reading} for path in READING),
         {"match": {"prefix": "/"}, **service},
     ]
 

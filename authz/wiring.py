@@ -27,9 +27,11 @@ from authz.core.state import State
 from authz.edges.cpu_quota import Thrift
 from authz.edges.h2c.server import BATCH, H2cServer
 from authz.edges.http import admin, records, relationships
+from authz.edges.http import audit as audit_routes
 from authz.edges.http.app import build_app
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.probes import Health
+from authz.edges.readers.pool import Readers
 from authz.edges.reloader import Followed, Reloader, report
 from authz.edges.sockets import bind_unix
 from authz.gate import Gate
@@ -150,13 +152,10 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             now=time.time,
             steady=lambda: offset + time.perf_counter(),
         )
-        others = _other_routes(settings, versions, operations, tokens)
+        readers = Readers(settings.audit_db_path)
+        others = _other_routes(settings, versions, operations, tokens, readers)
         app = build_app(gate, health, operations, *others)
-        stopping = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+        stopping = _signalled(reloader)
         # A reload computes in a thread; by default it would keep the interpreter 5 ms at a time,
         # and every answer would wait for it as long.
         sys.setswitchinterval(SWITCH_S)
@@ -172,10 +171,22 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         await stack.enter_async_context(_running(reloader.run()))
         # Last, because an answer from it says that everything else is up.
         await stack.enter_async_context(_http(app, settings.http_socket))
+        # First to stop: who follows the trail would never be done.
+        stack.callback(readers.close)
         log.info("serving in mode %s, version %s", gate.mode, __version__)
         on_ready()
         await stopping.wait()
         log.info("stopping: calls in flight get %g s", DRAIN_S)
+
+
+def _signalled(reloader: Reloader) -> asyncio.Event:
+    """What is set when the service is told to stop. A reload is the reloader's."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+    return stopping
 
 
 class Transport(Protocol):
@@ -221,13 +232,18 @@ def _transport(settings: Settings, gate: Gate) -> Transport:
 
 
 def _other_routes(
-    settings: Settings, versions: Versions, operations: Operations, tokens: TokenVerifier
+    settings: Settings,
+    versions: Versions,
+    operations: Operations,
+    tokens: TokenVerifier,
+    readers: Readers,
 ) -> Iterator[APIRouter]:
     """What the HTTP application answers besides probes and decisions."""
     token = AdminToken(settings.admin_token.get_secret_value() if settings.admin_token else "")
     yield admin.router(token, versions, settings.audit_db_path)
     yield records.router(token, operations)
     yield relationships.router(token, operations, tokens)
+    yield audit_routes.router(token, readers)
     if settings.metrics_enabled:
         # Only here: nobody else waits for the client library.
         from authz.edges.http import metrics  # noqa: PLC0415

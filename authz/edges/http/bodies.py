@@ -40,6 +40,8 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "string_type": "must be text",
+    "extra_forbidden": "there is no such parameter",
+    "literal_error": "write {expected}",
     "string_unicode": "must be text that is valid Unicode",
     **dict.fromkeys(
         ("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "must be a whole number"

@@ -1,11 +1,14 @@
 """What a reader process can do, by name. Only the processes import this."""
 
 import sqlite3
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from authz.stores import audit_query
+from authz.stores.audit_export import export
+from authz.stores.audit_follow import follow
 from authz.stores.audit_query import NothingFound, cursor_of, filters_of
 from authz.stores.audit_table import json_of
 
@@ -13,6 +16,11 @@ Params = Mapping[str, Any]
 
 #: Seconds that counting may take; the service waits longer for an answer (`pool.ASK_S`).
 COUNT_S: Final = 15.0
+#: Seconds between two looks for new rows, and between two signs of life to who follows them.
+POLL_S: Final = 0.25
+HEARTBEAT_S: Final = 10.0
+#: Seconds that a tail lasts, a little less than Envoy lets it. Who follows asks again then.
+TAIL_S: Final = 3500.0
 
 
 class Task(NamedTuple):
@@ -68,8 +76,56 @@ def _stats(connection: sqlite3.Connection, params: Params) -> Mapping[str, objec
     return {**counted, **params.get("also", {})}
 
 
+def _export(task: Task) -> None:
+    export(
+        task.connection,
+        task.params["format"],
+        filters_of(task.params["filters"]),
+        write=task.write,
+        breathe=task.breathe,
+    )
+
+
+def _tail(task: Task) -> None:
+    """Server-Sent Events: an entry each, by its number; `control` where nobody asked."""
+    params, began = task.params, time.monotonic()
+    after = params["after"]
+    # The first piece tells the asker that it has begun; who is cut off asks again in two seconds.
+    task.write(b"retry: 2000\n\n")
+    task.flush()
+    said = began
+    for found in follow(
+        task.connection,
+        task.path,
+        filters_of(params["filters"]),
+        count=params["count"],
+        after=cursor_of("after", after) if after else None,
+        breathe=task.breathe,
+    ):
+        now = time.monotonic()
+        if found:
+            for entry in found:
+                task.write(_event(entry))
+        elif now - said >= HEARTBEAT_S:
+            task.write(b":\n\n")
+        if found or now - said >= HEARTBEAT_S:
+            task.flush()
+            said = now
+        if now - began >= TAIL_S:
+            return
+        if found is None:
+            time.sleep(POLL_S)
+
+
+def _event(entry: Mapping[str, Any]) -> bytes:
+    kind = "control" if entry.get("source") == "control" else "decision"
+    return b"event: %s\nid: %d\ndata: %s\n\n" % (kind.encode(), entry["seq"], json_of(entry))
+
+
 JOBS: Final[Mapping[str, Job]] = {
     "audit.page": _page,
     "audit.one": answering(_one),
     "audit.stats": answering(_stats),
+    "audit.export": _export,
+    "audit.tail": _tail,
 }

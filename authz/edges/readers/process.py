@@ -11,14 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-import authz
 from authz.edges.readers.frames import CHUNK, HEADER
 from authz.edges.threads import in_thread
 
 #: Of our environment, what a Python program needs; the rest has secrets in it.
 INHERITED: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "TZ", "TMPDIR")
 #: Where `authz` is imported from, here and there.
-ROOT: Final = Path(authz.__file__).parents[1]
+ROOT: Final = Path(__file__).parents[3]
 
 
 class Child(Protocol):
