@@ -12,7 +12,16 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from authz.reference import agents, delegation, governed, pending, probes, relationships, spending
+from authz.reference import (
+    agents,
+    audit,
+    delegation,
+    governed,
+    pending,
+    probes,
+    relationships,
+    spending,
+)
 from authz.reference import versions as policy_versions
 from authz.reference.operation import SCHEMES, Error, Operation, schema_of
 
@@ -25,6 +34,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *spending.OPERATIONS,
     *delegation.OPERATIONS,
     *policy_versions.OPERATIONS,
+    *audit.OPERATIONS,
     *probes.OPERATIONS,
 )
 
@@ -37,6 +47,7 @@ TAGS: Final[Mapping[str, str]] = {
     "Relationships": "Who acts for whom.",
     "Wallets and fuses": "What agents have spent, and delegations that failed too often.",
     "Policies": "Which policies are in force, and the way back.",
+    "Audit trail": "What was decided, and what was changed.",
     "Service": "How the service is.",
 }
 #: Paths that are others' second names.

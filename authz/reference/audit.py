@@ -1,0 +1,217 @@
+"""The audit trail (`edges/http/audit.py`)."""
+
+from typing import Annotated, Any, Final, Literal, NotRequired
+
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
+
+from authz.edges.http.audit import PERIODS
+from authz.reference.operation import CLOSED, Operation, Time
+
+Decided = Literal["allow", "deny", "error"]
+Next = Annotated[str, Field(description="Send it as `after` for more, which may be none.")]
+Incomplete = Annotated[
+    bool,
+    Field(description="There was no time to look through more of the trail; go on at `next`."),
+]
+
+
+@with_config(CLOSED)
+class Entry(TypedDict):
+    """A row of the audit trail; what it does not have is left out."""
+
+    seq: Annotated[int, Field(description="Its number in the trail.")]
+    id: str
+    timestamp: Time
+    source: Annotated[
+        str, Field(description="How it was asked; `control`: about the sidecar itself.")
+    ]
+    agentId: NotRequired[str]
+    agentName: NotRequired[str]
+    trustTier: NotRequired[str]
+    orgId: NotRequired[str]
+    action: str
+    resource: NotRequired[str]
+    method: NotRequired[str]
+    path: NotRequired[str]
+    decision: Annotated[Decided, Field(description="What was decided.")]
+    result: Annotated[Decided, Field(description="`decision` again, as some SDKs name it.")]
+    enforced: Annotated[Decided, Field(description="What was done, which is the mode's to say.")]
+    mode: Literal["enforce", "audit", "bypass"]
+    stage: NotRequired[str]
+    code: str
+    policy: NotRequired[str]
+    rule: NotRequired[str]
+    ruleIndex: NotRequired[int]
+    reason: NotRequired[str]
+    policyVersion: str
+    traceId: str
+    latencyMs: Annotated[float, Field(description="Milliseconds that deciding took.")]
+    durationMs: Annotated[float, Field(description="`latencyMs` again, as some SDKs name it.")]
+    metadata: NotRequired[
+        Annotated[Any, Field(description="What is recorded and never trusted; an object.")]
+    ]
+    meta: NotRequired[
+        Annotated[dict[str, Any], Field(description="`metadata.meta`: X-MeshGuard-Meta.")]
+    ]
+    delegationId: NotRequired[str]
+    debit: NotRequired[int]
+    prevHash: str
+    hash: str
+
+
+@with_config(CLOSED)
+class EntryPage(TypedDict):
+    """Entries in the order that was asked for."""
+
+    entries: list[Entry]
+    next: NotRequired[Next]
+    incomplete: NotRequired[Incomplete]
+
+
+@with_config(CLOSED)
+class Trace(EntryPage):
+    """Entries of one trace, oldest first."""
+
+    traceId: str
+
+
+# One of its keys is a word of Python.
+Stats = TypedDict(
+    "Stats",
+    {
+        "total": int,
+        "allowed": int,
+        "denied": int,
+        "errors": Annotated[int, Field(description="Nothing could be decided.")],
+        "wouldDeny": Annotated[int, Field(description="Of those denied, what was let pass.")],
+        "period": NotRequired[Literal["1h", "24h", "7d", "30d"]],
+        "from": NotRequired[Time],
+        "to": NotRequired[Time],
+    },
+)
+with_config(CLOSED)(Stats)
+
+_DECIDED: Final = ("allow", "deny", "error")
+#: Words that filters can be.
+_WORDS: Final = {
+    "decision": _DECIDED,
+    "enforced": _DECIDED,
+    "mode": ("enforce", "audit", "bypass"),
+}
+_ENTRY: Final = {
+    "seq": 7,
+    "id": "3e527362a396a81e80557de7106ecf0f",
+    "timestamp": "2026-01-31T12:00:00.000001Z",
+    "source": "proxy",
+    "agentId": "reviewer",
+    "agentName": "reviewer",
+    "trustTier": "verified",
+    "action": "delete:repo",
+    "resource": "repo/7",
+    "method": "DELETE",
+    "path": "/proxy/repo/7",
+    "decision": "deny",
+    "result": "deny",
+    "enforced": "deny",
+    "mode": "enforce",
+    "stage": "policy",
+    "code": "rule_denied",
+    "policy": "code-review",
+    "rule": "no-deletes",
+    "ruleIndex": 1,
+    "reason": "reviewers delete nothing",
+    "policyVersion": "2f1c9d0a77b3e845",
+    "traceId": "b1946ac92492d234",
+    "latencyMs": 0.112,
+    "durationMs": 0.112,
+    "metadata": {"host": "127.0.0.1:3100", "tags": ["code-review"]},
+    "prevHash": "50b7d645cb96707b0ce67ac1730313f7578c2d0aa9d68a511972116dbc129efe",
+    "hash": "c157810d44617668478519abaa1b09b6c0a58c0330ff8f48fffa9965a1a2d624",
+}
+_LINE: Final = '{"seq":7,"id":"3e527362a396a81e80557de7106ecf0f","action":"delete:repo",…}\n'
+
+OPERATIONS: Final = (
+    Operation(
+        "GET",
+        "/admin/audit",
+        "queryAudit",
+        "Look for entries",
+        "Audit trail",
+        EntryPage,
+        {"entries": [_ENTRY], "next": "7"},
+        words=_WORDS,
+        text="Newest first. Filters are all to fit. A page may have fewer entries than asked for,"
+        " and even none, and a `next`: it is searched for some seconds, or large.",
+    ),
+    Operation(
+        "GET",
+        "/admin/audit/stats",
+        "countDecisions",
+        "Count decisions",
+        "Audit trail",
+        Stats,
+        {
+            "total": 1200,
+            "allowed": 1180,
+            "denied": 20,
+            "errors": 0,
+            "wouldDeny": 3,
+            "period": "24h",
+        },
+        words={**_WORDS, "period": tuple(PERIODS)},
+        asks={"period": "Back from now; 24h where neither it nor `from` or `to` is given."},
+    ),
+    Operation(
+        "GET",
+        "/admin/audit/trace/{trace_id}",
+        "getTrace",
+        "Show a trace",
+        "Audit trail",
+        Trace,
+        {"traceId": "b1946ac92492d234", "entries": [_ENTRY]},
+        errors=(400, 401, 404, 503),
+        asks={"trace_id": "The `traceId` of answers, or what the caller has sent as it."},
+    ),
+    Operation(
+        "GET",
+        "/admin/audit/{decision_id}",
+        "getEntry",
+        "Show an entry",
+        "Audit trail",
+        Entry,
+        _ENTRY,
+        errors=(401, 404, 503),
+        asks={"decision_id": "The entry's `id`, `decisionId` in answers."},
+    ),
+    Operation(
+        "GET",
+        "/admin/audit/export",
+        "exportAudit",
+        "Export entries as a file",
+        "Audit trail",
+        None,
+        media={
+            "application/x-ndjson": _LINE,
+            "text/csv": "seq,id,timestamp,…\r\n7,3e527362a396a81e80557de7106ecf0f,…\r\n",
+            "application/vnd.apache.parquet": "PAR1…",
+        },
+        headers={"Content-Disposition": "A name for the file."},
+        words=_WORDS,
+        text="What was there when it began, oldest first. One that is broken off has no end of its"
+        " body, so that a client sees it.",
+    ),
+    Operation(
+        "GET",
+        "/admin/audit/tail",
+        "followAudit",
+        "Follow the trail",
+        "Audit trail",
+        None,
+        media={"text/event-stream": f"event: decision\nid: 7\ndata: {_LINE}\n"},
+        asks={"n": "Newest entries to begin with.", "last-event-id": "The `id` to go on after."},
+        words=_WORDS,
+        text="Server-Sent Events: `decision`, or `control` for what is about the sidecar itself."
+        " It ends after an hour and when the service stops; `EventSource` goes on by itself.",
+    ),
+)
