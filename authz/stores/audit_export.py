@@ -145,30 +145,27 @@ def _parquet(rows: Iterator[Row], write: Write, group_rows: int) -> None:
     import arro3.io  # noqa: PLC0415
     from arro3.core import RecordBatchReader  # noqa: PLC0415
 
-    failure: list[BaseException] = []
     schema = _schema()
+    sink = _Sink(write)
 
     def batches() -> Iterator["RecordBatch"]:
         try:
             while together := [row for _, row in zip(range(TOGETHER), rows, strict=False)]:
                 yield _batch(schema, together)
-        except BaseException as error:
-            failure.append(error)
-            raise
+                if sink.failure is not None:
+                    return
+        except BaseException as error:  # noqa: BLE001 - the library would make another of it
+            sink.failure = error
 
-    try:
-        arro3.io.write_parquet(
-            RecordBatchReader.from_batches(schema, batches()),
-            # What it uses of a file is there.
-            cast("IO[bytes]", _Sink(write, failure)),
-            max_row_group_size=group_rows,
-            compression="zstd(1)",
-        )
-    except Exception:
-        if failure:
-            # The library makes another of what was raised here.
-            raise failure[0] from None
-        raise
+    arro3.io.write_parquet(
+        RecordBatchReader.from_batches(schema, batches()),
+        # What it uses of a file is there.
+        cast("IO[bytes]", sink),
+        max_row_group_size=group_rows,
+        compression="zstd(1)",
+    )
+    if sink.failure is not None:
+        raise sink.failure
 
 
 def _schema() -> "Schema":
@@ -218,18 +215,22 @@ def _text(value: object) -> str | None:
 
 
 class _Sink:
-    """As much of a file as the library wants: it only goes on."""
+    """As much of a file as the library wants: it only goes on.
 
-    def __init__(self, write: Write, failure: list[BaseException]) -> None:
+    The library ends the process's thread where a file cannot be written, so this one always can.
+    What happened is kept, and nothing is written any more: so no half file gets an end.
+    """
+
+    def __init__(self, write: Write) -> None:
         self._write = write
-        self._failure = failure
+        self.failure: BaseException | None = None
 
     def write(self, data: bytes) -> int:
-        try:
-            self._write(data)
-        except BaseException as error:
-            self._failure.append(error)
-            raise
+        if self.failure is None:
+            try:
+                self._write(data)
+            except BaseException as error:  # noqa: BLE001 - raised when the library is done
+                self.failure = error
         return len(data)
 
     def flush(self) -> None:

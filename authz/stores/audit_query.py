@@ -41,6 +41,9 @@ AT_ONCE: Final = 500
 SPAN, MAX_SPAN = 1000, 1_000_000
 QUICK_S, SLOW_S = 0.03, 0.12
 
+#: The highest number that there can be a next one after.
+LAST_SEQ: Final = (1 << 63) - 2
+
 #: About the sidecar itself, or told by the agent: nothing was decided.
 UNDECIDED: Final = ("control", "client")
 
@@ -152,13 +155,13 @@ def _term(name: str, value: str) -> Any:
     if name in _EQUAL:
         return _EQUAL[name] == value
     if name in _PATTERNS:
-        return peewee.fn.fits(value, _PATTERNS[name])
+        return peewee.fn.fits(value, _PATTERNS[name].cast("BLOB"))
     if name == "trustTier":
         return peewee.fn.lower(AuditEntry.trust_tier).in_(_tier(value))
     if name == "method":
         return AuditEntry.method == value.upper()
     if name == "reason":
-        return peewee.fn.mentions(value, AuditEntry.reason)
+        return peewee.fn.mentions(value, AuditEntry.reason.cast("BLOB"))
     column, words = _WORDS[name]
     if value not in words:
         raise BadFilter(f"{name}: write one of {', '.join(words)}")
@@ -173,7 +176,7 @@ def cursor_of(name: str, text: str) -> int:
     """
     if not (text.isascii() and text.isdigit() and len(text) <= 19):
         raise BadFilter(f"{name}: send what the page before has as next, or nothing")
-    return min(int(text), (1 << 63) - 1)
+    return min(int(text), LAST_SEQ)
 
 
 def _time(name: str, text: str) -> str:
@@ -230,12 +233,15 @@ _matcher: Final = functools.lru_cache(maxsize=16)(compile_pattern)
 _folded: Final = functools.lru_cache(maxsize=16)(fold)
 
 
-def _fits(pattern: str, text: object) -> bool:
-    return isinstance(text, str) and _matcher(pattern)(fold(text))
+# Texts come as their bytes: one that is none would be an error, and no row would be found.
 
 
-def _mentions(part: str, text: object) -> bool:
-    return isinstance(text, str) and _folded(part) in fold(text)
+def _fits(pattern: str, text: bytes | None) -> bool:
+    return text is not None and _matcher(pattern)(fold(forgiving(text)))
+
+
+def _mentions(part: str, text: bytes | None) -> bool:
+    return text is not None and _folded(part) in fold(forgiving(text))
 
 
 class Rows:
