@@ -181,7 +181,7 @@ OPERATIONS: Final = (
         "Audit trail",
         Entry,
         _ENTRY,
-        errors=(401, 404, 503),
+        errors=(400, 401, 404, 503),
         asks={"decision_id": "The entry's `id`, `decisionId` in answers."},
     ),
     Operation(

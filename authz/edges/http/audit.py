@@ -46,7 +46,7 @@ Period = Literal["1h", "24h", "7d", "30d"]
 Text = Annotated[str, Field(max_length=MAX_FILTER)]
 #: Where a page goes on.
 After = Annotated[str, Field(max_length=32, description="`next` of the page before.")]
-Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT)]
+Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="Entries of a page, at most.")]
 
 
 class Parameters(BaseModel):
@@ -85,25 +85,27 @@ def _names(model: type[BaseModel]) -> set[str]:
 class Filtered(Times):
     """What entries have to be like; `action`, `resource` and `path` are patterns."""
 
-    agent_id: Text = ""
+    agent_id: Text = Field("", description="Whose it is, by the token.")
     action: Text = Field("", description="A pattern: `*` is any run of characters.")
     decision: Text = Field("", description="What was decided: `allow`, `deny` or `error`.")
     enforced: Text = Field("", description="What was done: `allow`, `deny` or `error`.")
-    mode: Text = ""
-    source: Text = ""
-    policy: Text = ""
-    rule: Text = ""
-    code: Text = ""
-    stage: Text = ""
+    mode: Text = Field("", description="`enforce`, `audit` or `bypass`, as it was then.")
+    source: Text = Field(
+        "", description="How it came: `proxy`, `check`, `batch`, … or `control` for a change."
+    )
+    policy: Text = Field("", description="The policy or document that decided, by its name.")
+    rule: Text = Field("", description="The rule that decided, by its id.")
+    code: Text = Field("", description="Why, as docs/codes.md has it.")
+    stage: Text = Field("", description="The stage that decided.")
     trust_tier: Text = Field("", description="Aliases compare equal.")
-    org_id: Text = ""
-    resource: Text = ""
-    method: Text = ""
-    path: Text = ""
-    trace_id: Text = ""
+    org_id: Text = Field("", description="The agent's organisation.")
+    resource: Text = Field("", description="A pattern, as `action`.")
+    method: Text = Field("", description="The request's method.")
+    path: Text = Field("", description="A pattern, as `action`.")
+    trace_id: Text = Field("", description="The trace that it belongs to.")
     decision_id: Text = Field("", description="The entry's `id`.")
-    policy_version: Text = ""
-    delegation_id: Text = ""
+    policy_version: Text = Field("", description="The policies that it was judged by.")
+    delegation_id: Text = Field("", description="The relationship that it acted under.")
     reason: Text = Field("", description="A part of it, in any case.")
 
 
@@ -111,7 +113,7 @@ class PageAsked(Filtered):
     """A page of entries."""
 
     limit: Limit = 50
-    order: Literal["asc", "desc"] = "desc"
+    order: Literal["asc", "desc"] = Field("desc", description="`desc`: the newest first.")
     after: After = ""
 
 
@@ -125,7 +127,7 @@ class TraceAsked(Times):
 class StatsAsked(Filtered):
     """Decisions to count; a period counts back from now."""
 
-    period: Period | None = None
+    period: Period | None = Field(None, description="Counts back from now; else `24h`.")
 
 
 class ExportAsked(Filtered):
