@@ -1650,7 +1650,8 @@ TOKEN: Final = {"ADMIN_TOKEN": sidecar.ADMIN_TOKEN}
 @pytest.mark.parametrize("command", [("rollback", "0123456789abcdef"), ("release",)])
 def test_without_a_token_nothing_is_asked(command: tuple[str, ...]) -> None:
     assert authz(*command) == (
-        3, "", "authz: ADMIN_TOKEN: not set; the sidecar's is needed\n",
+        3, "", "authz: no admin token: give --admin-token, or set MESHGUARD_ADMIN_TOKEN or"
+        " ADMIN_TOKEN\n",
     )  # fmt: skip
     assert authz(*command, ADMIN_TOKEN="short").code == 2
 
@@ -1665,11 +1666,15 @@ def test_a_sidecar_that_is_not_there_is_5(command: tuple[str, ...]) -> None:
     done = authz(*command, **TOKEN, AUTHZ_RUN_DIR="run")
     assert (done.code, done.out) == (5, "")
     assert done.err.startswith("authz: run/http.sock: the sidecar cannot be reached: ")
-    for gateway in (f"http://127.0.0.1:{sidecar.free_port()}", "nonsense", "http://[", "ftp://a"):
-        done = authz(*command, "--gateway", gateway, **TOKEN)
-        assert (done.code, done.out) == (5, "")
-        assert done.err.startswith(f"authz: {gateway}: the sidecar cannot be reached: ")
-        assert sidecar.ADMIN_TOKEN not in done.err
+    gateway = f"http://127.0.0.1:{sidecar.free_port()}"
+    done = authz(*command, "--gateway", gateway, **TOKEN)
+    assert (done.code, done.out) == (5, "")
+    assert done.err.startswith(f"authz: {gateway}: the sidecar cannot be reached: ")
+    assert sidecar.ADMIN_TOKEN not in done.err
+    for gateway in ("nonsense", "http://[", "ftp://a"):
+        assert authz(*command, "--gateway", gateway, **TOKEN) == (
+            2, "", "authz: --gateway: not a URL; write http://host:port or https://host\n",
+        )  # fmt: skip
     gc.collect()
 
 

@@ -15,6 +15,7 @@ from authz.cli import (
     delegation,
     envoy,
     fuse,
+    options,
     pending,
     policy,
     run,
@@ -27,7 +28,7 @@ app = typer.Typer(
     name="authz",
     invoke_without_command=True,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.run)
@@ -46,13 +47,24 @@ app.add_typer(envoy.app, name="envoy")
 
 
 @app.callback()
-def options(
+def begin(
+    gateway: options.Gateway = "",
+    admin_token: options.AdminToken = "",
+    local: options.Local = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No notes and no progress on stderr.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say on stderr what a sidecar is asked.")
+    ] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """A sidecar that governs one AI agent: Envoy, policies in memory, an audit trail."""
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    options.begin(options.Said(gateway, admin_token, local, as_json, quiet, verbose))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What several commands need: settings, failing with sentences, tables, and the admin API."""
+"""What several commands need: settings, failing with sentences, notes, and tables."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
+from authz.cli import options
 from authz.core.text import visible
 
 if TYPE_CHECKING:
@@ -21,11 +22,9 @@ BAD_ARGUMENTS: Final = 2
 REFUSED: Final = 3
 DENIED: Final = 4
 UNREACHABLE: Final = 5
-#: Seconds that the admin API may take to answer.
-ADMIN_TIMEOUT_S: Final = 10.0
 
 Database = Annotated[Path | None, typer.Option(help="Audit database; AUDIT_DB_PATH when left out.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
+AsJson = options.AsJson
 
 
 def fail(sentences: Iterable[str], code: int) -> NoReturn:
@@ -33,6 +32,12 @@ def fail(sentences: Iterable[str], code: int) -> NoReturn:
     for sentence in sentences:
         typer.echo(f"authz: {visible(sentence)}", err=True)
     raise typer.Exit(code)
+
+
+def note(sentence: str) -> None:
+    """Print what is good to know to stderr; with --quiet nothing."""
+    if not options.said().quiet:
+        typer.echo(f"authz: {visible(sentence)}", err=True)
 
 
 def environment(*, dev_secrets: bool) -> dict[str, str]:
@@ -103,43 +108,3 @@ def _said(value: object) -> str:
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
         return ", ".join(value) or "-"
     return json.dumps(value, ensure_ascii=False)
-
-
-def ask_admin(
-    method: str, path: str, gateway: str, body: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Ask a sidecar's admin API with ADMIN_TOKEN; exits with a sentence when it does not agree.
-
-    Args:
-        gateway: its URL; empty for the one whose socket is in AUTHZ_RUN_DIR.
-    """
-    import httpx
-
-    from authz.settings import SettingsError, settings_of
-
-    try:
-        settings = settings_of(os.environ, "AUTHZ_RUN_DIR", "ADMIN_TOKEN")
-    except SettingsError as error:
-        fail(error.problems, 2)
-    if settings.admin_token is None:
-        fail(["ADMIN_TOKEN: not set; the sidecar's is needed"], REFUSED)
-    transport = None if gateway else httpx.HTTPTransport(uds=str(settings.http_socket))
-    try:
-        with httpx.Client(
-            base_url=gateway or "http://sidecar", transport=transport, timeout=ADMIN_TIMEOUT_S
-        ) as client:
-            token = settings.admin_token.get_secret_value()
-            answer = client.request(
-                method, path, json=body, headers={"authorization": f"Bearer {token}"}
-            )
-            said = answer.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        where = gateway or settings.http_socket
-        fail([f"{where}: the sidecar cannot be reached: {error}"], UNREACHABLE)
-    if not isinstance(said, dict) or answer.status_code >= 400:
-        message = said.get("message", "no reason") if isinstance(said, dict) else "no reason"
-        if answer.status_code == 404 and "there is nothing" in str(message):
-            message = "its admin API is off: it was started without ADMIN_TOKEN"
-        code = REFUSED if answer.status_code == 401 else FAILED
-        fail([str(message)], code)
-    return said

@@ -2,6 +2,7 @@
 
 import typer
 
+from authz.cli.options import RemoteCommand
 from authz.cli.policy import diff, explain, suggest, testing, validate, versions
 
 app = typer.Typer(help="Policies.", no_args_is_help=True)
@@ -19,5 +20,5 @@ app.command("explain")(explain.explain)
 app.command("diff")(diff.diff)
 app.command("suggest")(suggest.suggest)
 app.command("versions")(versions.versions)
-app.command("rollback")(versions.rollback)
-app.command("release")(versions.release)
+app.command("rollback", cls=RemoteCommand)(versions.rollback)
+app.command("release", cls=RemoteCommand)(versions.release)

@@ -7,15 +7,11 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from authz.cli.shared import UNREACHABLE, ask_admin, fail, print_table
+from authz.cli.options import AsJson
+from authz.cli.shared import fail, print_table
 
 #: Documents of a version that a table names.
 MAX_NAMED: Final = 5
-
-Gateway = Annotated[
-    str,
-    typer.Option("--gateway", help="URL of the sidecar; the one in AUTHZ_RUN_DIR when left out."),
-]
 
 
 def versions(
@@ -24,7 +20,7 @@ def versions(
     database: Annotated[
         Path | None, typer.Option(help="Audit database; AUDIT_DB_PATH when left out.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print which policies were in force when, newest first, from the audit database."""
     import peewee
@@ -68,33 +64,36 @@ def versions(
 
 def rollback(
     version: Annotated[str, typer.Argument(help="As `authz policy versions` prints it.")],
-    gateway: Gateway = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Put an earlier version in force, and keep it until `authz policy release`.
 
     Needs ADMIN_TOKEN. Exit code 3: it was refused; 5: the sidecar cannot be reached.
     """
-    answer = ask_admin("POST", "/admin/policies/rollback", gateway, {"version": version})
-    said = f"version {_in_force(answer, gateway)} is in force, until `authz policy release`"
+    answer = _ask("/admin/policies/rollback", {"version": version})
+    said = f"version {answer['version']} is in force, until `authz policy release`"
     _say(answer, said, as_json=as_json)
 
 
 def release(
-    gateway: Gateway = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """End a rollback: the policy files are in force again. Needs ADMIN_TOKEN."""
-    answer = ask_admin("POST", "/admin/policies/release", gateway)
-    said = f"version {_in_force(answer, gateway)} of the files is in force"
+    answer = _ask("/admin/policies/release", None)
+    said = f"version {answer['version']} of the files is in force"
     _say(answer, said, as_json=as_json)
 
 
-def _in_force(answer: dict[str, Any], gateway: str) -> str:
-    version = answer.get("version")
-    if not isinstance(version, str) or "pinned" not in answer:
-        fail([f"{gateway or 'the socket'}: what answers there is no sidecar"], UNREACHABLE)
-    return version
+def _ask(path: str, body: dict[str, str] | None) -> dict[str, Any]:
+    """Ask the sidecar that is named, or the one in AUTHZ_RUN_DIR."""
+    from authz.cli.destination import sidecar
+    from authz.cli.remote import Remote
+
+    with Remote(sidecar()) as there:
+        answer = there.ask("POST", path, body=body)
+        if not isinstance(answer.get("version"), str) or "pinned" not in answer:
+            there.no_sidecar("its answer names no version")
+    return answer
 
 
 def _say(answer: dict[str, Any], sentence: str, *, as_json: bool) -> None:
