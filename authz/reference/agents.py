@@ -93,7 +93,8 @@ OPERATIONS: Final = (
         asked={"name": "reviewer", "trustTier": "verified", "tags": ["code-review"]},
         status=201,
         errors=(401, 409, 503),
-        text="`id` is made up where none is given. An id that was used once is never free again.",
+        text="`id` is made up where none is given. An id that was used once is never free again."
+        " `expiresIn` (`15m`) is how long the token is good, JWT_EXPIRES_IN when left out.",
     ),
     Operation(
         "GET",

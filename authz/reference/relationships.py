@@ -124,6 +124,16 @@ class NewRelationshipAnswer(RelationshipEntry):
     note: NotRequired[Annotated[str, Field(description="What to look at again.")]]
 
 
+@with_config(CLOSED)
+class Chain(TypedDict):
+    """A relationship and all above it, signed."""
+
+    chain: Annotated[
+        str, Field(description="What `X-MeshGuard-Delegation` carries elsewhere than here.")
+    ]
+
+
+_CHAIN: Final = "eyJhbGciOiJFZERTQSIs…"
 _RELATIONSHIP: Final[dict[str, Any]] = {
     "id": RELATIONSHIP_ID,
     "sourceAgentId": "planner",
@@ -164,7 +174,7 @@ _MADE: Final = {
         "chain": {"depth": 1, "rootAgentId": "planner"},
         "signature": "sig_tJ0Zk3…",
     },
-    "chain": "eyJhbGciOiJFZERTQSIs…",
+    "chain": _CHAIN,
 }
 _REVOKED: Final = {
     "relationship": {
@@ -177,7 +187,7 @@ _REVOKED: Final = {
 
 
 def _operations(prefix: str, whose: str, *, is_admin: bool) -> tuple[Operation, ...]:
-    """The same four, for administrators and for agents.
+    """The same five, for administrators and for agents.
 
     Args:
         prefix: of the path.
@@ -217,8 +227,8 @@ def _operations(prefix: str, whose: str, *, is_admin: bool) -> tuple[Operation, 
             asked={**source, "targetAgentId": "worker", "scope": ["read:*"]},
             status=201,
             errors=(401, *forbidden, 404, 409, 503),
-            text="Without `expiresAt` it lasts an hour, and never longer than its parent."
-            + ("" if is_admin else " The agent itself is the source."),
+            text="Without `expiresAt` and `expiresIn` (`15m`) it lasts an hour, and no longer than"
+            " its parent." + ("" if is_admin else " The agent itself is the source."),
         ),
         Operation(
             "GET",
@@ -230,6 +240,19 @@ def _operations(prefix: str, whose: str, *, is_admin: bool) -> tuple[Operation, 
             {"relationship": _RELATIONSHIP},
             who=who,
             errors=(401, 404, 503),
+        ),
+        Operation(
+            "GET",
+            f"{path}/{{relationship_id}}/chain",
+            f"get{whose}RelationshipChain",
+            "Sign a relationship for sidecars that do not know it",
+            tag,
+            Chain,
+            {"chain": _CHAIN},
+            who=who,
+            errors=(401, 404, 409, 503),
+            text="They trust its key (`GET /admin/delegation/keys`), and do not hear that it was"
+            " revoked.",
         ),
         Operation(
             "DELETE",

@@ -557,6 +557,43 @@ def test_a_delegation_lasts_an_hour_and_no_longer_than_the_one_above_where_nothi
     assert made["relationship"]["expiresAt"] == soon
 
 
+def test_how_long_may_be_said_in_place_of_until_when(world: World) -> None:
+    root = world.agent("root")
+    made = delegated(world, root, expiresAt=None, expiresIn="15m")
+    assert made.json()["relationship"]["expiresAt"] == rfc3339(NOW + 900)
+    for body, said in (
+        ({"expiresIn": "15m", "expiresAt": LATER}, "expiresIn: give it or expiresAt, not both"),
+        (
+            {"expiresIn": "soon", "expiresAt": None},
+            "expiresIn: not a duration; write 30s, 15m, 24h or 7d",
+        ),
+    ):
+        refused = delegated(world, root, **body)
+        assert (refused.status_code, refused.json()["message"]) == (400, said)
+    agent = world.admin("POST", "/agents", json={"name": "Ann", "expiresIn": "15m"})
+    assert agent.json()["expiresAt"] == rfc3339(NOW + 900)
+    refused = world.admin("POST", "/agents", json={"name": "Bob", "id": "bob", "expiresIn": "0"})
+    assert refused.status_code == 400
+    assert world.admin("GET", "/agents/bob").status_code == 404
+
+
+def test_a_chain_can_be_had_again_by_whom_it_concerns_while_it_holds(world: World) -> None:
+    root, child, stranger = (world.agent(name) for name in ("root", "child", "stranger"))
+    made = delegated(world, root).json()
+    edge = made["relationship"]["id"]
+    for headers in (root, child, ADMIN):
+        answer = world.ask("GET", f"/relationships/{edge}/chain", headers=headers)
+        assert (answer.status_code, answer.json()) == (200, {"chain": made["chain"]})
+    assert world.admin("GET", f"/relationships/{edge}/chain").json() == {"chain": made["chain"]}
+    hidden = world.ask("GET", f"/relationships/{edge}/chain", headers=stranger)
+    assert (hidden.status_code, hidden.json()["message"]) == (
+        404, f"there is no relationship {edge}",
+    )  # fmt: skip
+    world.admin("DELETE", f"/relationships/{edge}")
+    ended = world.ask("GET", f"/relationships/{edge}/chain", headers=child)
+    assert (ended.status_code, ended.json()["code"]) == (409, "delegation_revoked")
+
+
 def test_a_delegate_that_is_not_registered_is_a_note_and_no_error(world: World) -> None:
     root = world.agent("root")
     made = delegated(world, root)

@@ -62,6 +62,8 @@ class NewAgent(AgentChanges):
     #: One is made where there is none.
     id: str | None = Field(None, min_length=1)
     name: str
+    #: Of its token.
+    expires_in: str | None = None
 
 
 class Revocation(Body):
@@ -144,14 +146,14 @@ class _Records:
 
     async def create_agent(self, request: Request) -> JSONResponse:
         fields = (await read_json(request, NewAgent)).given()
-        agent_id = fields.pop("id", "")
+        agent_id, ttl_s = fields.pop("id", ""), lifetime(fields.pop("expires_in", None))
         if not _can_be_in_a_path(agent_id):
             said = "id: must be one segment of a path, without slashes, and not . or .."
             raise HTTPException(400, said)
         with refusals():
             agent = self._operations.create_agent(by=BY, agent_id=agent_id, **fields)
         try:
-            token = self._operations.new_token(agent.agent_id, by=BY)
+            token = self._operations.new_token(agent.agent_id, by=BY, ttl_s=ttl_s)
         except (NotPossible, AuditUnavailable, ValueError) as error:
             # The agent is registered all the same, and may bring a token from elsewhere.
             said = f"the agent is registered, and has no token: {error}"
@@ -195,10 +197,7 @@ class _Records:
 
     async def new_token(self, agent_id: str, request: Request) -> JSONResponse:
         body = await read_json(request, TokenTerms, optional=True)
-        try:
-            ttl_s = None if body.expires_in is None else parse_duration(body.expires_in)
-        except ValueError as error:
-            raise HTTPException(400, f"expiresIn: {error}") from None
+        ttl_s = lifetime(body.expires_in)
         with refusals():
             token = self._operations.new_token(agent_id, by=BY, ttl_s=ttl_s)
         return JSONResponse({"token": token.token, "expiresAt": rfc3339(token.expires_at)})
@@ -316,6 +315,18 @@ class _Records:
 
     def _pending_entry(self, action: Pending) -> dict[str, Any]:
         return pending.entry(action, self._operations.steady())
+
+
+def lifetime(expires_in: str | None) -> int | None:
+    """How long something is to last, seconds; None where nothing is said.
+
+    Raises:
+        HTTPException: 400, it is no duration.
+    """
+    try:
+        return None if expires_in is None else parse_duration(expires_in)
+    except ValueError as error:
+        raise HTTPException(400, f"expiresIn: {error}") from None
 
 
 def _can_be_in_a_path(agent_id: str) -> bool:

@@ -23,7 +23,7 @@ from authz.edges.http.admin import PREFIXES
 from authz.edges.http.bodies import Body, read_json
 from authz.edges.http.credentials import CHALLENGE, AdminToken, claims_admin
 from authz.edges.http.listing import After, Filter, Limit, newest, one_of
-from authz.edges.http.records import BY, Revocation
+from authz.edges.http.records import BY, Revocation, lifetime
 from authz.edges.http.refusals import Coded, refusals
 from authz.operations import NotPossible, Operations, Unknown
 
@@ -51,6 +51,7 @@ class NewRelationship(Body):
     max_depth: int = 0
     requires_approval: bool = False
     expires_at: str | None = None
+    expires_in: str | None = None
     parent: Id | None = Field(None, alias="parentRelationshipId")
     org_id: str | None = None
 
@@ -61,11 +62,15 @@ class NewRelationship(Body):
             above: what is passed on, which no default outlasts.
 
         Raises:
-            HTTPException: 400, the time is none.
+            HTTPException: 400, the time is none, or there are two.
         """
-        expires_at = now + LIFETIME_S
+        expires_at, ttl_s = now + LIFETIME_S, lifetime(self.expires_in)
         if above is not None:
             expires_at = min(expires_at, above.expires_at)
+        if ttl_s is not None:
+            if self.expires_at is not None:
+                raise HTTPException(400, "expiresIn: give it or expiresAt, not both")
+            expires_at = now + ttl_s
         if self.expires_at is not None:
             try:
                 expires_at = seconds_of(self.expires_at)
@@ -100,6 +105,7 @@ def router(admin: AdminToken, operations: Operations, tokens: TokenVerifier) -> 
         group.get("/relationships")(handlers.listed)
         group.post("/relationships")(handlers.create)
         group.get("/relationships/{relationship_id}")(handlers.one)
+        group.get("/relationships/{relationship_id}/chain")(handlers.chain)
         group.delete("/relationships/{relationship_id}")(handlers.revoke)
         routes.include_router(group)
     return routes
@@ -145,6 +151,13 @@ class _Relationships:
     async def one(self, relationship_id: str, request: Request) -> JSONResponse:
         found = self._known(relationship_id, self._asking(request))
         return JSONResponse(self._entry(found))
+
+    async def chain(self, relationship_id: str, request: Request) -> JSONResponse:
+        found = self._known(relationship_id, self._asking(request))
+        with refusals():
+            # The first time it makes a key, which nobody else has to wait for.
+            await asyncio.to_thread(self._operations.signer)
+            return JSONResponse({"chain": self._operations.chain(found)})
 
     async def create(self, request: Request) -> JSONResponse:
         asking = self._asking(request)
