@@ -15,7 +15,8 @@ from authz.core.policy_file import Placed, PlacedChain, Problem
 from authz.core.snapshot import Snapshot
 from authz.core.text import word
 
-_POLICY: Final = "policy"
+#: The kind of a document that names none.
+POLICY: Final = "Policy"
 
 
 class PolicyFile(NamedTuple):
@@ -37,6 +38,14 @@ class Policies(NamedTuple):
     #: By name.
     sources: dict[str, tuple[PolicyFile, Placed]]
     problems: list[Problem]
+    #: The same of its other documents, by kind and name.
+    chain_sources: dict[tuple[str, str], tuple[PolicyFile, PlacedChain]]
+
+    def source(self, kind: str, name: str) -> tuple[PolicyFile, Placed | PlacedChain] | None:
+        """Where a document comes from; None where there is none of this kind and name."""
+        if kind == POLICY:
+            return self.sources.get(name)
+        return self.chain_sources.get((kind, name))
 
 
 def counted(policies: int, others: int) -> str:
@@ -58,7 +67,7 @@ def build(files: Iterable[PolicyFile]) -> Policies:
             name = placed.policy.name
             first = found.setdefault(name, (file, placed))
             if first[1] is not placed:
-                problems.append(_taken(file, placed, _POLICY, name, first))
+                problems.append(_taken(file, placed, POLICY.lower(), name, first))
         for other in file.chain:
             key = (other.document.kind, other.document.name)
             taken = chain.setdefault(key, (file, other))
@@ -82,7 +91,8 @@ def build(files: Iterable[PolicyFile]) -> Policies:
     others = [chain[key] for key in sorted(chain)]
     problems += _lost_floor(others)
     problems += _shared_routes(others)
-    return Policies(Snapshot(ordered, [other.document for _, other in others]), found, problems)
+    snapshot = Snapshot(ordered, [other.document for _, other in others])
+    return Policies(snapshot, found, problems, chain)
 
 
 def _taken(

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 #: Files up to which parsing here, a millisecond each, is quicker than starting a process.
 FEW: Final = 20
+#: Bytes of files up to which that is so.
+LITTLE: Final = 32 * 1024
 #: Files in one answer of the process: taking it apart is done here, in about a millisecond.
 AT_ONCE: Final = 5
 #: How much the process stands back for others (nice(2)).
@@ -41,7 +43,7 @@ class ParserProcess:
     def parse(self, items: Sequence[Item]) -> Iterator[Parsed]:
         """Parse files, given as bytes and name, in order."""
         done = 0
-        if len(items) > FEW:
+        if len(items) > FEW or sum(len(data) for data, _ in items) > LITTLE:
             # Not a fork: the service has threads, and connections that are its own.
             self._pool = ProcessPoolExecutor(1, get_context("spawn"), os.nice, (NICENESS,))
             try:
@@ -63,3 +65,8 @@ class ParserProcess:
 
 def _parse(item: Item) -> Parsed:
     return parse_file(*item)
+
+
+def parse_aside(items: Sequence[Item]) -> Iterator[Parsed]:
+    """Parse files for somebody who asks, in a process of their own where that takes long."""
+    return ParserProcess().parse(items)
