@@ -81,7 +81,7 @@ def compile_conditions(written: Mapping[str, Any]) -> Condition:
     return Condition(holds, tuple(reader.tests), written)
 
 
-_GROUPS: Final = ("all", "any", "not")
+GROUPS: Final = ("all", "any", "not")
 
 #: Flat keys of published examples, and how the same is said here.
 _SAID_HERE: Final = {
@@ -280,7 +280,7 @@ def _unknown_kind(written: str) -> str:
     here = _SAID_HERE.get(written)
     if here is not None:
         return f"{said}; write {here if here.startswith('`') else f'`{here}`'}" if here else said
-    return said + _nearest(written, (*FACTS, CONTEXT, *_GROUPS))
+    return said + _nearest(written, (*FACTS, CONTEXT, *GROUPS))
 
 
 def _nearest(written: str, known: Sequence[str]) -> str:

@@ -196,7 +196,7 @@ def _overtaken(
             pairs += 1
             if pairs > MAX_PAIRS:
                 return
-            if not _overlap(allow.text, deny.text):
+            if not overlap(allow.text, deny.text):
                 continue
             if covers(allow.text, deny.text) or covers(deny.text, allow.text):
                 continue
@@ -219,7 +219,7 @@ def covers(wide: str, narrow: str) -> bool:
     return compile_pattern(wide)(narrow)
 
 
-def _overlap(one: str, other: str) -> bool:
+def overlap(one: str, other: str) -> bool:
     """Whether some text is matched by both; both folded."""
     if "*" not in one or "*" not in other:
         return covers(one, other) or covers(other, one)
