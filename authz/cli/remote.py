@@ -83,6 +83,10 @@ class Refusal(Exception):
         return _EXIT_CODES.get(self.status, FAILED)
 
 
+class Broken(Exception):
+    """There is nobody, or an answer has broken off; one sentence."""
+
+
 class Remote:
     """One sidecar's API. Use it as a context manager."""
 
@@ -109,7 +113,7 @@ class Remote:
             )
         except (OSError, ValueError) as error:
             # SSL_CERT_FILE or a proxy of the environment.
-            self._unreachable(error)
+            self._unreachable(str(error)[:MAX_MESSAGE])
 
     def __enter__(self) -> "Remote":
         return self
@@ -195,12 +199,15 @@ class Remote:
         headers: Mapping[str, str] | None = None,
         silent_s: float = ADMIN_TIMEOUT_S,
     ) -> Iterator[httpx.Response]:
-        """An answer to be read as it comes; its status is 2xx. What breaks off is a sentence.
+        """An answer to be read as it comes; its status is 2xx.
 
         Args:
             silent_s: seconds that may pass without a byte.
+
+        Raises:
+            Broken: there is none, or it has broken off.
         """
-        with self._sent("GET", path, params, None, None, headers, silent_s) as answer:
+        with self._answered("GET", path, params, None, None, headers, silent_s) as answer:
             if not answer.is_success:
                 self._accepted(answer, self._read(answer), ())
             yield answer
@@ -210,7 +217,16 @@ class Remote:
         fail([f"{self.name}: what answers there is no sidecar: {why}"], UNREACHABLE)
 
     @contextlib.contextmanager
-    def _sent(
+    def _sent(self, *request: Any) -> Iterator[httpx.Response]:
+        """As `_answered`; where there is nobody that is said."""
+        try:
+            with self._answered(*request) as answer:
+                yield answer
+        except Broken as error:
+            self._unreachable(str(error))
+
+    @contextlib.contextmanager
+    def _answered(
         self,
         method: str,
         path: str,
@@ -238,11 +254,10 @@ class Remote:
                 self._set_clock(answer)
                 yield answer
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            self._unreachable(error)
+            raise Broken(str(error)[:MAX_MESSAGE] or "no answer in time") from None
 
-    def _unreachable(self, error: Exception) -> NoReturn:
-        why = str(error) or "no answer in time"
-        fail([f"{self.name}: the sidecar cannot be reached: {why[:MAX_MESSAGE]}"], UNREACHABLE)
+    def _unreachable(self, why: str) -> NoReturn:
+        fail([f"{self.name}: the sidecar cannot be reached: {why}"], UNREACHABLE)
 
     def _tell(self, answer: httpx.Response, began: float) -> None:
         if not said().verbose:
@@ -265,7 +280,7 @@ class Remote:
             if len(read) > MAX_ANSWER:
                 self.no_sidecar(f"its answer is larger than {MAX_ANSWER >> 20} MiB")
             if time.monotonic() > ends:
-                self._unreachable(TimeoutError(f"its answer takes longer than {TOTAL_S:.0f} s"))
+                self._unreachable(f"its answer takes longer than {TOTAL_S:.0f} s")
         try:
             return json.loads(read)
         except (ValueError, RecursionError):
