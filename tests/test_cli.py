@@ -109,7 +109,7 @@ def test_the_audit_tail_of_nothing_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("no database" * 1000)
     done = _authz("audit", "tail", "--database", str(tmp_path / "text.db"))
     assert done.returncode == 1
-    assert "not an audit database" in done.stderr
+    assert "the audit database cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
 
 

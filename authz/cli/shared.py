@@ -1,5 +1,6 @@
 """What several commands need: settings, failing with sentences, notes, and tables."""
 
+import itertools
 import json
 import os
 import sys
@@ -13,6 +14,8 @@ from authz.cli import options
 from authz.core.text import visible
 
 if TYPE_CHECKING:
+    from rich.console import OverflowMethod
+
     from authz.settings import Settings
 
 
@@ -65,21 +68,30 @@ def read_settings(env: Mapping[str, str]) -> "Settings":
 
 
 def print_table(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: Collection[str] = ()
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    wrap: Collection[str] = (),
+    heading: bool = True,
+    widths: Sequence[int] = (),
 ) -> None:
     """Print a table; into a pipe or file nothing is cut off.
 
     Args:
         wrap: headings of columns that a narrow terminal breaks into lines, so that the others fit.
+        heading: false for a table that goes on below what was printed before.
+        widths: characters that columns have at least.
     """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        wraps = heading in wrap
-        table.add_column(heading, no_wrap=not wraps, overflow="fold" if wraps else "ellipsis")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=heading)
+    for name, width in itertools.zip_longest(headings, widths, fillvalue=None):
+        assert name is not None
+        wraps = name in wrap
+        overflow: OverflowMethod = "fold" if wraps else "ellipsis"
+        table.add_column(name, no_wrap=not wraps, overflow=overflow, min_width=width)
     for row in rows:
         table.add_row(*(Text(visible(cell)) for cell in row))
     if sys.stdout.isatty():

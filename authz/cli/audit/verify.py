@@ -1,68 +1,29 @@
-"""`authz audit`: what was decided, and whether the record of it is whole."""
+"""`authz audit verify` and `head`: whether the record is whole, offline."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from authz.cli.shared import BAD_ARGUMENTS, FAILED, Database, fail, print_table
+from authz.cli.audit.shared import database_path, progress_bar
+from authz.cli.options import AsJson
+from authz.cli.shared import BAD_ARGUMENTS, FAILED, Database, fail
 
 if TYPE_CHECKING:
     from authz.core.audit_verify import Fits, Report
-    from authz.stores.audit_check import Progress
-
-app = typer.Typer(help="The audit trail.", no_args_is_help=True)
 
 
-@app.callback()
-def group() -> None:
-    """The audit trail."""
-
-
-@app.command()
-def tail(
-    count: Annotated[int, typer.Option("-n", "--count", min=1, max=100_000)] = 20,
-    database: Database = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-) -> None:
-    """Print the newest decisions, oldest of them first."""
-    import json
-    import sqlite3
-
-    import peewee
-
-    from authz.stores.audit_log import AuditReader
-
-    path = _path(database)
-    try:
-        entries = list(AuditReader(path).tail(count))
-    except FileNotFoundError:
-        fail([f"{path}: there is no audit database yet"], FAILED)
-    except UnicodeDecodeError:
-        fail([f"{path}: a row has bytes where text belongs; `authz audit verify` finds it"], FAILED)
-    except (peewee.PeeweeException, sqlite3.Error) as error:
-        fail([f"{path}: not an audit database: {error}"], FAILED)
-    if as_json:
-        for entry in entries:
-            typer.echo(json.dumps(entry))
-        return
-    print_table(
-        ("TIME", "AGENT", "DECISION", "ACTION", "POLICY", "RULE"), [_cells(e) for e in entries]
-    )
-
-
-@app.command()
 def head(
     database: Database = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the newest signed head, to be kept elsewhere for `verify --head`."""
     import json
 
     from authz.stores.audit_check import NotATrail, head_entry, newest_head
 
-    path = _path(database)
+    path = database_path(database)
     try:
         found = newest_head(path)
     except FileNotFoundError:
@@ -79,7 +40,6 @@ def head(
         typer.echo(f"{name:10}{json.dumps(value)}")
 
 
-@app.command()
 def verify(
     database: Database = None,
     public_key: Annotated[
@@ -92,7 +52,7 @@ def verify(
     max_age: Annotated[
         str, typer.Option(help="Fail if the newest signature is older: 30s, 15m, 24h.")
     ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show whether the trail was changed: rows edited, removed, moved, or cut off at the end.
 
@@ -103,7 +63,7 @@ def verify(
 
     from authz.stores import audit_check
 
-    path = _path(database)
+    path = database_path(database)
     seconds = _seconds(max_age)
     try:
         kept = audit_check.read_head(head) if head else None
@@ -111,9 +71,14 @@ def verify(
         fail([f"--head: {error}"], BAD_ARGUMENTS)
     try:
         keys, caution = _keys(path, public_key or [])
-        with _shown_progress() as progress:
+        with progress_bar("verifying") as moved:
             report = audit_check.verify(
-                path, keys, now=time.time(), kept=kept, max_age_s=seconds, progress=progress
+                path,
+                keys,
+                now=time.time(),
+                kept=kept,
+                max_age_s=seconds,
+                progress=lambda seen: moved(seen.done, seen.total),
             )
     except FileNotFoundError:
         fail([f"{path}: there is no audit database"], FAILED)
@@ -127,17 +92,6 @@ def verify(
         _print_report(report, path)
     if not report.verified:
         raise typer.Exit(FAILED)
-
-
-def _path(database: Path | None) -> Path:
-    import os
-
-    from authz.settings import SettingsError, settings_of
-
-    try:
-        return database or settings_of(os.environ, "AUDIT_DB_PATH", "DB_PATH").audit_db_path
-    except SettingsError as error:
-        fail(error.problems, BAD_ARGUMENTS)
 
 
 def _seconds(duration: str) -> int | None:
@@ -173,42 +127,6 @@ def _keys(path: Path, files: list[Path]) -> tuple[Mapping[str, "Fits"], str]:
         return {key.key_id: key.fits for key in map(public_key, files)}, caution
     except KeyUnusable as error:
         fail([f"--public-key: {error}"], BAD_ARGUMENTS)
-
-
-class _shown_progress:  # noqa: N801 - it is used like a function
-    """A progress bar on stderr, where that is a terminal."""
-
-    def __enter__(self) -> Callable[["Progress"], None]:
-        import sys
-
-        self._bar: Any = None
-        if not sys.stderr.isatty():
-            return lambda _: None
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        self._bar = Progress(
-            TextColumn("verifying"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("rows"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        task = self._bar.add_task("", total=None)
-        self._bar.start()
-        return lambda seen: self._bar.update(task, completed=seen.done, total=seen.total)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
 
 def _print_report(report: "Report", path: Path) -> None:
@@ -258,19 +176,3 @@ def _report_entry(report: "Report", path: Path) -> dict[str, Any]:
         **({"headAgeSeconds": round(report.age_s, 3)} if report.age_s is not None else {}),
         "cleanStop": report.clean_stop,
     }
-
-
-def _cells(entry: dict[str, str]) -> tuple[str, ...]:
-    if entry["source"] == "control":
-        # About the sidecar: nobody asked, nothing was decided.
-        return entry["timestamp"], "-", "-", entry["action"], entry.get("resource", "-"), "-"
-    enforced, decision = entry["enforced"], entry["decision"]
-    said = decision if decision == enforced else f"{decision}, not enforced"
-    return (
-        entry["timestamp"],
-        entry.get("agentId", "-"),
-        said,
-        entry["action"],
-        entry.get("policy", "-"),
-        entry.get("rule", entry["code"]),
-    )
