@@ -91,13 +91,16 @@ class PolicyFiles:
         """A file as it is told of: below POLICIES_DIR."""
         return PurePosixPath(Path(file).relative_to(self._root))
 
-    def find(self, policies: Policies, key: Key) -> Found | None:
+    def find(self, policies: Policies, key: Key, *, to_edit: bool = True) -> Found | None:
         """The document as its file has it now; None where no file is known to have it.
+
+        Args:
+            to_edit: it is to be written, so that links are not followed.
 
         Raises:
             Changed: the file does not have it any more, or is not valid any more.
-            NotWritable: there is a link on the way to it.
-            OSError: it cannot be read.
+            NotWritable: there is a link on the way to it, and `to_edit`.
+            WriteFailed: it cannot be read.
         """
         source = policies.source(*key)
         if source is None:
@@ -108,10 +111,15 @@ class PolicyFiles:
                 f"{file} has errors, and its last good version is in force; mend or remove it first"
             )
         try:
-            with self._directory(file) as directory:
-                data, mode = _read(directory, file)
+            if to_edit:
+                with self._directory(file) as directory:
+                    data, mode = _read(directory, file)
+            else:
+                data, mode = (self._root / file).read_bytes()[: MAX_FILE + 1], 0
         except FileNotFoundError:
             raise Changed(f"{file} is gone; ask again") from None
+        except OSError as error:
+            raise WriteFailed(f"POLICIES_DIR: {file} cannot be read: {error.strerror}") from None
         [parsed] = self._parse([(data, str(file))])
         if key not in digests(parsed):
             raise Changed(f"{file} has changed just now; ask again")
