@@ -47,6 +47,22 @@ def text_of(data: bytes, parsed: Parsed, key: Key) -> bytes:
     return data[start:end]
 
 
+def pieces(data: bytes, parsed: Parsed) -> list[tuple[int, bytes]]:
+    """The text of each document, with the number of lines above it; of a bad file all of it.
+
+    Args:
+        data: the file.
+        parsed: the same, read.
+    """
+    placed: list[Placed | PlacedChain] = sorted(
+        (*parsed.policies, *parsed.chain), key=lambda one: one.line
+    )
+    if len(placed) < 2:
+        return [(0, data)]
+    spans = [_span(data, parsed, key_of(one)) for one in placed]
+    return [(data.count(b"\n", 0, start), data[start:end]) for start, end in spans]
+
+
 def edited(data: bytes, parsed: Parsed, key: Key, text: bytes) -> bytes:
     """The file with a document's text replaced; by nothing where `text` is empty.
 

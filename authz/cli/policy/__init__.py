@@ -3,7 +3,17 @@
 import typer
 
 from authz.cli.options import RemoteCommand
-from authz.cli.policy import diff, explain, suggest, testing, validate, versions
+from authz.cli.policy import (
+    allowed,
+    apply,
+    diff,
+    explain,
+    listing,
+    suggest,
+    testing,
+    validate,
+    versions,
+)
 
 app = typer.Typer(help="Policies.", no_args_is_help=True)
 
@@ -13,12 +23,19 @@ def group() -> None:
     """Policies: write, check, explain, compare and roll back."""
 
 
-app.command("validate")(validate.validate)
+app.command("list", cls=RemoteCommand)(listing.list_documents)
+app.command("show", cls=RemoteCommand)(listing.show)
+app.command("apply", cls=RemoteCommand)(apply.apply)
+app.command("delete", cls=RemoteCommand)(apply.delete)
+app.command("allowed", cls=RemoteCommand)(allowed.allowed)
+app.command("validate", cls=RemoteCommand)(validate.validate)
 app.command("schema")(validate.schema)
-app.command("test")(testing.run_tests)
+app.command("test", cls=RemoteCommand)(testing.run_tests)
 app.command("explain")(explain.explain)
 app.command("diff")(diff.diff)
 app.command("suggest")(suggest.suggest)
-app.command("versions")(versions.versions)
+app.command("versions", cls=RemoteCommand)(versions.versions)
 app.command("rollback", cls=RemoteCommand)(versions.rollback)
+app.command("pin", cls=RemoteCommand)(versions.pin)
+app.command("unpin", cls=RemoteCommand)(versions.release)
 app.command("release", cls=RemoteCommand)(versions.release)

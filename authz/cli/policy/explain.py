@@ -18,7 +18,7 @@ _POLICY: Final = "policy"
 def explain(
     agent: Annotated[str, typer.Option("--agent", help="The agent's id.")],
     action: Annotated[str, typer.Option("--action", help="What it wants to do.")],
-    tier: shared.Tier = "verified",
+    tier: shared.Tier = "",
     tag: shared.Tags = None,
     org: shared.Org = "",
     resource: shared.Resource = "",

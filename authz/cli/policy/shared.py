@@ -10,6 +10,7 @@ import typer
 from authz.cli.shared import fail
 
 if TYPE_CHECKING:
+    from authz.cli.destination import Destination
     from authz.core.asked import Asked
     from authz.core.policy_file import Problem
     from authz.stores.policies import Loaded
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 #: Exit code for arguments or files that cannot be used.
 BAD_INPUT = 2
 
-Tier = Annotated[str, typer.Option("--tier", help="The agent's trust tier.")]
+Tier = Annotated[
+    str,
+    typer.Option("--tier", help="The agent's trust tier; verified when left out."),
+]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag of the agent; repeat.")]
 Org = Annotated[str, typer.Option("--org", help="The agent's organisation.")]
 Resource = Annotated[str, typer.Option("--resource", help="X-MeshGuard-Resource.")]
@@ -29,6 +33,11 @@ PolicyPaths = Annotated[
     typer.Option(
         "--policy", "--policies", help="File or directory; repeat. POLICIES_DIR when left out."
     ),
+]
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name.")]
+Kind = Annotated[
+    str, typer.Option("--kind", help="Policy, or what else stands there: PrivilegeFloors, ….")
 ]
 
 
@@ -55,6 +64,17 @@ def _property(text: str) -> str:
     for character, escape in escapes:
         text = text.replace(character, escape)
     return text
+
+
+def named_gateway() -> "Destination | None":
+    """The sidecar that the command line names.
+
+    For commands whose matter is files: what the environment or the config file names is not meant.
+    """
+    from authz.cli.destination import gateway
+    from authz.cli.options import said
+
+    return gateway() if said().gateway else None
 
 
 def load(paths: list[Path] | None) -> "Loaded":
@@ -105,7 +125,8 @@ def asked(
     if context and said is None:
         fail([f"--context: {NO_CONTEXT}"], BAD_INPUT)
     try:
-        spec = AgentSpec.model_validate({"id": agent, "tier": tier, "tags": tags or [], "org": org})
+        given = {"id": agent, "tier": tier or "verified", "tags": tags or [], "org": org}
+        spec = AgentSpec.model_validate(given)
         return Asked.of(spec, action, resource=resource, method=method, path=path, context=said)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]

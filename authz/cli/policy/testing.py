@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from authz.cli.policy import shared
+from authz.cli.policy import remote_test, shared
 from authz.cli.policy.explain import as_object, print_decision, print_trace
 from authz.cli.shared import fail
 from authz.core.text import visible
@@ -25,7 +25,7 @@ def run_tests(
     wanted: Annotated[str, typer.Argument(metavar="ACTION", help="What it wants to do.")] = "",
     agent: Annotated[str, typer.Option("--agent", help="The agent's id.")] = "",
     action: Annotated[str, typer.Option("--action", help="What it wants to do.")] = "",
-    tier: shared.Tier = "verified",
+    tier: shared.Tier = "",
     tag: shared.Tags = None,
     org: shared.Org = "",
     resource: shared.Resource = "",
@@ -47,6 +47,9 @@ def run_tests(
 ) -> None:
     """Ask what policies say to a call, or run suites and list the rules that no test reached.
 
+    With --gateway a sidecar says what it would answer to a call: by its own policies, or by one
+    that --policy names, and of an agent by its record, where options say nothing else.
+
     Exit code 0: allowed, or all passed. 1: denied, or a test failed. 2: a file or an argument
     cannot be used.
     """
@@ -55,6 +58,8 @@ def run_tests(
     if file:
         if agent or action or agent_id or wanted:
             fail(["give --file or a call, not both"], shared.BAD_INPUT)
+        if shared.named_gateway() is not None:
+            fail(["--file: suites are run here; leave out --gateway"], shared.BAD_INPUT)
         _suites(file, policy, verbose=verbose, full=full, layout=layout)
     if (agent_id and agent) or (wanted and action):
         fail(["give an agent and an action once, as arguments or as options"], shared.BAD_INPUT)
@@ -64,6 +69,12 @@ def run_tests(
         fail(["give an agent and an action, or --file SUITE"], shared.BAD_INPUT)
     from authz.core.explain import explain
 
+    there = shared.named_gateway()
+    if there is not None:
+        asked = remote_test.Asked(agent, action, tier, tag, org, resource, method, path, context)
+        remote_test.ask(
+            there, asked, policy, positional=positional, verbose=verbose, as_json=as_json
+        )
     loaded = shared.load_valid(policy)
     call = shared.asked(
         agent,

@@ -1,14 +1,17 @@
-"""`authz policy versions`, `rollback` and `release`: what was in force when, and the way back."""
+"""`authz policy versions` and the way back to one: `rollback`, `pin` and `release`."""
 
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from authz.cli.options import AsJson
-from authz.cli.shared import fail, print_table
+from authz.cli.shared import BAD_ARGUMENTS, FAILED, Database, fail, print_table
+
+if TYPE_CHECKING:
+    from authz.cli.destination import Destination
 
 #: Documents of a version that a table names.
 MAX_NAMED: Final = 5
@@ -17,49 +20,68 @@ MAX_NAMED: Final = 5
 def versions(
     at: Annotated[str, typer.Option("--at", help="Only the one in force at this time.")] = "",
     count: Annotated[int, typer.Option("-n", "--count", min=1, max=100_000)] = 20,
-    database: Annotated[
-        Path | None, typer.Option(help="Audit database; AUDIT_DB_PATH when left out.")
-    ] = None,
+    database: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print which policies were in force when, newest first, from the audit database."""
-    import peewee
-
+    """Print which policies were in force when, newest first."""
+    from authz.cli.destination import gateway
     from authz.core.timestamps import rfc3339, seconds_of
-    from authz.settings import settings_of
-    from authz.stores.version_log import VersionReader, entry_of
 
-    moment = None
+    moment = ""
     if at:
         try:
             moment = rfc3339(seconds_of(at))
         except ValueError as error:
-            fail([f"--at: {error}"], 2)
-    path = database or settings_of(os.environ, "AUDIT_DB_PATH", "DB_PATH").audit_db_path
-    try:
-        found = VersionReader(path).activations(at=moment, limit=count)
-    except FileNotFoundError:
-        fail([f"{path}: there is no audit database yet"], 1)
-    except peewee.PeeweeException as error:
-        fail([f"{path}: not an audit database: {error}"], 1)
+            fail([f"--at: {error}"], BAD_ARGUMENTS)
+    there = gateway(database=database is not None)
+    found = _here(database, moment, count) if there is None else _at(there, moment, count)
     if not found:
-        fail([f"no policies were in force {f'at {at}' if at else 'yet'}"], 1)
+        fail([f"no policies were in force {f'at {at}' if at else 'yet'}"], FAILED)
     if as_json:
-        typer.echo(json.dumps({"versions": [entry_of(recorded) for recorded in found]}, indent=2))
+        typer.echo(json.dumps({"versions": found}, indent=2))
         return
     print_table(
         ("VERSION", "FROM", "UNTIL", "WHY", "POLICIES"),
         [
             (
-                recorded.activation.version,
-                recorded.activation.at,
-                recorded.activation.until or "now",
-                recorded.activation.why + (", pinned" if recorded.activation.pinned else ""),
-                named(recorded.policies),
+                str(entry.get("version", "-")),
+                str(entry.get("activatedAt", "-")),
+                str(entry.get("deactivatedAt", "now")),
+                str(entry.get("why", "-")) + (", pinned" if entry.get("pinned") else ""),
+                named(entry.get("policies", [])),
             )
-            for recorded in found
+            for entry in found
         ],
     )
+
+
+def _here(database: Path | None, moment: str, count: int) -> list[dict[str, Any]]:
+    """The entries of the database here."""
+    import peewee
+
+    from authz.settings import SettingsError, settings_of
+    from authz.stores.version_log import VersionReader, entry_of
+
+    try:
+        path = database or settings_of(os.environ, "AUDIT_DB_PATH", "DB_PATH").audit_db_path
+    except SettingsError as error:
+        fail(error.problems, BAD_ARGUMENTS)
+    try:
+        found = VersionReader(path).activations(at=moment or None, limit=count)
+    except FileNotFoundError:
+        fail([f"{path}: there is no audit database yet"], FAILED)
+    except peewee.PeeweeException as error:
+        fail([f"{path}: not an audit database: {error}"], FAILED)
+    return [entry_of(recorded) for recorded in found]
+
+
+def _at(there: "Destination", moment: str, count: int) -> list[dict[str, Any]]:
+    """The entries of a sidecar elsewhere."""
+    from authz.cli.remote import Remote
+
+    with Remote(there) as sidecar:
+        path, params = "/admin/policies/versions", {"at": moment}
+        return list(sidecar.pages(path, "versions", params=params, most=count))
 
 
 def rollback(
@@ -71,17 +93,29 @@ def rollback(
     Needs ADMIN_TOKEN. Exit code 3: it was refused; 5: the sidecar cannot be reached.
     """
     answer = _ask("/admin/policies/rollback", {"version": version})
-    said = f"version {answer['version']} is in force, until `authz policy release`"
-    _say(answer, said, as_json=as_json)
+    _say(answer, f"{_named(answer)} is in force, until `authz policy release`", as_json=as_json)
+
+
+def pin(
+    version: Annotated[
+        str, typer.Argument(help="As `authz policy versions` prints it; else what is in force.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Keep a version in force, whatever the files say, until `authz policy unpin`.
+
+    Needs ADMIN_TOKEN, as `authz policy rollback`.
+    """
+    answer = _ask("/admin/policies/pin", {"version": version} if version else None)
+    _say(answer, f"{_named(answer)} is in force, until `authz policy unpin`", as_json=as_json)
 
 
 def release(
     as_json: AsJson = False,
 ) -> None:
-    """End a rollback: the policy files are in force again. Needs ADMIN_TOKEN."""
+    """End a rollback or pin: the policy files are in force again. Needs ADMIN_TOKEN."""
     answer = _ask("/admin/policies/release", None)
-    said = f"version {answer['version']} of the files is in force"
-    _say(answer, said, as_json=as_json)
+    _say(answer, f"{_named(answer)} of the files is in force", as_json=as_json)
 
 
 def _ask(path: str, body: dict[str, str] | None) -> dict[str, Any]:
@@ -96,15 +130,24 @@ def _ask(path: str, body: dict[str, str] | None) -> dict[str, Any]:
     return answer
 
 
+def _named(answer: dict[str, Any]) -> str:
+    return f"version {answer['version']}"
+
+
 def _say(answer: dict[str, Any], sentence: str, *, as_json: bool) -> None:
     typer.echo(json.dumps(answer, indent=2) if as_json else sentence)
 
 
-def named(policies: list[dict[str, str]]) -> str:
+def named(policies: object) -> str:
     """The documents of a version as a table names them; where there are many, how many."""
     from authz.core.policy_set import counted
 
-    names = [" ".join(p[key] for key in ("kind", "name", "version") if key in p) for p in policies]
+    if not isinstance(policies, list) or not all(isinstance(one, dict) for one in policies):
+        return "-"
+    names = [
+        " ".join(str(one[key]) for key in ("kind", "name", "version") if key in one)
+        for one in policies
+    ]
     if len(names) <= MAX_NAMED:
         return ", ".join(names) or "none"
     others = sum("kind" in document for document in policies)
