@@ -229,7 +229,7 @@ ALLOWS, DENIES = policy("p", [("allow", "*")]), policy("p", [("deny", "*")])
 
 
 def test_of_policies_with_one_name_the_first_counts_and_the_other_is_reported() -> None:
-    policies, sources, problems = files(("a.yaml", [(ALLOWS, 1)]), ("b.yaml", [(DENIES, 7)]))
+    policies, sources, problems, _ = files(("a.yaml", [(ALLOWS, 1)]), ("b.yaml", [(DENIES, 7)]))
     assert judge(policies).code is Code.RULE_ALLOWED
     assert policies.size == 1
     assert sources["p"][0].file == "a.yaml"
@@ -241,7 +241,7 @@ def test_of_policies_with_one_name_the_first_counts_and_the_other_is_reported() 
 
 
 def test_one_file_may_not_use_a_name_twice_either() -> None:
-    policies, _, problems = files(("a.yaml", [(DENIES, 1), (ALLOWS, 9), (ALLOWS, 20)]))
+    policies, _, problems, _ = files(("a.yaml", [(DENIES, 1), (ALLOWS, 9), (ALLOWS, 20)]))
     assert judge(policies).code is Code.RULE_DENIED
     assert [(problem.line, problem.severity) for problem in problems] == [
         (9, "error"),
@@ -250,13 +250,13 @@ def test_one_file_may_not_use_a_name_twice_either() -> None:
 
 
 def test_what_a_file_says_now_comes_before_what_another_one_said_once() -> None:
-    policies, sources, problems = files(
+    policies, sources, problems, _ = files(
         ("a.yaml", [(ALLOWS, 1)]), ("b.yaml", [(DENIES, 7)]), stale=["a.yaml"]
     )
     assert judge(policies).code is Code.RULE_DENIED
     assert sources["p"][0].file == "b.yaml"
     assert [problem.file for problem in problems] == ["a.yaml"]
-    policies, _, problems = files(("a.yaml", [(DENIES, 1)]), stale=["a.yaml"])
+    policies, _, problems, _ = files(("a.yaml", [(DENIES, 1)]), stale=["a.yaml"])
     assert (judge(policies).code, problems) == (Code.RULE_DENIED, [])
 
 
