@@ -30,12 +30,12 @@ from authz.cli.policy.records import asked_of
 from authz.cli.policy.versions import named
 from authz.core import call as calls
 from authz.core import policy_diff
-from authz.core.call import Source
 from authz.core.identity import Identity
 from authz.core.mode import Mode
 from authz.core.pattern import fold
 from authz.core.policy_file import parse_file
 from authz.core.snapshot import Snapshot
+from authz.core.sources import Source
 from authz.core.stages import CHAIN
 from authz.core.suggest import Seen, is_sayable, suggest
 from authz.core.timestamps import seconds_of

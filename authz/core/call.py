@@ -11,17 +11,16 @@
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from google.protobuf.message import DecodeError
 
 from authz.core.names import ADMIN_HEADER, GOVERNANCE_PREFIX, PROXY_PREFIX
+from authz.core.sources import Source
 from authz.core.text import visible
 from authz.core.wire_pb2 import CheckRequest
 
-#: `mint`: an action token is asked for; nothing is done, and so nothing used up, until it is used.
-Source = Literal["proxy", "check", "batch", "mint"]
 Lookup = Callable[[str, str], str]
 
 #: Longest action or resource, characters. A derived action holds a URL's path, and 8 KiB is what

@@ -36,6 +36,7 @@ from authz.core.audit import AuditRow
 from authz.core.audit_chain import Link, chained
 from authz.core.errors import AuditUnavailable
 from authz.core.ledger import Change, Ledger
+from authz.core.sources import GOVERNED
 from authz.core.timestamps import seconds_of
 from authz.stores import ledger_log
 from authz.stores.audit_schema import (
@@ -453,7 +454,7 @@ class AuditReader:
             query = (
                 entry.select(*columns, peewee.fn.COUNT(entry.seq))
                 .where(
-                    entry.source.in_(("proxy", "check", "batch", "mint")),
+                    entry.source.in_(GOVERNED),
                     entry.agent_id.is_null(False),
                     entry.code != "malformed",
                 )

@@ -4,11 +4,12 @@ import pytest
 
 from authz.core import call as calls
 from authz.core import pending as pendings
-from authz.core.call import Call, Source
+from authz.core.call import Call
 from authz.core.environment import Environment
 from authz.core.errors import Code
 from authz.core.ledger import Put
 from authz.core.outcome import Outcome
+from authz.core.sources import Source
 from authz.gate import Gate
 from tests.builders import NOW, MemoryRecorder, bearer, environment, gate, policy, snapshot
 

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authz.core.call import MAX_META, Source, from_check_request
+from authz.core.call import MAX_META, from_check_request
 from authz.core.conditions import MAX_LEVELS, MAX_TESTS, check, compile_conditions
 from authz.core.errors import Code
 from authz.core.facts import MAX_PARTS, Facts, context_of
 from authz.core.identity import ANONYMOUS, Identity
 from authz.core.operators import MAX_EMPTY, OPERATORS, Truth
 from authz.core.policy_doc import PolicyDoc
+from authz.core.sources import Source
 from authz.core.stages import CHAIN
 from authz.core.tiers import TIERS, rank
 from authz.core.verdict import Decision, Verdict, judge

@@ -12,6 +12,7 @@ from authz.cli.shared import fail
 from authz.core import call as calls
 from authz.core.asked import Asked
 from authz.core.identity import Identity
+from authz.core.sources import Source
 from authz.core.tiers import UNVERIFIED, rank
 from authz.stores.audit_log import AuditReader, Recorded
 
@@ -57,7 +58,7 @@ def asked_of(row: Recorded) -> Asked:
         "x-meshguard-resource": row.resource,
         "x-meshguard-meta": calls.meta_of(meta) if isinstance(meta, dict) else unclear,
     }
-    source: calls.Source = "proxy" if row.source == "proxy" else "check"
+    source: Source = "proxy" if row.source == "proxy" else "check"
     host = metadata.get("host", "")
     call = calls.from_http(source, row.method, row.path, str(host), headers.get)
     # A derived action may hold what a declared one may not.

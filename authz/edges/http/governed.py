@@ -14,12 +14,13 @@ from starlette.exceptions import HTTPException
 
 from authz.core import call as calls
 from authz.core import reply
-from authz.core.call import Call, Source
+from authz.core.call import Call
 from authz.core.chain_doc import MAX_POINTS
 from authz.core.identity import Identity
 from authz.core.mode import Mode
 from authz.core.outcome import Outcome
 from authz.core.reply import Answer
+from authz.core.sources import Source
 from authz.core.timestamps import rfc3339
 from authz.core.verdict import Decision
 from authz.edges.http.bodies import Body, read_json
