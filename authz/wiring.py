@@ -26,7 +26,7 @@ from authz.core.policy_set import counted
 from authz.core.state import State
 from authz.edges.cpu_quota import Thrift
 from authz.edges.h2c.server import BATCH, H2cServer
-from authz.edges.http import admin, records, relationships
+from authz.edges.http import admin, analytics, records, relationships
 from authz.edges.http import audit as audit_routes
 from authz.edges.http.app import build_app
 from authz.edges.http.credentials import AdminToken
@@ -244,6 +244,7 @@ def _other_routes(
     yield records.router(token, operations)
     yield relationships.router(token, operations, tokens)
     yield audit_routes.router(token, readers)
+    yield analytics.router(token, readers)
     if settings.metrics_enabled:
         # Only here: nobody else waits for the client library.
         from authz.edges.http import metrics  # noqa: PLC0415

@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 
 from authz.reference import (
     agents,
+    analytics,
     audit,
     delegation,
     governed,
@@ -35,6 +36,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *delegation.OPERATIONS,
     *policy_versions.OPERATIONS,
     *audit.OPERATIONS,
+    *analytics.OPERATIONS,
     *probes.OPERATIONS,
 )
 
@@ -48,6 +50,7 @@ TAGS: Final[Mapping[str, str]] = {
     "Wallets and fuses": "What agents have spent, and delegations that failed too often.",
     "Policies": "Which policies are in force, and the way back.",
     "Audit trail": "What was decided, and what was changed.",
+    "Analytics": "The audit trail in figures.",
     "Service": "How the service is.",
 }
 #: Paths that are others' second names.

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, NamedTuple
 import peewee
 
 from authz.core.pattern import compile_pattern, fold
+from authz.core.sources import GOVERNED
 from authz.core.tiers import rank, spellings
 from authz.core.timestamps import rfc3339, seconds_of
 from authz.stores.audit_table import TABLE, AuditEntry, entry_of, forgiving
@@ -44,8 +45,6 @@ QUICK_S, SLOW_S = 0.03, 0.12
 #: The highest number that there can be a next one after.
 LAST_SEQ: Final = (1 << 63) - 2
 
-#: About the sidecar itself, or told by the agent: nothing was decided.
-UNDECIDED: Final = ("control", "client")
 
 _DECISIONS: Final = ("allow", "deny", "error")
 _MODES: Final = ("enforce", "audit", "bypass")
@@ -492,7 +491,7 @@ def _counted(connection: sqlite3.Connection, filters: Filters, until: float) -> 
             .where(
                 AuditEntry.seq >= low,
                 AuditEntry.seq <= high,
-                AuditEntry.source.not_in(UNDECIDED),
+                AuditEntry.source.in_(GOVERNED),
                 *filters.terms,
             )
             .group_by(*columns)

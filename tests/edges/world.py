@@ -21,7 +21,7 @@ from authz.core.policy_set import PolicyFile, build
 from authz.core.snapshot import Snapshot
 from authz.core.state import State
 from authz.edges.http import admin as versions
-from authz.edges.http import audit, metrics, records, relationships
+from authz.edges.http import analytics, audit, metrics, records, relationships
 from authz.edges.http.app import build_app
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.probes import Health
@@ -137,6 +137,7 @@ class World:
             versions.router(admin, self.versions, self.database),
             metrics.router(self.operations),
             audit.router(admin, self.readers, self._clock),
+            analytics.router(admin, self.readers, self._clock),
         )
 
     def _clock(self) -> float:

@@ -155,7 +155,7 @@ def router(admin: AdminToken, readers: Readers, now: Callable[[], float] = time.
     audit = _Audit(readers, now)
     for prefix in PREFIXES:
         group = APIRouter(
-            prefix=f"{prefix}/audit", dependencies=[Depends(admin.required), Depends(_once)]
+            prefix=f"{prefix}/audit", dependencies=[Depends(admin.required), Depends(once)]
         )
         group.get("")(audit.page)
         group.get("/stats")(audit.stats)
@@ -167,7 +167,7 @@ def router(admin: AdminToken, readers: Readers, now: Callable[[], float] = time.
     return routes
 
 
-async def _once(request: Request) -> None:
+async def once(request: Request) -> None:
     """Refuse a parameter that is there twice: which one counts is anybody's guess."""
     seen: set[str] = set()
     for name, _ in request.query_params.multi_items():

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from authz.stores import audit_query
+from authz.stores.analytics import agents, delegations, policies, requests
+from authz.stores.analytics.report import Report
 from authz.stores.audit_export import export
 from authz.stores.audit_follow import follow
 from authz.stores.audit_query import NothingFound, cursor_of, filters_of
@@ -122,10 +124,29 @@ def _event(entry: Mapping[str, Any]) -> bytes:
     return b"event: %s\nid: %d\ndata: %s\n\n" % (kind.encode(), entry["seq"], json_of(entry))
 
 
+def _report(make: Callable[..., Mapping[str, object]]) -> Job:
+    """A report of a period before `now`, seconds since the epoch; the other parameters are its."""
+
+    def job(task: Task) -> None:
+        params = dict(task.params)
+        period, now = params.pop("period"), params.pop("now")
+        report = Report(task.connection, period, now=now, within_s=COUNT_S, breathe=task.breathe)
+        task.write(json_of(make(report, **params)))
+
+    return job
+
+
 JOBS: Final[Mapping[str, Job]] = {
     "audit.page": _page,
     "audit.one": answering(_one),
     "audit.stats": answering(_stats),
     "audit.export": _export,
     "audit.tail": _tail,
+    "analytics.overview": _report(requests.overview),
+    "analytics.timeseries": _report(requests.timeseries),
+    "analytics.agents": _report(agents.agents),
+    "analytics.policies": _report(policies.policies),
+    "analytics.delegations": _report(delegations.delegations),
+    "analytics.trust-distribution": _report(agents.trust_distribution),
+    "analytics.latency-heatmap": _report(requests.latency_heatmap),
 }

@@ -5,21 +5,18 @@ from typing import Any
 
 from authz.core import tiers
 from authz.core.ledger import MAX_ENTRIES
-from authz.stores.analytics.report import AGENTS, SORTS, Report, ms, per_cent
+from authz.stores.analytics.report import Report, ms, per_cent
 from authz.stores.analytics.scan import AGENT, NEWEST, SUMS, Tally
 
 
-def agents(report: Report, *, sort: str = "requests", limit: int = AGENTS) -> dict[str, Any]:
+def agents(report: Report, *, sort: str, limit: int) -> dict[str, Any]:
     """Who has asked, and what became of it; the most of what they are sorted by first.
 
-    Name and tier are those that the agent had in its newest request.
+    `sort` is one of `SORTS`. Name and tier are those that the agent had in its newest request.
 
     Raises:
-        ValueError: the sort is none of `SORTS`.
         sqlite3.Error: the table cannot be read.
     """
-    if sort not in SORTS:
-        raise ValueError(f"sort: write one of {', '.join(SORTS)}")
     tally: Tally[str] = Tally(MAX_ENTRIES)
     columns = f"{AGENT}, {SUMS}, {NEWEST}"
     for agent, requests, allowed, denied, latency_us, *newest in report.scan().sums(

@@ -16,15 +16,6 @@ MAX_AGENTS: Final = 100
 AGENTS: Final = 20
 #: Names that callers choose, such as actions, that are counted apart.
 MOST_COUNTED: Final = 20_000
-#: Seconds after which what was found has to do: some ten million rows. The service waits longer.
-WITHIN_S: Final = 15.0
-
-
-class UnknownPeriod(ValueError):
-    """It is none of `PERIODS`; one sentence, as it is published."""
-
-    def __init__(self) -> None:
-        super().__init__(f"Period must be one of: {', '.join(PERIODS)}")
 
 
 class Report:
@@ -36,21 +27,17 @@ class Report:
         period: str,
         *,
         now: float,
-        within_s: float = WITHIN_S,
+        within_s: float,
         breathe: Callable[[], None] = no_rest,
     ) -> None:
         """
         Args:
             connection: as `audit_query.opened` makes it.
+            period: one of `PERIODS`.
             now: seconds since the epoch.
             within_s: seconds after which what was found so far has to do.
             breathe: is called often, and may wait.
-
-        Raises:
-            UnknownPeriod: it is none of `PERIODS`.
         """
-        if period not in PERIODS:
-            raise UnknownPeriod
         self.connection = connection
         self.period = period
         self.now = now

@@ -55,17 +55,15 @@ def overview(report: Report) -> dict[str, Any]:
     return report.answer(whole=is_whole, **said, trends=trends)
 
 
-def timeseries(report: Report, *, bucket: str = "hour") -> dict[str, Any]:
+def timeseries(report: Report, *, bucket: str) -> dict[str, Any]:
     """What was decided, by the hour or day of UTC, the oldest first and none left out.
 
-    The first and the last one are as long as the period reaches into them.
+    `bucket` is one of `BUCKETS`. The first and the last one are as long as the period reaches into
+    them.
 
     Raises:
-        ValueError: the bucket is none of `BUCKETS`.
         sqlite3.Error: the table cannot be read.
     """
-    if bucket not in BUCKETS:
-        raise ValueError(f"bucket: write one of {', '.join(BUCKETS)}")
     seconds, shared = BUCKETS[bucket]
     first = int(report.since // seconds) * seconds
     starts = (rfc3339(start)[:19] for start in range(first, int(report.now) + 1, seconds))
