@@ -23,7 +23,7 @@ import pytest
 from typer.testing import CliRunner
 
 from authz import memory
-from authz.cli import app, records
+from authz.cli import app, records, words
 from authz.core import call as calls
 from authz.core.audit import AuditRow, change_row
 from authz.core.delegation import fuse
@@ -325,7 +325,7 @@ def test_a_rejected_action_is_denied_with_the_reason(sidecar: Sidecar) -> None:
     assert done == (0, f"{pending_id} is rejected\n", "")
     verdict = sidecar.ask("ann", "pay:invoice").verdict
     assert str(verdict.code) == "pending_rejected"
-    assert verdict.reason == f"{pending_id} was rejected by {records.login()}: too dear"
+    assert verdict.reason == f"{pending_id} was rejected by {words.login()}: too dear"
     for state, count in (("rejected", 1), ("approval", 0), ("pending_approval", 0)):
         found = authz("pending", "list", "--state", state, "--json").body["pending"]
         assert len(found) == count
@@ -524,7 +524,7 @@ def test_every_change_is_a_row_of_a_trail_that_verifies(path: Path, sidecar: Sid
         ("relationship:revoke", made),
         ("agent:revoke", "ann"),
     ]
-    assert {row["reason"] for row in rows} == {f"by cli:{records.login()}"}
+    assert {row["reason"] for row in rows} == {f"by cli:{words.login()}"}
     assert {row["policyVersion"] for row in rows} == {
         policies.load(Path("policies")).snapshot.version
     }

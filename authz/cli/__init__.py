@@ -12,14 +12,17 @@ from authz import __version__
 from authz.cli import (
     agent,
     audit,
+    config,
     delegation,
     envoy,
     fuse,
+    mode,
     options,
     pending,
     policy,
     run,
     settings,
+    status,
     token,
     wallet,
 )
@@ -35,6 +38,9 @@ app.command("run")(run.run)
 app.command("serve")(run.serve)
 app.command("echo", hidden=True)(run.echo)
 app.command("settings")(settings.show)
+app.command("status", cls=options.RemoteCommand)(status.status)
+app.add_typer(mode.app, name="mode")
+app.add_typer(config.app, name="config")
 app.add_typer(token.app, name="token")
 app.add_typer(policy.app, name="policy")
 app.add_typer(agent.app, name="agent")

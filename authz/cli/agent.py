@@ -11,22 +11,30 @@ from typing import Annotated, Literal
 
 import typer
 
+from authz.cli.completion import agents_like, tiers_like
+from authz.cli.options import AsJson, RemoteCommand
 from authz.cli.run import DevSecrets
 from authz.cli.shared import (
     BAD_ARGUMENTS,
     FAILED,
-    AsJson,
     Database,
     fail,
+    note,
     print_entry,
     print_table,
 )
+from authz.core.text import visible
 from authz.core.tiers import TIERS, rank
 
 app = typer.Typer(help="Agents: register, change and revoke them.", no_args_is_help=True)
 
-AgentId = Annotated[str, typer.Argument(metavar="ID", help="The agent's id.")]
-Trust = Annotated[str, typer.Option("--trust", help=f"Trust tier: {', '.join(TIERS)}.")]
+AgentId = Annotated[
+    str, typer.Argument(metavar="ID", help="The agent's id.", autocompletion=agents_like)
+]
+Trust = Annotated[
+    str,
+    typer.Option("--trust", help=f"Trust tier: {', '.join(TIERS)}.", autocompletion=tiers_like),
+]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be repeated.")]
 Ttl = Annotated[
     str,
@@ -39,48 +47,39 @@ def group() -> None:
     """Agents: register, change and revoke them. A running sidecar follows at its next decision."""
 
 
-@app.command("list")
+@app.command("list", cls=RemoteCommand)
 def list_agents(
-    trust: Annotated[str, typer.Option(help="Only those of this trust tier.")] = "",
+    trust: Annotated[
+        str, typer.Option(help="Only those of this trust tier.", autocompletion=tiers_like)
+    ] = "",
     status: Annotated[Literal["active", "revoked"] | None, typer.Option(help="Only these.")] = None,
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
     """List the agents that are registered, newest first."""
-    from authz.cli import records
-    from authz.core import agents
+    from authz.cli.books import opened
+    from authz.cli.words import at, cell
 
-    wanted = rank(trust) if trust else None
-    if trust and wanted is None:
+    if trust and rank(trust) is None:
         fail([f"--trust: unknown tier; write one of {', '.join(TIERS)}"], BAD_ARGUMENTS)
-    with records.reading(database) as there:
-        every = sorted(there.state.agents.values(), key=lambda agent: -agent.created_at)
-        found = [
-            agent
-            for agent in every
-            if wanted in (None, agent.rank)
-            and (status is None or (status == "revoked") is (agent.revoked_at is not None))
-        ]
+    with opened(database) as there:
+        found, _ = there.agents(trust=trust, status=status or "")
+    found.sort(key=lambda agent: (cell(agent, "createdAt"), cell(agent, "id")), reverse=True)
     if as_json:
-        typer.echo(json.dumps({"agents": [agents.entry(agent) for agent in found]}, indent=2))
+        typer.echo(json.dumps({"agents": found}, indent=2))
         return
     print_table(
         ("ID", "NAME", "TRUST", "STATUS", "CREATED"),
         [
-            (
-                agent.agent_id,
-                agent.name or "-",
-                agent.tier,
-                agents.entry(agent)["status"],
-                records.at(agent.created_at),
-            )
+            (*(cell(agent, name) for name in ("id", "name", "trustTier", "status")),
+             at(agent, "createdAt"))
             for agent in found
         ],
         wrap=("NAME",),
-    )
+    )  # fmt: skip
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def create(
     name: Annotated[str, typer.Argument(help="What people call it.")],
     agent_id: Annotated[
@@ -104,59 +103,49 @@ def create(
     The token is shown this once and kept nowhere; `authz agent token` makes
     another. There is none where JWT_SECRET is not set.
     """
-    from authz.cli import records
-    from authz.core import agents
-    from authz.core.timestamps import rfc3339
+    from authz.cli.books import opened
+    from authz.cli.words import cell, duration
 
-    ttl_s = records.seconds_of("--ttl", ttl) if ttl else None
-    with (
-        _draft_of(output) as draft,
-        records.changing(database, make=True, dev_secrets=insecure_dev_secrets) as there,
-    ):
-        if (output or ttl) and not there.can_sign:
-            fail(["JWT_SECRET: not set, so there is nothing to sign a token with"], BAD_ARGUMENTS)
-        made = there.operations.create_agent(
-            by=records.by(),
-            agent_id=agent_id,
-            name=name,
-            tier=trust,
-            tags=tuple(tag or ()),
-            org_id=org,
-            description=description,
-        )
-        shown, lines = agents.entry(made), [made.agent_id]
-        if there.can_sign:
-            token = there.operations.new_token(made.agent_id, by=records.by(), ttl_s=ttl_s)
-            if output is None:
-                shown["token"] = token.token
-                lines.append(token.token)
-            else:
-                _put(draft, output, token.token, made.agent_id)
-            shown["expiresAt"] = rfc3339(token.expires_at)
-    typer.echo(json.dumps(shown, indent=2) if as_json else "\n".join(lines))
-    if not there.can_sign:
-        typer.echo("authz: JWT_SECRET is not set, so no token was made", err=True)
+    if ttl:
+        duration("--ttl", ttl)
+    fields = {
+        "id": agent_id,
+        "name": name,
+        "trustTier": trust,
+        "tags": tuple(tag or ()),
+        "orgId": org,
+        "description": description,
+    }
+    with _draft_of(output) as draft, opened(database, dev_secrets=insecure_dev_secrets) as there:
+        made = there.create_agent(fields, ttl=ttl, needs_token=bool(output or ttl))
+        lines = [cell(made, "id")]
+        if output is not None:
+            _put(draft, output, str(made.pop("token")), lines[0])
+        elif "token" in made:
+            lines.append(str(made["token"]))
+    said = made.pop("note", "")
+    typer.echo(json.dumps(made, indent=2) if as_json else "\n".join(map(visible, lines)))
+    if said:
+        note(str(said))
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def show(agent_id: AgentId, database: Database = None, as_json: AsJson = False) -> None:
     """Show everything that is known of an agent."""
-    from authz.cli import records
-    from authz.core import agents
+    from authz.cli.books import opened
 
-    with records.reading(database) as there:
-        found = there.state.agents.get(agent_id)
-    if found is None:
-        fail([f"there is no agent {agent_id}"], FAILED)
-    print_entry(agents.entry(found), as_json=as_json)
+    with opened(database) as there:
+        found = there.agent(agent_id)
+    print_entry(found, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def update(
     agent_id: AgentId,
     name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
     trust: Annotated[
-        str | None, typer.Option("--trust", help=f"Trust tier: {', '.join(TIERS)}.")
+        str | None,
+        typer.Option("--trust", help=f"Trust tier: {', '.join(TIERS)}.", autocompletion=tiers_like),
     ] = None,
     tag: Annotated[
         list[str] | None,
@@ -172,28 +161,27 @@ def update(
 
     It counts from the agent's next request on, whatever its token says.
     """
-    from authz.cli import records
-    from authz.core import agents
+    from authz.cli.books import opened
 
     if tag and no_tags:
         fail(["give --tag or --no-tags, not both"], BAD_ARGUMENTS)
     given = {
         "name": name,
-        "tier": trust,
+        "trustTier": trust,
         "tags": () if no_tags else tuple(tag) if tag else None,
-        "org_id": org,
+        "orgId": org,
         "description": description,
     }
     changes = {field: value for field, value in given.items() if value is not None}
     if not changes:
         fail(["nothing to change: give --name, --trust, --tag, --no-tags, --org or --description"],
              BAD_ARGUMENTS)  # fmt: skip
-    with records.changing(database) as there:
-        changed = there.operations.update_agent(agent_id, changes, by=records.by())
-    print_entry(agents.entry(changed), as_json=as_json)
+    with opened(database) as there:
+        changed = there.update_agent(agent_id, changes)
+    print_entry(changed, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def revoke(
     agent_id: AgentId,
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
@@ -210,28 +198,20 @@ def revoke(
 
     Delegations that it gave or was given end with it.
     """
-    from authz.cli import records
-    from authz.core import agents
-    from authz.core.text import visible
-    from authz.operations import Unknown
+    from authz.cli.books import opened
 
-    if not yes and sys.stdin.isatty():
-        typer.confirm(f"Revoke agent {visible(agent_id)} for ever?", abort=True, err=True)
-    with records.changing(database, make=unknown) as there:
-        try:
-            revoked = there.operations.revoke_agent(
-                agent_id, by=records.by(), reason=reason, known=not unknown
-            )
-        except Unknown as error:
-            said = f"{error}; with --unknown an id that is not registered is revoked too"
-            fail([said], FAILED)
+    with opened(database) as there:
+        if not yes and sys.stdin.isatty():
+            at = f" at {there.where}" if there.where else ""
+            typer.confirm(visible(f"Revoke agent {agent_id}{at} for ever?"), abort=True, err=True)
+        revoked = there.revoke_agent(agent_id, reason=reason, unknown=unknown)
     if as_json:
-        typer.echo(json.dumps(agents.entry(revoked), indent=2))
+        typer.echo(json.dumps(revoked, indent=2))
     else:
         typer.echo(visible(f"agent {agent_id} is revoked"))
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def token(
     agent_id: AgentId,
     ttl: Ttl = "",
@@ -240,18 +220,14 @@ def token(
     insecure_dev_secrets: DevSecrets = False,
 ) -> None:
     """Print a new token for an agent that is registered, and nothing else."""
-    from authz.cli import records
-    from authz.core.timestamps import rfc3339
+    from authz.cli.books import opened
+    from authz.cli.words import duration
 
-    ttl_s = records.seconds_of("--ttl", ttl) if ttl else None
-    with records.changing(database, dev_secrets=insecure_dev_secrets) as there:
-        if not there.can_sign:
-            fail(["JWT_SECRET: not set, so there is nothing to sign a token with"], BAD_ARGUMENTS)
-        made = there.operations.new_token(agent_id, by=records.by(), ttl_s=ttl_s)
-    if as_json:
-        typer.echo(json.dumps({"token": made.token, "expiresAt": rfc3339(made.expires_at)}))
-    else:
-        typer.echo(made.token)
+    if ttl:
+        duration("--ttl", ttl)
+    with opened(database, dev_secrets=insecure_dev_secrets) as there:
+        made = there.new_token(agent_id, ttl=ttl)
+    typer.echo(json.dumps(made) if as_json else visible(str(made["token"])))
 
 
 @contextlib.contextmanager

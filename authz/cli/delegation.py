@@ -1,12 +1,14 @@
 """`authz delegation`: who may act for whom, and the chains that prove it elsewhere."""
 
 import json
-import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from authz.cli.shared import AsJson, Database, print_entry, print_table
+from authz.cli.completion import agents_like
+from authz.cli.options import AsJson, RemoteCommand
+from authz.cli.shared import Database, note, print_entry, print_table
+from authz.core.text import visible
 
 app = typer.Typer(help="Delegations: let an agent act for another one.", no_args_is_help=True)
 
@@ -18,10 +20,16 @@ def group() -> None:
     """Delegations: let an agent act for another one, and end that."""
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def issue(
-    source: Annotated[str, typer.Argument(metavar="FROM", help="The agent that lets act.")],
-    target: Annotated[str, typer.Argument(metavar="TO", help="The agent that acts.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="FROM", help="The agent that lets act.", autocompletion=agents_like),
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TO", help="The agent that acts.", autocompletion=agents_like),
+    ],
     scope: Annotated[
         list[str], typer.Option("--scope", help="Actions, such as `read:*`; may be repeated.")
     ],
@@ -66,50 +74,38 @@ def issue(
     do what both agents may do, and no more than the scope. FROM must be
     registered, of tier verified or above.
     """
-    from authz.cli import records
-    from authz.cli.policy.shared import load_valid
-    from authz.core.delegation import relationship
-    from authz.core.delegation.issue import Terms
-    from authz.core.text import visible
+    from authz.cli.books import opened
+    from authz.cli.words import cell, duration
 
-    ttl_s = records.seconds_of("--ttl", ttl or "1h")
-    with records.changing(database, snapshot=load_valid(None).snapshot) as there:
-        if chain or as_json:
-            # Before anything is made that could not be signed then.
-            there.delegations.signer()
-        expires_at = time.time() + ttl_s
-        above = there.state.relationships.get(parent)
-        if above is not None and not ttl:
-            expires_at = min(expires_at, above.expires_at)
-        terms = Terms(
-            target=target,
-            scope=scope,
-            expires_at=expires_at,
-            resources=resource or (),
-            ceiling=ceiling or None,
-            max_depth=depth,
-            requires_approval=approval,
-            org_id=org,
-        )
-        made = there.operations.delegate(terms, source, by=records.by(), parent=parent)
-        shown: dict[str, Any] = {}
-        note = there.operations.unregistered(made)
-        if as_json:
-            shown["relationship"] = relationship.entry(made, there.now)
-            shown["receipt"] = there.operations.receipt(made)
-        if chain:
-            shown["chain"] = there.operations.chain(made)
+    if ttl:
+        duration("--ttl", ttl)
+    terms = {
+        "sourceAgentId": source,
+        "targetAgentId": target,
+        "scope": scope,
+        "resources": resource,
+        "permissionCeiling": ceiling,
+        "maxDepth": depth,
+        "requiresApproval": approval,
+        "parentRelationshipId": parent,
+        "orgId": org,
+    }
+    with opened(database) as there:
+        made = there.delegate(terms, ttl=ttl, signed=as_json, chain=chain)
+    said = made.pop("note", "")
     if as_json:
-        typer.echo(json.dumps(shown, indent=2))
+        typer.echo(json.dumps(made, indent=2))
     else:
-        typer.echo(shown.get("chain", made.id))
-    if note:
-        typer.echo(visible(f"authz: {note}"), err=True)
+        typer.echo(visible(str(made.get("chain") or cell(made["relationship"], "id"))))
+    if said:
+        note(str(said))
 
 
-@app.command("list")
+@app.command("list", cls=RemoteCommand)
 def list_delegations(
-    agent: Annotated[str, typer.Option(help="Only from or to this agent.")] = "",
+    agent: Annotated[
+        str, typer.Option(help="Only from or to this agent.", autocompletion=agents_like)
+    ] = "",
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
@@ -118,43 +114,44 @@ def list_delegations(
     LEFT is how long one holds still. What is `broken` was passed on from one
     that has ended, or names an agent that was revoked: BROKEN BY is where.
     """
-    from authz.cli import records
+    from authz.cli.books import opened
+    from authz.cli.words import cell, left
 
-    with records.reading(database) as there:
-        now, standing = there.now, there.operations.standing()
-        every = sorted(there.state.relationships.values(), key=lambda edge: -edge.created_at)
-        found = [edge for edge in every if agent in ("", edge.source, edge.target)]
+    with opened(database) as there:
+        found, now = there.relationships(agent=agent)
+    found.sort(key=lambda edge: (cell(edge, "createdAt"), cell(edge, "id")), reverse=True)
     if as_json:
-        shown = [standing.entry(edge) for edge in found]
-        typer.echo(json.dumps({"relationships": shown}, indent=2))
+        typer.echo(json.dumps({"relationships": found}, indent=2))
         return
-    rows = []
-    for edge in found:
-        status = standing.status(edge)
-        left = records.until(edge.expires_at, now) if status == "active" else ""
-        scope = ", ".join(edge.scope)
-        row = [edge.id, status, left or "-", edge.source, edge.target, scope]
-        rows.append([*row, standing.broken_by(edge) or "-"])
+    rows = [
+        [
+            cell(edge, "id"),
+            cell(edge, "status"),
+            left(edge, "expiresAt", now) if edge.get("status") == "active" else "-",
+            *(cell(edge, name) for name in ("sourceAgentId", "targetAgentId", "scope", "brokenBy")),
+        ]
+        for edge in found
+    ]
     headings = ["ID", "STATUS", "LEFT", "FROM", "TO", "SCOPE", "BROKEN BY"]
-    if not any(standing.broken_by(edge) for edge in found):
+    if not any(edge.get("brokenBy") for edge in found):
         headings.pop()
         rows = [row[:-1] for row in rows]
     print_table(headings, rows, wrap=("FROM", "TO", "SCOPE"))
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def show(
     relationship_id: RelationshipId, database: Database = None, as_json: AsJson = False
 ) -> None:
     """Show everything that is known of a delegation."""
-    from authz.cli import records
+    from authz.cli.books import opened
 
-    with records.reading(database) as there:
-        found = there.operations.relationship(relationship_id)
-        print_entry(there.operations.standing().entry(found), as_json=as_json)
+    with opened(database) as there:
+        found = there.relationship(relationship_id)
+    print_entry(found, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def chain(
     relationship_id: RelationshipId, database: Database = None, as_json: AsJson = False
 ) -> None:
@@ -163,15 +160,14 @@ def chain(
     Whoever has no database does not hear that it was revoked, so let it expire
     soon.
     """
-    from authz.cli import records
+    from authz.cli.books import opened
 
-    with records.reading(database) as there:
-        found = there.operations.relationship(relationship_id)
-        signed = there.operations.chain(found)
-    typer.echo(json.dumps({"chain": signed}) if as_json else signed)
+    with opened(database) as there:
+        signed = there.chain(relationship_id)
+    typer.echo(json.dumps({"chain": signed}) if as_json else visible(signed))
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def revoke(
     relationship_id: RelationshipId,
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
@@ -179,26 +175,24 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """End a delegation: what was passed on from it ends with it, from the next request on."""
-    from authz.cli import records
-    from authz.core.delegation import relationship
+    from authz.cli.books import opened
+    from authz.cli.words import cell
 
-    with records.changing(database) as there:
-        ended = there.operations.revoke_relationship(
-            relationship_id, by=records.by(), reason=reason
-        )
-        shown = relationship.entry(ended, there.now)
+    with opened(database) as there:
+        ended = there.revoke_relationship(relationship_id, reason=reason)
     if as_json:
-        typer.echo(json.dumps(shown, indent=2))
+        typer.echo(json.dumps(ended, indent=2))
     else:
-        typer.echo(f"{ended.id} is {shown['status']}")
+        typer.echo(visible(f"{relationship_id} is {cell(ended, 'status')}"))
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def key(database: Database = None, as_json: AsJson = False) -> None:  # noqa: ARG001 - it is JSON
-    """Print the public key of this sidecar's chains, to be a DELEGATION_JWKS_FILE of others.
+    """Print the public key of a sidecar's chains, to be a DELEGATION_JWKS_FILE of others.
 
     The key is made where there is none yet.
     """
-    from authz.cli import records
+    from authz.cli.books import opened
 
-    typer.echo(json.dumps(records.delegation_keys(database), indent=2))
+    with opened(database) as there:
+        typer.echo(json.dumps(there.delegation_keys(), indent=2))

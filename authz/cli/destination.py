@@ -35,23 +35,25 @@ class Destination:
     #: What paths are put behind; of a socket any host will do.
     base_url: str
     socket: Path | None
+    #: Empty where none is needed.
     token: str = field(repr=False)
 
 
-def gateway(*, database: bool = False) -> Destination | None:
+def gateway(*, here: str = "", needs_token: bool = True) -> Destination | None:
     """The sidecar to ask; None: the database here.
 
     Args:
-        database: the command line names a database.
+        here: the option of this command line that is about what is here.
+        needs_token: it is asked what only an administrator may ask.
     """
     options = said()
     if options.local:
         if options.gateway:
             fail(["give --gateway or --local, not both"], BAD_ARGUMENTS)
         return None
-    if database:
+    if here:
         if options.gateway:
-            fail(["give --gateway or --database, not both"], BAD_ARGUMENTS)
+            fail([f"give --gateway or {here}, not both"], BAD_ARGUMENTS)
         return None
     url, origin = options.gateway, "--gateway"
     if not url:
@@ -62,12 +64,12 @@ def gateway(*, database: bool = False) -> Destination | None:
         return None
     if origin != "--gateway":
         note(f"asking the sidecar at {url}, which {origin} names; --local uses what is here")
-    return _destination(url, origin)
+    return _destination(url, origin, needs_token=needs_token)
 
 
-def sidecar() -> Destination:
+def sidecar(*, needs_token: bool = True) -> Destination:
     """The sidecar to ask; the one whose socket is in AUTHZ_RUN_DIR where none is named."""
-    named = gateway()
+    named = gateway(needs_token=needs_token)
     if named is not None:
         return named
     from authz.settings import SettingsError, settings_of
@@ -76,7 +78,7 @@ def sidecar() -> Destination:
         socket = settings_of(os.environ, "AUTHZ_RUN_DIR").http_socket
     except SettingsError as error:
         fail(error.problems, BAD_ARGUMENTS)
-    return _destination(f"{UNIX}{socket}", "AUTHZ_RUN_DIR")
+    return _destination(f"{UNIX}{socket}", "AUTHZ_RUN_DIR", needs_token=needs_token)
 
 
 def output_format() -> str:
@@ -108,11 +110,11 @@ def _ambient() -> tuple[str, str]:
     return url, str(config_file.path()) if url else ""
 
 
-def _destination(url: str, origin: str) -> Destination:
+def _destination(url: str, origin: str, *, needs_token: bool) -> Destination:
     where = "--gateway" if origin == "--gateway" else origin
     base_url, socket = _parsed(url, where)
-    token = _token(url, origin)
-    if base_url.startswith("http:") and socket is None and not _is_near(base_url):
+    token = _token(url, origin) if needs_token else ""
+    if token and base_url.startswith("http:") and socket is None and not _is_near(base_url):
         note(f"{url} is not encrypted: whoever is on the way can read the admin token")
     return Destination(str(socket or url), base_url, socket, token)
 

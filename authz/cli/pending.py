@@ -1,20 +1,23 @@
 """`authz pending`: actions that wait for a person, or for time."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
+from authz.cli.completion import agents_like, like
+from authz.cli.options import AsJson, RemoteCommand
 from authz.cli.run import DevSecrets
-from authz.cli.shared import BAD_ARGUMENTS, AsJson, Database, fail, print_entry, print_table
-
-if TYPE_CHECKING:
-    from authz.core.pending import Pending
+from authz.cli.shared import BAD_ARGUMENTS, Database, fail, print_entry, print_table
+from authz.core.text import visible
 
 app = typer.Typer(help="Actions that wait for a person's approval.", no_args_is_help=True)
 
 #: What an action can be, as it is shown; the first two are `pending_…` elsewhere.
-STATES: Final = ("approval", "cooling", "approved", "rejected", "executed", "expired")
+WAITING: Final = ("approval", "cooling")
+STATES: Final = (*WAITING, "approved", "rejected", "executed", "expired")
+#: Those after which no time counts any more.
+OVER: Final = ("rejected", "executed")
 
 PendingId = Annotated[str, typer.Argument(metavar="ID", help="As the list prints it: pdact_….")]
 Approver = Annotated[str, typer.Option("--by", help="Who answers; your login name when left out.")]
@@ -25,12 +28,16 @@ def group() -> None:
     """Actions that wait for a person's approval, or to cool off."""
 
 
-@app.command("list")
+@app.command("list", cls=RemoteCommand)
 def list_pending(
     state: Annotated[
-        str, typer.Option(help=f"Only these: {', '.join(STATES[:-1])} or {STATES[-1]}.")
+        str,
+        typer.Option(
+            help=f"Only these: {', '.join(STATES[:-1])} or {STATES[-1]}.",
+            autocompletion=like(STATES),
+        ),
     ] = "",
-    agent: Annotated[str, typer.Option(help="Only this agent's.")] = "",
+    agent: Annotated[str, typer.Option(help="Only this agent's.", autocompletion=agents_like)] = "",
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
@@ -40,30 +47,29 @@ def list_pending(
     pass. LEFT is how long there is to answer, and to try again once it is
     approved; `-` where neither is possible any more.
     """
-    from authz.cli import records
-    from authz.core import pending
+    from authz.cli.books import opened
+    from authz.cli.words import cell, left
 
     wanted = state.removeprefix("pending_")
     if wanted and wanted not in STATES:
         fail([f"--state: unknown state; write one of {', '.join(STATES)}"], BAD_ARGUMENTS)
-    with records.reading(database) as there:
-        now = there.steady
-        every = sorted(there.state.pending.values(), key=lambda one: one.created_at)
-        found = [
-            one for one in every if wanted in ("", _shown(one, now)) and agent in ("", one.agent_id)
-        ]
+    if wanted in WAITING:
+        wanted = f"pending_{wanted}"
+    with opened(database) as there:
+        found, now = there.pending(state=wanted, agent=agent)
+    found.sort(key=lambda one: (cell(one, "createdAt"), cell(one, "pendingId")))
     if as_json:
-        typer.echo(json.dumps({"pending": [pending.entry(one, now) for one in found]}, indent=2))
+        typer.echo(json.dumps({"pending": found}, indent=2))
         return
     print_table(
         ("ID", "STATE", "LEFT", "AGENT", "ACTION"),
         [
             (
-                one.id,
-                _shown(one, now),
-                _left(one, now),
-                one.agent_id,
-                one.action,
+                cell(one, "pendingId"),
+                cell(one, "state").removeprefix("pending_"),
+                "-" if one.get("state") in OVER else left(one, "expiresAt", now),
+                cell(one, "agentId"),
+                cell(one, "action"),
             )
             for one in found
         ],
@@ -71,18 +77,17 @@ def list_pending(
     )
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def show(pending_id: PendingId, database: Database = None, as_json: AsJson = False) -> None:
     """Show what is asked for, by whom, and which policy wants an approval."""
-    from authz.cli import records
-    from authz.core import pending
+    from authz.cli.books import opened
 
-    with records.reading(database) as there:
-        shown = pending.entry(there.operations.pending(pending_id), there.steady)
+    with opened(database) as there:
+        shown = there.pending_action(pending_id)
     print_entry(shown, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def approve(
     pending_id: PendingId,
     approver: Approver = "",
@@ -96,25 +101,18 @@ def approve(
     enough where no rule asks for an action token. The token, which is there
     only where JWT_SECRET is set, stands for the id too.
     """
-    from authz.cli import records
-    from authz.core import pending
-    from authz.core.timestamps import rfc3339
+    from authz.cli.books import opened
+    from authz.cli.words import cell, login
 
-    with records.changing(database, dev_secrets=insecure_dev_secrets) as there:
-        approved = there.operations.answer(
-            pending_id, approve=True, approver=approver or records.login(), by=records.by()
-        )
-        shown = pending.entry(approved, there.steady)
-        lines = [f"X-MeshGuard-Pending-ID: {approved.id}"]
-        if there.can_sign:
-            token = there.operations.action_token(approved)
-            shown["actionToken"] = token.token
-            shown["actionTokenExpiresAt"] = rfc3339(token.expires_at)
-            lines.append(f"X-MeshGuard-Action-Token: {token.token}")
-    typer.echo(json.dumps(shown, indent=2) if as_json else "\n".join(lines))
+    with opened(database, dev_secrets=insecure_dev_secrets) as there:
+        shown = there.approve(pending_id, approver=approver or login())
+    lines = [f"X-MeshGuard-Pending-ID: {cell(shown, 'pendingId')}"]
+    if "actionToken" in shown:
+        lines.append(f"X-MeshGuard-Action-Token: {shown['actionToken']}")
+    typer.echo(json.dumps(shown, indent=2) if as_json else "\n".join(map(visible, lines)))
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def reject(
     pending_id: PendingId,
     reason: Annotated[str, typer.Option(help="Why; the agent is told.")],
@@ -123,30 +121,12 @@ def reject(
     as_json: AsJson = False,
 ) -> None:
     """Reject an action: while it is listed, the agent is denied the same one without a question."""
-    from authz.cli import records
-    from authz.core import pending
+    from authz.cli.books import opened
+    from authz.cli.words import login
 
-    with records.changing(database) as there:
-        rejected = there.operations.answer(
-            pending_id,
-            approve=False,
-            approver=approver or records.login(),
-            by=records.by(),
-            words=reason,
-        )
-        shown = pending.entry(rejected, there.steady)
+    with opened(database) as there:
+        shown = there.reject(pending_id, approver=approver or login(), reason=reason)
     if as_json:
         typer.echo(json.dumps(shown, indent=2))
     else:
-        typer.echo(f"{rejected.id} is rejected")
-
-
-def _left(one: "Pending", now: float) -> str:
-    from authz.cli import records
-
-    is_over = one.state_at(now) in ("rejected", "executed")
-    return "-" if is_over else records.until(one.expires_at, now) or "-"
-
-
-def _shown(one: "Pending", now: float) -> str:
-    return one.state_at(now).removeprefix("pending_")
+        typer.echo(visible(f"{pending_id} is rejected"))

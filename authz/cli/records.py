@@ -1,5 +1,4 @@
-"""The records of a sidecar, in its audit database: what `agent`, `pending`, `delegation`, `wallet`
-and `fuse` have in common.
+"""The records of a sidecar, in its audit database, as `books/local.py` opens them.
 
 - What is shown is read without a lock, and nothing is made or upgraded for it.
 - What is changed is one transaction with its row. A sidecar that has the file open takes it over
@@ -10,8 +9,6 @@ and `fuse` have in common.
 
 import contextlib
 import logging
-import os
-import pwd
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -23,14 +20,13 @@ from pydantic import SecretStr
 
 from authz import memory
 from authz.cli.shared import BAD_ARGUMENTS, DENIED, FAILED, environment, fail
+from authz.cli.words import login, with_options
 from authz.core.delegation.relationship import Refused
-from authz.core.durations import parse_duration
 from authz.core.errors import AuditUnavailable, Code
 from authz.core.ledger import LedgerFull
 from authz.core.pending import NotPending
 from authz.core.snapshot import Snapshot
 from authz.core.state import State
-from authz.core.timestamps import rfc3339
 from authz.memory import Delegations
 from authz.operations import NotPossible, Operations, Unknown
 from authz.settings import Settings, SettingsError, settings_of
@@ -165,36 +161,6 @@ def by() -> str:
     return f"cli:{login()}"
 
 
-def login() -> str:
-    """The name of the user whose process this is; not what the environment says."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"
-
-
-def seconds_of(option: str, duration: str) -> int:
-    """Seconds of a duration that an option gives."""
-    try:
-        return parse_duration(duration)
-    except ValueError as error:
-        fail([f"{option}: {error}"], BAD_ARGUMENTS)
-
-
-def until(moment: float, now: float) -> str:
-    """How long it is until then, short enough for a table: `59m`; empty where it has passed."""
-    left = int(moment - now)
-    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
-        if left >= length:
-            return f"{left // length}{unit}"
-    return ""
-
-
-def at(seconds: float) -> str:
-    """A time to the second, for a table."""
-    return f"{rfc3339(seconds)[:19]}Z"
-
-
 def _version_in_force(settings: Settings) -> str:
     """The policies that a sidecar judges by, else those that one would now."""
     try:
@@ -242,41 +208,17 @@ def _delegations(settings: Settings) -> Delegations:
         fail([str(error)], BAD_ARGUMENTS)
 
 
-#: What commands call the fields that the admin API's sentences begin with.
-_OPTIONS: Final = {
-    "trustTier": "--trust",
-    "tags": "--tag",
-    "orgId": "--org",
-    "approver": "--by",
-    "sourceAgentId": "FROM",
-    "targetAgentId": "TO",
-    "scope": "--scope",
-    "resources": "--resource",
-    "permissionCeiling": "--ceiling",
-    "maxDepth": "--depth",
-    "expiresAt": "--ttl",
-    "parentRelationshipId": "--parent",
-}
-
-
-def _with_options(sentence: str) -> str:
-    """The sentence with the name of an option or argument where it begins with a field's."""
-    field, colon, rest = sentence.partition(":")
-    name, bracket, place = field.partition("[")
-    return _OPTIONS.get(name, name) + bracket + place + colon + rest
-
-
 @contextlib.contextmanager
 def _in_sentences(audit: AuditLog, path: Path) -> Iterator[None]:
     """What an operation raises, said; each with its exit code."""
     try:
         yield
     except (Unknown, NotPossible, NotPending, LedgerFull) as error:
-        fail([_with_options(str(error))], FAILED)
+        fail([with_options(str(error))], FAILED)
     except Refused as refused:
         code = BAD_ARGUMENTS if refused.code is Code.MALFORMED else DENIED
-        fail([_with_options(refused.reason)], code)
+        fail([with_options(refused.reason)], code)
     except ValueError as error:
-        fail([_with_options(str(error))], BAD_ARGUMENTS)
+        fail([with_options(str(error))], BAD_ARGUMENTS)
     except AuditUnavailable as error:
         fail([f"{path}: nothing was changed: {audit.failure or error}"], FAILED)

@@ -109,7 +109,7 @@ class Remote:
                 trust_env=is_https,
                 follow_redirects=False,
                 timeout=httpx.Timeout(ADMIN_TIMEOUT_S, connect=CONNECT_S),
-                headers={"authorization": f"Bearer {there.token}", "accept": "application/json"},
+                headers={"accept": "application/json", **_credential(there.token)},
             )
         except (OSError, ValueError) as error:
             # SSL_CERT_FILE or a proxy of the environment.
@@ -306,9 +306,11 @@ class Remote:
     ) -> NoReturn:
         status, message = answer.status_code, body.get("message")
         if not isinstance(message, str) or not message:
-            self.no_sidecar(f"HTTP {status}, and no message")
+            if status not in caught:
+                self.no_sidecar(f"HTTP {status}, and no message")
+            message = ""
         if status == 404 and message.startswith("there is nothing at"):
-            message = self._missing(answer.request)
+            message, caught = self._missing(answer.request), ()
         code = body.get("code")
         refusal = Refusal(
             status,
@@ -326,6 +328,10 @@ class Remote:
             if answer.status_code == 404:
                 return "its admin API is off: it was started without ADMIN_TOKEN"
         return f"it knows no {request.method} {request.url.path}; it is older than this command"
+
+
+def _credential(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"} if token else {}
 
 
 def segment(name: str) -> str:

@@ -109,7 +109,7 @@ def print_entry(entry: Mapping[str, Any], *, as_json: bool = False) -> None:
     if as_json:
         typer.echo(json.dumps(entry, indent=2))
         return
-    width = max(map(len, entry))
+    width = max(map(len, entry), default=0)
     for name, value in entry.items():
         typer.echo(visible(f"{name:<{width}}  {_said(value)}"))
 

@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-from authz.cli.shared import AsJson, Database, print_table
+from authz.cli.completion import agents_like
+from authz.cli.options import AsJson, RemoteCommand
+from authz.cli.shared import Database, print_table
+from authz.core.text import visible
 
 app = typer.Typer(help="Risk points that agents have spent.", no_args_is_help=True)
 
@@ -15,59 +18,52 @@ def group() -> None:
     """Risk points that agents have spent, by `RiskWallet` document."""
 
 
-@app.command("list")
+@app.command("list", cls=RemoteCommand)
 def list_wallets(
-    agent: Annotated[str, typer.Option(help="Only this agent's.")] = "",
+    agent: Annotated[str, typer.Option(help="Only this agent's.", autocompletion=agents_like)] = "",
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
     """List what each agent has spent of which wallet.
 
-    CAPACITY is what the documents in POLICIES_DIR say; `-` where none there has
-    this name.
+    CAPACITY is what the sidecar's documents say, here those in POLICIES_DIR; `-`
+    where none there has this name.
     """
-    from authz.cli import records
+    from authz.cli.books import opened
+    from authz.cli.words import cell
 
-    with records.reading(database, snapshot=records.policies_now()) as there:
-        found = [one for one in there.operations.wallets() if agent in ("", one.agent_id)]
-    found.sort()
+    with opened(database) as there:
+        found, _ = there.wallets(agent=agent)
+    found.sort(key=lambda one: (cell(one, "agentId"), cell(one, "wallet")))
     if as_json:
-        shown = [one.entry() for one in found]
-        typer.echo(json.dumps({"wallets": shown}, indent=2))
+        typer.echo(json.dumps({"wallets": found}, indent=2))
         return
+    fields = ("wallet", "agentId", "spent", "remaining", "capacity")
     print_table(
         ("WALLET", "AGENT", "SPENT", "LEFT", "CAPACITY"),
-        [
-            (
-                one.wallet,
-                one.agent_id,
-                str(one.spent),
-                "-" if one.remaining is None else str(one.remaining),
-                "-" if one.capacity is None else str(one.capacity),
-            )
-            for one in found
-        ],
+        [[cell(one, name) for name in fields] for one in found],
         wrap=("WALLET", "AGENT"),
     )
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def reset(
     wallet: Annotated[str, typer.Argument(metavar="WALLET", help="Name of the document.")],
-    agent: Annotated[str, typer.Argument(metavar="AGENT", help="The agent's id.")],
+    agent: Annotated[
+        str,
+        typer.Argument(metavar="AGENT", help="The agent's id.", autocompletion=agents_like),
+    ],
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
     """Give an agent back all that it has spent of a wallet."""
-    from authz.cli import records
-    from authz.core.text import visible
+    from authz.cli.books import opened
 
-    with records.changing(database, snapshot=records.policies_now()) as there:
-        before = there.operations.reset_wallet(wallet, agent, by=records.by())
+    with opened(database) as there:
+        after = there.reset_wallet(wallet, agent)
     if as_json:
-        typer.echo(
-            json.dumps({"wallet": wallet, "agentId": agent, "spent": 0, "givenBack": before.spent})
-        )
+        typer.echo(json.dumps(after))
     else:
-        points = "1 point" if before.spent == 1 else f"{before.spent} points"
+        back = after.get("givenBack", 0)
+        points = "1 point" if back == 1 else f"{back} points"
         typer.echo(visible(f"{points} given back to {agent} in wallet {wallet}"))

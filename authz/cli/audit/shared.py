@@ -80,7 +80,7 @@ def opened(database: Path | None) -> Iterator["Trail"]:
     """The trail that is meant: a gateway's where one is named, else the database's."""
     from authz.cli.destination import gateway
 
-    there = gateway(database=database is not None)
+    there = gateway(here="--database" if database else "")
     if there is None:
         from authz.cli.audit.local import LocalTrail
 

@@ -33,7 +33,7 @@ def versions(
             moment = rfc3339(seconds_of(at))
         except ValueError as error:
             fail([f"--at: {error}"], BAD_ARGUMENTS)
-    there = gateway(database=database is not None)
+    there = gateway(here="--database" if database else "")
     found = _here(database, moment, count) if there is None else _at(there, moment, count)
     if not found:
         fail([f"no policies were in force {f'at {at}' if at else 'yet'}"], FAILED)
