@@ -27,6 +27,7 @@ from authz.core.identity import NOT_LOOKED_AT, TokenVerifier, Unidentified
 from authz.core.ledger import Change, LedgerFull
 from authz.core.mode import Mode
 from authz.core.outcome import Outcome
+from authz.core.report import REPORTS, Report, report_row
 from authz.core.snapshot import Snapshot
 from authz.core.stages import CHAIN
 from authz.core.stages.stage import Stage
@@ -190,6 +191,43 @@ class Gate:
             self._turned_away = 0
         return outcomes
 
+    def report(self, call: Call, reports: Sequence[Report]) -> tuple[Outcome, int]:
+        """Commit what an agent tells, all of it or nothing.
+
+        Args:
+            call: the request that brings it.
+
+        Returns:
+            What is decided about taking it, which follows the mode as every decision does, and how
+            many entries are durable: all of them, or none.
+        """
+        snapshot, mode, recorder = self._snapshot(), self.mode, self._recorder
+        if mode is Mode.BYPASS:
+            return self._decide(call, snapshot, mode), 0
+        failure = ""
+        try:
+            # Before it is decided who this is: whoever was revoked elsewhere is nobody.
+            recorder.begin()
+        except AuditUnavailable as error:
+            failure = str(error)
+        outcome = self._decide(call, snapshot, mode, REPORTS)
+        is_taken = outcome.enforced is Decision.ALLOW
+        try:
+            if failure:
+                raise AuditUnavailable(failure)
+            if not is_taken:
+                recorder.write([row_of(outcome)])
+                return outcome, 0
+            recorder.write([report_row(outcome, report, self._new_id()) for report in reports])
+        except AuditUnavailable as error:
+            return self._unrecorded([outcome], Code.AUDIT_UNAVAILABLE, str(error))[0], 0
+        except Exception:
+            log.exception("recording what an agent tells failed")
+            recorder.cancel()
+            said = "recording what was told failed"
+            return self._unrecorded([outcome], Code.INTERNAL, said)[0], 0
+        return outcome, len(reports)
+
     def _one_by_one(self, asked: Sequence[Call], snapshot: Snapshot, mode: Mode) -> list[Outcome]:
         """The calls of a batch that could not be recorded: perhaps only one of them cannot be."""
         if len(asked) > 1 or (asked and self._turned_away):
@@ -209,7 +247,10 @@ class Gate:
             policy_version=snapshot.version,
         )
 
-    def _decide(self, call: Call, snapshot: Snapshot, mode: Mode) -> Outcome:
+    def _decide(
+        self, call: Call, snapshot: Snapshot, mode: Mode, chain: Sequence[Stage] = ()
+    ) -> Outcome:
+        """`chain`: which, if not the one that decides about actions."""
         started = self._monotonic_ns()
         now = self._now()
         steady = self._steady_offset + started / 1e9
@@ -219,7 +260,7 @@ class Gate:
         try:
             caller = self._tokens.identify(call.authorization, now)
             case = Case.of(call, caller, snapshot, environment, now, steady)
-            decided = BYPASSED if mode is Mode.BYPASS else verdict.judge(case, self._chain)
+            decided = BYPASSED if mode is Mode.BYPASS else verdict.judge(case, chain or self._chain)
             if decided.more is not None:
                 for change in decided.more.puts:
                     ledger.put(change)

@@ -103,6 +103,8 @@ _MEANING: Final = {
     Code.BYPASSED: "MODE is bypass. Nothing was evaluated and nothing is recorded.",
     Code.CHANGED: "No request: the row says that the policies in force, the mode or a record (an"
     " agent, a relationship, a pending action, a wallet, a fuse) was changed.",
+    Code.REPORTED: "No decision: the row says what an agent told of what it did"
+    " ([api.md](api.md)); nobody here has seen it.",
     Code.TOKEN_MISSING: "The request has no `Authorization: Bearer` token.",
     Code.TOKEN_MALFORMED: "The credential is not a JWT, is longer than 8192 characters, or has a"
     " `crit`.",
@@ -174,7 +176,8 @@ _MEANING: Final = {
     Code.COST_MALFORMED: "`X-MeshGuard-Cost` is not a whole number of points within bounds.",
     Code.WALLET_EXHAUSTED: "The wallet does not hold what the action costs; `Retry-After` says"
     " when it may.",
-    Code.RATE_LIMITED: "The agent has made as many requests as a policy or rule allows it for now.",
+    Code.RATE_LIMITED: "The agent has made as many requests as a policy or rule allows it for now,"
+    " or has used as many action tokens as are kept of one agent.",
     Code.MALFORMED: "The action, resource or path cannot be judged; the message says why.",
     Code.UNFINISHED: "The chain ended without a decision. This is a bug; nothing was forwarded.",
     Code.INTERNAL: "Deciding failed inside the service; its log has the details.",

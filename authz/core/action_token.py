@@ -9,6 +9,7 @@
 """
 
 import hmac
+import json
 from typing import Any, Final, NamedTuple
 
 import jwt
@@ -20,6 +21,9 @@ from authz.core.ledger import Table, parsed
 TYPE: Final = "mg-action+jwt"
 #: Longest that one is good for, seconds (CONTRACT §15).
 MAX_TTL_S: Final = 300
+#: Used tokens that are kept of one agent, for as long as they would be good: sixteen a second all
+#: the time. More would leave no room for other agents'.
+MAX_USED: Final = 5000
 #: Seconds by which `iat` may lie in the future: only sidecars that share a secret mint them.
 LEEWAY_S: Final = 5
 #: Longest token, characters: an action and a resource of 8 KiB each, in base64, and room.
@@ -132,16 +136,39 @@ def _read(header: Any, claims: Any) -> ActionToken | None:
     )
 
 
-def _loads(_: str, text: str) -> float:
-    until = parsed(text)
+class Used(NamedTuple):
+    """A token that was used."""
+
+    #: Until when it is kept, seconds of the steady clock.
+    until: float
+    #: Whose it was; empty where a version before this one has written it down.
+    agent_id: str = ""
+
+
+def _dumps(used: Used) -> str:
+    return json.dumps(used)
+
+
+def _loads(_: str, text: str) -> Used:
+    found = parsed(text)
+    until, agent_id = found if isinstance(found, list) and len(found) == 2 else (found, "")
     if isinstance(until, bool) or not isinstance(until, (int, float)):
         raise ValueError("not a time")
-    return float(until)
+    if not isinstance(agent_id, str):
+        raise ValueError("not an agent's id")
+    return Used(float(until), agent_id)
 
 
-def used() -> Table[float]:
+def used() -> Table[Used]:
     """An empty table of the ids that were used, each with the time until which it is kept.
 
     That is for each process to say by its own steady clock, which another's may be ahead of.
     """
-    return Table("used", repr, _loads, lambda until: until, is_final=lambda _: True)
+    return Table(
+        "used",
+        _dumps,
+        _loads,
+        lambda token: token.until,
+        group=lambda token: token.agent_id,
+        is_final=lambda _: True,
+    )

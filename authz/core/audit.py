@@ -18,7 +18,7 @@ from authz.core.verdict import Decision
 
 #: Made once: `json.dumps` would make one for each row.
 _compact: Final = json.JSONEncoder(separators=(",", ":")).encode
-#: Characters that are kept of each text of a caller without identity.
+#: Characters that are kept of each text of a caller without identity, and of what agents tell.
 MAX_UNKNOWN: Final = 512
 
 
@@ -37,9 +37,9 @@ class AuditRow(NamedTuple):
     resource: str | None
     method: str | None
     path: str | None
-    #: What was decided: allow, deny or error.
+    #: What was decided: allow, deny or error; `reported` where nobody has (`core/report.py`).
     decision: str
-    #: What was done about it under `mode`: allow, deny or error.
+    #: What was done about it under `mode`: one of the same.
     enforced: str
     mode: str
     stage: str | None
@@ -71,9 +71,9 @@ def row_of(outcome: Outcome) -> AuditRow:
     if not known:
         # A caller that proved nothing does not get to fill the disk.
         call = call._replace(
-            action=_shortened(call.action),
-            resource=_shortened(call.resource),
-            path=_shortened(call.path),
+            action=shortened(call.action),
+            resource=shortened(call.resource),
+            path=shortened(call.path),
         )
     metadata = _metadata(
         call.host, call.claimed_agent, verdict.alert, verdict.dry_run, tags, call.meta
@@ -191,6 +191,7 @@ def overload_row(
     )._replace(decision=str(Decision.ERROR), enforced=str(decision), code=str(Code.OVERLOADED))
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """As much of a text as is kept of a caller without identity, and how much more there was."""
     more = len(text) - MAX_UNKNOWN
     return text if more <= 0 else f"{text[:MAX_UNKNOWN]}… and {more} more characters"

@@ -16,7 +16,14 @@ from urllib.parse import unquote_to_bytes
 
 from google.protobuf.message import DecodeError
 
-from authz.core.names import ADMIN_HEADER, GOVERNANCE_PREFIX, PROXY_PREFIX
+from authz.core.identity import mentions_ours
+from authz.core.names import (
+    ADMIN_HEADER,
+    API_KEY_HEADER,
+    GOVERNANCE_PREFIX,
+    OUR_API_KEY_HEADER,
+    PROXY_PREFIX,
+)
 from authz.core.sources import Source
 from authz.core.text import visible
 from authz.core.wire_pb2 import CheckRequest
@@ -59,6 +66,7 @@ GOVERNANCE_HEADERS: Final = (
     "x-meshguard-agent-id",
     "x-meshguard-meta",
     "x-meshguard-upstream-authorization",
+    OUR_API_KEY_HEADER,
     *_CHAIN_HEADERS,
 )
 
@@ -138,7 +146,7 @@ _NOTHING: Final = Call(
 def unreadable(source: Source, defect: str) -> Call:
     """A call of which nothing is known but that it came, and why it cannot be read."""
     # What it carries cannot be seen, so everything it may carry is kept from the upstream.
-    headers = (*GOVERNANCE_HEADERS, ADMIN_HEADER, "authorization")
+    headers = (*GOVERNANCE_HEADERS, ADMIN_HEADER, API_KEY_HEADER, "authorization")
     return _NOTHING._replace(source=source, governance_headers=headers, defect=defect)
 
 
@@ -160,6 +168,9 @@ def from_check_request(raw: bytes) -> Call:
             for name in headers
             if name.startswith(GOVERNANCE_PREFIX) or name == ADMIN_HEADER
         }
+    if API_KEY_HEADER in names and mentions_ours(headers.get(API_KEY_HEADER, "")):
+        # The upstream's own key stays; a token that was put in its place by mistake does not.
+        governing[API_KEY_HEADER] = headers[API_KEY_HEADER]
     return from_http("proxy", http.method, http.path, http.host, headers.get, governing)
 
 

@@ -28,6 +28,8 @@ class Code(StrEnum):
     BYPASSED = "bypassed", 200
     # Of rows about the sidecar itself, not about a request.
     CHANGED = "changed", 200
+    # Of rows about what an agent says that it did; nobody decided anything.
+    REPORTED = "reported", 202
 
     # The caller has no usable credential.
     TOKEN_MISSING = "token_missing", 401

@@ -214,7 +214,7 @@ class TokenVerifier:
         token = token.strip()
         cached = self._verified.get(token)
         if not token or scheme.lower() != "bearer":
-            return _MISSING._replace(ours=_mentions_ours(authorization))
+            return _MISSING._replace(ours=mentions_ours(authorization))
         if cached is not None:
             verified, version, identity = cached
             if verified.starts <= now < verified.expires:
@@ -242,10 +242,10 @@ class TokenVerifier:
     def _verify(self, token: str, now: float) -> _Verified | Unidentified:
         if len(token) > MAX_TOKEN:
             reason = f"the token is longer than {MAX_TOKEN} characters"
-            return Unidentified(Code.TOKEN_MALFORMED, reason, ours=_mentions_ours(token))
+            return Unidentified(Code.TOKEN_MALFORMED, reason, ours=mentions_ours(token))
         key = self._secret if self._is_signed(token) else self._key_of(token)
         if isinstance(key, Unidentified):
-            return key._replace(ours=_mentions_ours(token))
+            return key._replace(ours=mentions_ours(token))
         algorithm = key.algorithm_name if isinstance(key, jwt.PyJWK) else ALGORITHM
         try:
             decoded = jwt.decode_complete(
@@ -465,7 +465,7 @@ def _header_of(token: str) -> Mapping[str, Any] | None:
     return header if isinstance(header, dict) else None
 
 
-def _mentions_ours(credential: str) -> bool:
+def mentions_ours(credential: str) -> bool:
     """Whether anything shaped like a JWT in here says that we issued it.
 
     Nothing is verified or parsed: it is a hint to keep the credential from the upstream, and

@@ -9,6 +9,10 @@ GOVERNANCE_PREFIX: Final = "x-meshguard-"
 #: On every answer that comes from a decision, and on no other.
 DECISION_HEADER: Final = "x-meshguard-decision"
 ADMIN_HEADER: Final = "x-admin-token"
+#: In these some SDKs send the agent's token to endpoints of ours (CONTRACT §3). The first is also
+#: where some upstreams want their own key.
+API_KEY_HEADER: Final = "x-api-key"
+OUR_API_KEY_HEADER: Final = "x-meshguard-api-key"
 #: Bytes of a request's body that the service reads: a batch of a hundred actions with two
 #: kilobytes each, and room. Envoy refuses more before it gets here.
 MAX_BODY: Final = 256 * 1024

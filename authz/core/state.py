@@ -43,7 +43,7 @@ class State:
         self.wallets = balance.table()
         #: By limit and agent.
         self.counts = balance.windows()
-        #: By token id, until when it is kept.
+        #: By token id, and of an agent.
         self.used = action_token.used()
         #: When it was last, to the second, under an empty key: a process that begins after the
         #: wall's clock was set back goes on from there, and what had expired stays so.

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 from authz.edges.http.audit import PERIODS
 from authz.reference.operation import CLOSED, Operation, Time
 
-Decided = Literal["allow", "deny", "error"]
+Decided = Literal["allow", "deny", "error", "reported"]
 Next = Annotated[str, Field(description="Send it as `after` for more, which may be none.")]
 Incomplete = Annotated[
     bool,
@@ -92,7 +92,7 @@ Stats = TypedDict(
 )
 with_config(CLOSED)(Stats)
 
-_DECIDED: Final = ("allow", "deny", "error")
+_DECIDED: Final = ("allow", "deny", "error", "reported")
 #: Words that filters can be.
 _WORDS: Final = {
     "decision": _DECIDED,

@@ -21,6 +21,7 @@ from authz.reference import (
     pending,
     probes,
     relationships,
+    sdk,
     spending,
 )
 from authz.reference import versions as policy_versions
@@ -29,6 +30,7 @@ from authz.reference.operation import SCHEMES, Error, Operation, schema_of
 #: Everything that is described.
 OPERATIONS: Final[tuple[Operation, ...]] = (
     *governed.OPERATIONS,
+    *sdk.OPERATIONS,
     *relationships.OPERATIONS,
     *agents.OPERATIONS,
     *pending.OPERATIONS,
@@ -43,6 +45,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
 #: The page's headings, in order.
 TAGS: Final[Mapping[str, str]] = {
     "Decisions": "What an agent may do, asked by name.",
+    "What agents report": "What agents say that they did: their word, in the trail.",
     "Delegation by agents": "Who acts for whom, as the agents themselves say.",
     "Agents": "The agents that are registered here, and their tokens.",
     "Pending actions": "What waits for a person, or for time.",

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Final, Literal, NotRequired
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from authz.edges.http.governed import Batch, NamedAction
+from authz.edges.http.asking import NamedAction
+from authz.edges.http.governed import Batch
 from authz.reference.operation import AGENT, CLOSED, Error, Operation, Time
 from authz.reference.pending import PENDING_ID
 from authz.reference.probes import Mode
@@ -101,7 +102,7 @@ class BatchAnswer(TypedDict):
     policyVersion: str
 
 
-_HEADERS: Final = {
+HEADERS: Final = {
     "X-MeshGuard-Resource": "To what it is done.",
     "X-MeshGuard-Meta": "A JSON object: the `context` of conditions.",
     "X-MeshGuard-Trace-ID": "Named in answers and in the trail.",
@@ -130,7 +131,7 @@ _DECIDED: Final = {
     "traceId": "8c1f0a52d7f84e1b9d3e6a2b5c7d9e01",
     "decisionId": "0f9a7c3e5b1d4862a4c6e8f01b3d5f79",
 }
-_ALLOWED: Final = {"allowed": True, **_DECIDED, "trustTier": "verified"}
+ALLOWED: Final = {"allowed": True, **_DECIDED, "trustTier": "verified"}
 
 
 def _denied(status_word: str, code: str, reason: str, **more: Any) -> tuple[Any, dict[str, Any]]:
@@ -148,7 +149,7 @@ def _denied(status_word: str, code: str, reason: str, **more: Any) -> tuple[Any,
 
 
 _NOBODY: Final = {"policy": None, "rule": "auth:token-expired", "stage": "auth"}
-_REFUSED: Final = {
+REFUSED: Final = {
     400: (
         Error | Denied,
         {"error": "bad_request", "message": "the X-MeshGuard-Action header is missing or empty"},
@@ -163,7 +164,7 @@ _REFUSED: Final = {
         decision="error",
     ),
 }
-_WHAT_IT_MAY_NOT: Final = {
+WHAT_IT_MAY_NOT: Final = {
     403: _denied(
         "Forbidden",
         "approval_required",
@@ -193,11 +194,11 @@ OPERATIONS: Final = (
         "Ask whether the agent may do something",
         "Decisions",
         Allowed,
-        _ALLOWED,
+        ALLOWED,
         who=AGENT,
-        sends={"X-MeshGuard-Action": "What is done, such as `read:docs`.", **_HEADERS},
+        sends={"X-MeshGuard-Action": "What is done, such as `read:docs`.", **HEADERS},
         needs=("X-MeshGuard-Action",),
-        others={**_REFUSED, **_WHAT_IT_MAY_NOT},
+        others={**REFUSED, **WHAT_IT_MAY_NOT},
         errors=(),
         headers=_ANSWER_HEADERS,
         text="Decided and recorded as a request to `/proxy/…` is; nothing is forwarded.",
@@ -237,8 +238,8 @@ OPERATIONS: Final = (
         asked={
             "actions": [{"action": "read:docs"}, {"action": "delete:docs", "resource": "docs/7"}]
         },
-        sends=_HEADERS,
-        others=_REFUSED,
+        sends=HEADERS,
+        others=REFUSED,
         errors=(),
         text="All against one version of the policies, in one trace, a row each. What an action"
         " does not say of itself the headers say. `delegatedBy` is another name of `delegation`.",
@@ -251,15 +252,15 @@ OPERATIONS: Final = (
         "Decisions",
         AllowedWithToken,
         {
-            **_ALLOWED,
+            **ALLOWED,
             "actionToken": "eyJhbGciOiJIUzI1NiIs…",
             "expiresAt": "2026-01-31T12:05:00.000000Z",
         },
         who=AGENT,
         body=NamedAction,
         asked={"action": "delete:customers", "resource": "customer:7"},
-        sends=_HEADERS,
-        others={**_REFUSED, **_WHAT_IT_MAY_NOT},
+        sends=HEADERS,
+        others={**REFUSED, **WHAT_IT_MAY_NOT},
         errors=(),
         headers=_ANSWER_HEADERS,
         text="Decided as a check, and nothing is used up. There is a token where it is allowed; the"

@@ -46,7 +46,7 @@ QUICK_S, SLOW_S = 0.03, 0.12
 LAST_SEQ: Final = (1 << 63) - 2
 
 
-_DECISIONS: Final = ("allow", "deny", "error")
+_DECISIONS: Final = ("allow", "deny", "error", "reported")
 _MODES: Final = ("enforce", "audit", "bypass")
 
 #: Columns that have to be the same, by the filter's name.

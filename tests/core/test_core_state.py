@@ -2,6 +2,7 @@
 
 import pytest
 
+from authz.core.action_token import Used
 from authz.core.ledger import Put
 from authz.core.state import MAX_AHEAD_S, State
 
@@ -29,7 +30,7 @@ def test_a_time_that_no_clock_can_have_shown_is_not_kept(behind: float, is_belie
 
 def test_what_is_removed_had_expired_before_the_time_that_is_noted() -> None:
     state = State()
-    state.ledger.put(Put(state.used, "jti", 300.0))
+    state.ledger.put(Put(state.used, "jti", Used(300.0)))
     state.ledger.keep(durable=True)
     for now in (299.9, 300.0):
         state.tick(now)

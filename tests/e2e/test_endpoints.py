@@ -45,6 +45,25 @@ def test_every_refusal_is_a_json_object(
     assert set(answer.json()) == {"error", "message"}
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/proxy/check", 200), ("/proxy/governance/check", 200), ("/api/v1/evaluate", 200),
+     ("/proxy/audit", 202), ("/proxy/governance/record", 202), ("/api/v1/audit", 202)],
+)  # fmt: skip
+def test_what_other_sdks_send_is_answered_here_and_not_forwarded(
+    enforcing: Sidecar, path: str, status: int
+) -> None:
+    before = enforcing.upstream.hits
+    said = {"agentId": "x", "action": "read:x", "result": "success"}
+    answer = enforcing.client.post(path, headers=bearer(), json=said)
+    assert answer.status_code == status
+    assert isinstance(answer.json(), dict)
+    assert enforcing.client.post(path, json=said).status_code == 401
+    # Only whole segments are ours.
+    assert enforcing.client.post(f"{path}x", headers=bearer()).status_code in (403, 404)
+    assert enforcing.upstream.hits == before
+
+
 def test_check_allows_denies_and_records_but_forwards_nothing(enforcing: Sidecar) -> None:
     before = enforcing.upstream.hits
     headers = bearer(tier="standard") | {"X-MeshGuard-Action": "read:x"}

@@ -8,6 +8,7 @@ from typing import Any
 import peewee
 import pytest
 
+from authz.core.action_token import Used
 from authz.core.balance import key
 from authz.core.errors import AuditUnavailable
 from authz.core.ledger import Put
@@ -192,7 +193,7 @@ def test_only_what_everybody_has_heard_of_is_forgotten(
     assert removed() == 1
     for number in range(3):
         opened.audit.begin()
-        opened.state.ledger.put(Put(opened.state.used, str(number), 1.0))
+        opened.state.ledger.put(Put(opened.state.used, str(number), Used(1.0)))
         opened.audit.write([row()], opened.state.ledger.changes())
         opened.state.ledger.keep(durable=True)
     assert removed() == 0
@@ -210,7 +211,7 @@ def test_what_is_new_is_found_without_reading_the_values(path: Path) -> None:
 def test_changes_without_a_row_which_others_would_miss_are_not_written(path: Path) -> None:
     opened = Opened(path)
     opened.audit.begin()
-    opened.state.ledger.put(Put(opened.state.used, "jti", 1.0))
+    opened.state.ledger.put(Put(opened.state.used, "jti", Used(1.0)))
     with pytest.raises(ValueError, match="no row"):
         opened.audit.write([], opened.state.ledger.changes())
     opened.state.ledger.undo()

@@ -24,7 +24,7 @@ class _Option(NamedTuple):
     words: tuple[str, ...] = ()
 
 
-_DECISIONS: Final = ("allow", "deny", "error")
+_DECISIONS: Final = ("allow", "deny", "error", "reported")
 _TIME: Final = "2026-01-31T12:00:00Z, a date, or how long ago: 2h, 7d."
 #: By the filter's name in the API.
 OPTIONS: Final[Mapping[str, _Option]] = {

@@ -4,7 +4,7 @@ The second part of the execution gate. A token that is sent is checked and used 
 rule asks for it.
 """
 
-from authz.core.action_token import ActionToken, BadToken
+from authz.core.action_token import MAX_TTL_S, MAX_USED, ActionToken, BadToken, Used
 from authz.core.case import Case
 from authz.core.errors import Code
 from authz.core.finding import NO_OBJECTION, Deny, Finding, More, noted
@@ -41,7 +41,12 @@ def judge(case: Case) -> Finding:
     used = case.environment.state.used
     if used.get(token.jti) is not None:
         return _denied(Code.ACTION_TOKEN_REPLAYED, "the action token has been used already")
-    use = Put(used, token.jti, token.expires_at)
+    if len(used.keys_of(token.agent_id)) >= MAX_USED:
+        words = f"{MAX_USED} action tokens per {MAX_TTL_S} seconds"
+        said = f"one agent may use {words}"
+        more = More(retry_after_s=MAX_TTL_S, body={"limit": words})
+        return Deny(Code.RATE_LIMITED, said, rule=f"{NAME}:too-many", more=more)
+    use = Put(used, token.jti, Used(token.expires_at, token.agent_id))
     return More((use,), notes=noted(actionToken=token.jti))
 
 

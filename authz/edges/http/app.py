@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from authz import __version__
 from authz.core.names import RETRY_AFTER_S
-from authz.edges.http import governed, probes, reference
+from authz.edges.http import governed, probes, reference, reports, sdk
 from authz.edges.http.bodies import sentence
 from authz.edges.http.probes import Health
 from authz.edges.http.refusals import Coded
@@ -49,6 +49,8 @@ def build_app(gate: Gate, health: Health, operations: Operations, *others: APIRo
     )
     app.include_router(probes.router(health))
     app.include_router(governed.router(gate, operations))
+    app.include_router(sdk.router(gate))
+    app.include_router(reports.router(gate))
     app.include_router(reference.router())
     for routes in others:
         app.include_router(routes)

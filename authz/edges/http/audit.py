@@ -87,8 +87,10 @@ class Filtered(Times):
 
     agent_id: Text = Field("", description="Whose it is, by the token.")
     action: Text = Field("", description="A pattern: `*` is any run of characters.")
-    decision: Text = Field("", description="What was decided: `allow`, `deny` or `error`.")
-    enforced: Text = Field("", description="What was done: `allow`, `deny` or `error`.")
+    decision: Text = Field(
+        "", description="What was decided: `allow`, `deny`, `error`, or `reported` by the agent."
+    )
+    enforced: Text = Field("", description="What was done: one of the same.")
     mode: Text = Field("", description="`enforce`, `audit` or `bypass`, as it was then.")
     source: Text = Field(
         "", description="How it came: `proxy`, `check`, `batch`, … or `control` for a change."

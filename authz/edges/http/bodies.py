@@ -37,6 +37,8 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
     "list_type": "must be a list",
+    "float_type": "must be a number",
+    "finite_number": "must be a number",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "string_type": "must be text",
