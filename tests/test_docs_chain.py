@@ -433,7 +433,7 @@ HOME: Final = {
     "risk-wallet": ("wallet_", "cost_"),
     "How a request runs through it": (
         "malformed", "internal", "unfinished", "overloaded", "audit_unavailable", "circuit_open",
-        "bypassed", "changed",
+        "bypassed", "changed", "reported",
     ),
 }  # fmt: skip
 
@@ -475,8 +475,13 @@ def test_every_header_that_it_names_is_read_or_written() -> None:
              if name.startswith("-")]  # fmt: skip
     table += [name for row in _table("Header") for name in _in_code(row[0])]
     ours = {name.lower() for name in table if name.lower().startswith(GOVERNANCE_PREFIX)}
-    # A trace id and the upstream's credential are passed on, and nothing is decided by them.
-    others = {"x-meshguard-trace-id", "x-meshguard-upstream-authorization"}
+    # A trace id and the upstream's credential are passed on, and nothing is decided by them; the
+    # key is where some SDKs put the token.
+    others = {
+        "x-meshguard-api-key",
+        "x-meshguard-trace-id",
+        "x-meshguard-upstream-authorization",
+    }
     assert ours == {*calls.GOVERNANCE_HEADERS} - others
 
 

@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from google.protobuf.message import DecodeError
 
-from authz.core.identity import mentions_ours
+from authz.core.issued import mentions_ours
 from authz.core.names import (
     ADMIN_HEADER,
     API_KEY_HEADER,

@@ -27,9 +27,9 @@ import jwt
 from jwt.types import Options
 
 from authz.core.errors import Code
+from authz.core.issued import ISSUER, bytes_of, mentions_ours
 from authz.core.tiers import UNVERIFIED, rank
 
-ISSUER: Final = "meshguard"
 ALGORITHM: Final = "HS256"
 #: What public keys verify, each by its type (RFC 8037, RFC 7518 §3.3 and §3.4).
 KEY_ALGORITHMS: Final = ("EdDSA", "ES256", "RS256")
@@ -135,11 +135,6 @@ class _Empty:
 #: The registry that knows nobody: every agent is who its token says.
 EMPTY: Final[Registry] = _Empty()
 
-#: Two segments that start with the base64 of `{"`; the second holds the claims. Only a word's
-#: beginning is looked at, else `eyJeyJeyJ…` would be read once from each of its places.
-_JWT_SHAPE: Final = re.compile(r"(?<![\w-])eyJ[\w-]*\.(eyJ[\w-]*)", re.ASCII)
-
-_ISSUED: Final = re.compile(rb'"iss"\s*:\s*"' + ISSUER.encode() + rb'"')
 _THREE_SEGMENTS: Final = re.compile(r"[\w-]+\.[\w-]*\.[\w-]*", re.ASCII)
 
 _MALFORMED: Final = Unidentified(
@@ -284,7 +279,7 @@ class TokenVerifier:
             return _WRONG_ALGORITHM if self._keys.knows(kid) else _UNKNOWN_KEY
         signed, _, signature = token.rpartition(".")
         # By the key's own algorithm, never by what the header says it is.
-        fits = key.Algorithm.verify(signed.encode(), key.key, _bytes_of(signature))
+        fits = key.Algorithm.verify(signed.encode(), key.key, bytes_of(signature))
         return key if fits else _BAD_SIGNATURE
 
     def _accept(
@@ -459,26 +454,7 @@ def _header_of(token: str) -> Mapping[str, Any] | None:
     if len(first) > MAX_HEADER or not _THREE_SEGMENTS.fullmatch(token):
         return None
     try:
-        header = json.loads(_bytes_of(first))
+        header = json.loads(bytes_of(first))
     except (ValueError, RecursionError):
         return None
     return header if isinstance(header, dict) else None
-
-
-def mentions_ours(credential: str) -> bool:
-    """Whether anything shaped like a JWT in here says that we issued it.
-
-    Nothing is verified or parsed: it is a hint to keep the credential from the upstream, and
-    forged ones, of which there may be many, should not cost a parser's time.
-    """
-    return any(
-        _ISSUED.search(_bytes_of(match[1])) is not None for match in _JWT_SHAPE.finditer(credential)
-    )
-
-
-def _bytes_of(segment: str) -> bytes:
-    """What a base64url segment (RFC 7515 §2) encodes; nothing where it encodes nothing."""
-    try:
-        return base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
-    except ValueError:
-        return b""

@@ -160,7 +160,7 @@ def test_every_filter_can_be_asked_everywhere(told: World) -> None:
         ("from=yesterday", "from: not a time; write 2026-01-31T12:00:00Z"),
         ("to=99999-01-01", "to: not a time; write 2026-01-31T12:00:00Z"),
         ("from=2026-01-02&to=2026-01-01", "from: is not before to"),
-        ("decision=denied", "decision: write one of allow, deny, error"),
+        ("decision=denied", "decision: write one of allow, deny, error, reported"),
         ("trustTier=root", "trustTier: there is no such tier"),
         (f"reason={'x' * 2049}", "reason: is longer than 2048 characters"),
     ],

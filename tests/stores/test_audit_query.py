@@ -142,7 +142,7 @@ def test_what_is_asked_for_is_never_part_of_a_statement(
     ("asked", "said"),
     [
         ({"agent": "a"}, "agent: there is no such filter"),
-        ({"decision": "denied"}, "decision: write one of allow, deny, error"),
+        ({"decision": "denied"}, "decision: write one of allow, deny, error, reported"),
         ({"mode": "off"}, "mode: write one of enforce, audit, bypass"),
         ({"trustTier": "high"}, "trustTier: there is no such tier"),
         ({"from": "yesterday"}, "from: not a time; write 2026-01-31T12:00:00Z"),
