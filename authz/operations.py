@@ -525,6 +525,23 @@ class Operations:
 
     # What they have in common.
 
+    def record(
+        self,
+        action: str,
+        resource: str,
+        *,
+        by: str,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record a change of something that is no record, before it is made.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded, and so is not to be made.
+        """
+        with self._changing() as change:
+            change.row(action, resource, by, before=before, after=after)
+
     def now(self) -> float:
         """Seconds since the epoch, which agents and relationships tell."""
         return self._now()

@@ -9,7 +9,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 
 from authz import __version__, envoy_config, memory
-from authz.core.audit import AuditRow, change_row
+from authz.core.audit import AuditRow, change_row, refused_admin_row
 from authz.core.identity import TokenVerifier
 from authz.core.jwks import KeySet
 from authz.core.mode import Mode
@@ -26,11 +26,13 @@ from authz.core.policy_set import counted
 from authz.core.state import State
 from authz.edges.cpu_quota import Thrift
 from authz.edges.h2c.server import BATCH, H2cServer
-from authz.edges.http import admin, analytics, records, relationships
+from authz.edges.http import admin, analytics, mode, policies, records, relationships
 from authz.edges.http import audit as audit_routes
 from authz.edges.http.app import build_app
+from authz.edges.http.attempts import Attempts
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.probes import Health
+from authz.edges.mode_switch import BYPASS_WARNING, ModeSwitch
 from authz.edges.readers.pool import Readers
 from authz.edges.reloader import Followed, Reloader, report
 from authz.edges.sockets import bind_unix
@@ -60,8 +62,6 @@ HTTP_MAX_IN_FLIGHT: Final = 256
 BATCH_PER_FSYNC: Final = 64
 #: Seconds after which a thread that computes gives way to the event loop's.
 SWITCH_S: Final = 0.0005
-
-BYPASS_WARNING: Final = "MODE is bypass: nothing is evaluated and nothing is recorded"
 
 
 async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -123,11 +123,18 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         versions.start(loaded.snapshot)
         _tell(settings, loaded, versions)
         _write_mode(settings, gate.mode)
+        switch = ModeSwitch(
+            gate,
+            versions,
+            has_file=settings.mode_file is not None,
+            tell_envoy=lambda mode: _write_mode(settings, mode),
+            now=time.time,
+        )
         reloader = Reloader(
             directory,
             versions,
             loaded=loaded,
-            files=_followed(settings, gate, versions, tokens, delegations),
+            files=_followed(settings, switch, tokens, delegations),
             poll_s=settings.policies_poll_s,
         )
         ext_authz = _transport(settings, gate)
@@ -153,15 +160,15 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             steady=lambda: offset + time.perf_counter(),
         )
         readers = Readers(settings.audit_db_path)
-        others = _other_routes(settings, versions, operations, tokens, readers)
+        attempts = _attempts(audit, gate, versions)
+        # After the last request, and before the audit database is closed.
+        stack.callback(attempts.close)
+        others = _other_routes(
+            settings, versions, operations, tokens, readers, reloader, switch, attempts
+        )
         app = build_app(gate, health, operations, *others)
-        stopping = _signalled(reloader)
-        # A reload computes in a thread; by default it would keep the interpreter 5 ms at a time,
-        # and every answer would wait for it as long.
-        sys.setswitchinterval(SWITCH_S)
-        # Everything that is there now stays: no collection needs to look at it again.
-        gc.collect()
-        gc.freeze()
+        stopping = _signalled(reloader, switch)
+        _settle()
         maintenance.start()
         try:
             await ext_authz.start()
@@ -179,13 +186,28 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         log.info("stopping: calls in flight get %g s", DRAIN_S)
 
 
-def _signalled(reloader: Reloader) -> asyncio.Event:
+def _settle() -> None:
+    """Make ready for answering, once everything is there."""
+    # A reload computes in a thread; by default it would keep the interpreter 5 ms at a time,
+    # and every answer would wait for it as long.
+    sys.setswitchinterval(SWITCH_S)
+    # Everything that is there now stays: no collection needs to look at it again.
+    gc.collect()
+    gc.freeze()
+
+
+def _signalled(reloader: Reloader, switch: ModeSwitch) -> asyncio.Event:
     """What is set when the service is told to stop. A reload is the reloader's."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+
+    def reread() -> None:
+        switch.reread()
+        reloader.ask()
+
+    loop.add_signal_handler(signal.SIGHUP, reread)
     return stopping
 
 
@@ -237,10 +259,16 @@ def _other_routes(
     operations: Operations,
     tokens: TokenVerifier,
     readers: Readers,
+    reloader: Reloader,
+    switch: ModeSwitch,
+    attempts: Attempts,
 ) -> Iterator[APIRouter]:
     """What the HTTP application answers besides probes and decisions."""
-    token = AdminToken(settings.admin_token.get_secret_value() if settings.admin_token else "")
+    secret = settings.admin_token.get_secret_value() if settings.admin_token else ""
+    token = AdminToken(secret, attempts)
     yield admin.router(token, versions, settings.audit_db_path)
+    yield policies.router(token, versions, lambda: reloader.loaded, settings.policies_dir)
+    yield mode.router(token, switch, operations)
     yield records.router(token, operations)
     yield relationships.router(token, operations, tokens)
     yield audit_routes.router(token, readers)
@@ -318,6 +346,23 @@ def _maintenance(
     )
 
 
+def _attempts(audit: AuditLog, gate: Gate, versions: Versions) -> Attempts:
+    """Who counts and records the requests for the admin API that were refused."""
+
+    def record(count: int, last: Mapping[str, object]) -> None:
+        row = refused_admin_row(
+            row_id=_new_id(),
+            at=time.time(),
+            count=count,
+            mode=gate.mode,
+            policy_version=versions.current.version,
+            metadata=last,
+        )
+        audit.write([row])
+
+    return Attempts(record)
+
+
 def _tokens(settings: Settings, state: State) -> TokenVerifier:
     """What verifies agent tokens.
 
@@ -346,8 +391,7 @@ def _delegations(settings: Settings) -> Delegations:
 
 def _followed(
     settings: Settings,
-    gate: Gate,
-    versions: Versions,
+    switch: ModeSwitch,
     tokens: TokenVerifier,
     delegations: Delegations,
 ) -> list[Followed[Any]]:
@@ -359,7 +403,7 @@ def _followed(
                 "mode",
                 settings.mode_file,
                 read=read_mode_file,
-                use=lambda mode: _set_mode(settings, gate, versions, mode),
+                use=switch.follow,
                 stays="the mode stays as it is",
             )
         )
@@ -391,23 +435,10 @@ def _use_keys(tokens: TokenVerifier, keys: KeySet) -> None:
         log.info("JWKS_FILE: %d public keys verify tokens from now on", len(keys))
 
 
-def _set_mode(settings: Settings, gate: Gate, versions: Versions, mode: Mode) -> None:
-    """Change the mode of the gate and of Envoy, and record that it changed."""
-    before = gate.mode
-    if mode is before:
-        return
-    gate.mode = mode
-    log.warning("the mode is %s now; it was %s", mode, before)
-    if mode is Mode.BYPASS:
-        log.warning(BYPASS_WARNING)
-    _write_mode(settings, mode)
-    versions.note(f"mode:{mode}", before, f"the mode was changed from {before} to {mode}")
-
-
-def _write_mode(settings: Settings, mode: Mode) -> None:
-    """Tell the Envoy that reads its filter from here, if there is one."""
+def _write_mode(settings: Settings, mode: Mode) -> bool:
+    """Tell the Envoy that reads its filter from here, if there is one; false where that failed."""
     if not (settings.run_dir / envoy_config.EXT_AUTHZ_FILE).exists():
-        return
+        return True
     try:
         envoy_config.write_mode(mode, settings.decision_timeout_ms, settings.run_dir)
     except OSError as error:
@@ -417,6 +448,8 @@ def _write_mode(settings: Settings, mode: Mode) -> None:
             mode,
             error.strerror,
         )
+        return False
+    return True
 
 
 @contextlib.asynccontextmanager

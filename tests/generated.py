@@ -120,6 +120,8 @@ _MEANING: Final = {
     Code.TOKEN_UNKNOWN_KEY: "The token names a key that `JWKS_FILE` does not hold, or names"
     " none where not exactly one is for its algorithm.",
     Code.AGENT_REVOKED: "The agent was revoked, which is for ever; its tokens are worth nothing.",
+    Code.ADMIN_REFUSED: "The admin API was asked without its token. The row tells how often since"
+    " the one before it, and of the last one; there is at most one a minute.",
     Code.RULE_DENIED: "A rule denies the action; the answer names policy and rule.",
     Code.DEFAULT_DENIED: "No rule matches, and the deciding policy's `defaultEffect` is deny.",
     Code.NO_POLICY: "No policy applies to this agent, or none could be loaded.",

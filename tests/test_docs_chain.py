@@ -433,7 +433,7 @@ HOME: Final = {
     "risk-wallet": ("wallet_", "cost_"),
     "How a request runs through it": (
         "malformed", "internal", "unfinished", "overloaded", "audit_unavailable", "circuit_open",
-        "bypassed", "changed", "reported",
+        "bypassed", "changed", "reported", "admin_refused",
     ),
 }  # fmt: skip
 

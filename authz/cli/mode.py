@@ -39,7 +39,7 @@ def set_mode(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Change the mode at once. It lasts until MODE_FILE changes, a SIGHUP or a restart."""
+    """Change the mode at once. It lasts until MODE_FILE says another one, or a restart."""
     from authz.cli.destination import sidecar
     from authz.cli.remote import Remote
 

@@ -191,6 +191,33 @@ def overload_row(
     )._replace(decision=str(Decision.ERROR), enforced=str(decision), code=str(Code.OVERLOADED))
 
 
+def refused_admin_row(
+    *,
+    row_id: str,
+    at: float,
+    count: int,
+    mode: Mode,
+    policy_version: str,
+    metadata: Mapping[str, object],
+) -> AuditRow:
+    """The row of `count` requests for the admin API without its token; `at` as `change_row`."""
+    said = "1 request" if count == 1 else f"{count} requests"
+    return change_row(
+        row_id=row_id,
+        at=at,
+        action="admin:refused",
+        resource=said,
+        reason=f"{said} for the admin API without its token",
+        mode=mode,
+        policy_version=policy_version,
+        metadata=metadata,
+    )._replace(
+        decision=str(Decision.DENY),
+        enforced=str(Decision.DENY),
+        code=str(Code.ADMIN_REFUSED),
+    )
+
+
 def shortened(text: str) -> str:
     """As much of a text as is kept of a caller without identity, and how much more there was."""
     more = len(text) - MAX_UNKNOWN

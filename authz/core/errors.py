@@ -43,6 +43,8 @@ class Code(StrEnum):
     TOKEN_WRONG_AGENT = "token_wrong_agent", 401
     TOKEN_UNKNOWN_KEY = "token_unknown_key", 401
     AGENT_REVOKED = "agent_revoked", 401
+    # Of rows about the admin API.
+    ADMIN_REFUSED = "admin_refused", 401
 
     # The caller is known, and may not.
     RULE_DENIED = "rule_denied", 403

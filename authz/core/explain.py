@@ -4,7 +4,8 @@ The answer itself is the gate's own (`verdict.judge`); this walks the documents 
 and in words. Rules are counted from 1, as people do.
 """
 
-from typing import Final, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple
 
 from authz.core.action_token import ActionTokens
 from authz.core.call import Call
@@ -102,6 +103,47 @@ def explain(snapshot: Snapshot, identity: Identity, call: Call) -> Explanation:
             if policy.name not in names
         ),
     )
+
+
+def as_object(explanation: Explanation, sources: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """An explanation as API answers and `--json` show it.
+
+    Args:
+        sources: where each policy stands, by name; left out where it is not known.
+    """
+    verdict = explanation.verdict
+    said: dict[str, Any] = {
+        "decision": explanation.outcome,
+        "code": str(verdict.code),
+        "stage": verdict.stage,
+        "policy": verdict.policy,
+        "rule": verdict.rule,
+        "ruleIndex": verdict.rule_index,
+        "reason": verdict.reason,
+    }
+    return {
+        **{key: value for key, value in said.items() if value not in (None, "")},
+        "applicable": [
+            {
+                "policy": trace.policy.name,
+                **({"source": sources[trace.policy.name]} if sources is not None else {}),
+                "says": trace.says,
+                "rules": [
+                    {
+                        "number": rule.number,
+                        "effect": rule.rule.effect,
+                        "actions": list(rule.rule.patterns),
+                        "outcome": rule.outcome,
+                        **({"why": rule.why} if rule.why else {}),
+                    }
+                    for rule in trace.rules
+                ],
+                "defaultEffect": trace.policy.default_effect,
+            }
+            for trace in explanation.applicable
+        ],
+        "others": [{"policy": name, "because": why} for name, why in explanation.others],
+    }
 
 
 def _case(snapshot: Snapshot, identity: Identity, call: Call) -> Case:

@@ -38,6 +38,11 @@ VIEWS: Final = 64
 VERSION_LENGTH: Final = 16
 
 
+def sha256_of(digests: Iterable[str]) -> str:
+    """What names a set of documents, by the digest of each; hexadecimal."""
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
 class Snapshot:
     """All documents that are in force together."""
 
@@ -45,9 +50,8 @@ class Snapshot:
         self, policies: Sequence[CompiledPolicy], chain: Sequence[CompiledChain] = ()
     ) -> None:
         """`policies` have distinct names, and so has each other kind of document."""
-        said = "\n".join(sorted(document.digest for document in (*policies, *chain)))
         #: Names the content, in hexadecimal.
-        self.sha256: Final = hashlib.sha256(said.encode()).hexdigest()
+        self.sha256: Final = sha256_of(document.digest for document in (*policies, *chain))
         self.version: Final = self.sha256[:VERSION_LENGTH]
         self.policies: Final = tuple(policies)
         #: How many policies can apply to somebody.

@@ -128,6 +128,8 @@ class Reloader:
         self._changed = asyncio.Event()
         self._last_change = 0.0
         self._asked = False
+        #: Who waits for a reading that begins after they asked.
+        self._waiting: list[asyncio.Future[Loaded]] = []
         self._signature: object = None
         #: Files were being written at the last reading, and were left out of it.
         self._left_out = False
@@ -139,6 +141,23 @@ class Reloader:
         """Read everything again now, and say so even if nothing has changed (SIGHUP)."""
         self._asked = True
         self._changed.set()
+
+    async def read(self) -> Loaded:
+        """Read everything again, and return when that is in force, or would be without a pin.
+
+        At once where nobody else is changing files; else with what they change.
+
+        Raises:
+            RuntimeError: it could not be read; what was in force stays.
+        """
+        done: asyncio.Future[Loaded] = self._loop.create_future()
+        if self._changed.is_set() or self._watcher.being_written():
+            log.info("policies: others are changing files; they are read together")
+        else:
+            self._last_change = time.monotonic() - QUIET_S
+        self._waiting.append(done)
+        self._changed.set()
+        return await done
 
     def problems(self) -> dict[str, str]:
         """What is not as its file says, and why; policies are not among it."""
@@ -159,12 +178,13 @@ class Reloader:
                         await self._reload()
                     except Exception:
                         # What was in force stays, and so does the watch.
-                        log.exception("reloading failed")
+                        log.exception("reading the policies failed; what was in force stays")
             finally:
                 flushing.cancel()
                 self._flush_now()
         finally:
             self._watcher.stop()
+            _disappoint(self._waiting, "the service stops")
 
     def _start_watching(self) -> None:
         self._watcher.start()
@@ -229,16 +249,24 @@ class Reloader:
         return self._directory.signature(Pace())
 
     async def _reload(self) -> None:
+        # Whoever asks from here on is to see what is there then.
+        waiting, self._waiting = self._waiting, []
+        try:
+            loaded = await self._reload_all()
+        except BaseException as error:
+            _disappoint(waiting, str(error) or "the service stops")
+            raise
+        for done in waiting:
+            if not done.done():  # whoever waited may have gone
+                done.set_result(loaded)
+
+    async def _reload_all(self) -> Loaded:
         self._changed.clear()
         asked, self._asked = self._asked, False
         for followed in self._files:
             await followed.reload()
         started = time.monotonic()
-        try:
-            read = await in_thread(self._read)
-        except Exception:
-            log.exception("reading the policies failed; what was in force stays")
-            return
+        read = await in_thread(self._read)
         loaded, self.loaded = read.loaded, read.loaded
         report(read.news)
         for file in read.newly_stale:
@@ -261,6 +289,7 @@ class Reloader:
             )
         if swapped and not loaded.snapshot.size:
             log.error("POLICIES_DIR: no valid policy is left; every decision is a denial")
+        return loaded
 
     def _read(self) -> "_Read":
         # A collection in the middle of this would look at everything that was ever loaded, and
@@ -301,6 +330,12 @@ class Reloader:
             self._versions.flush()
         except Exception:
             log.exception("recording which policies are in force failed")
+
+
+def _disappoint(waiting: Iterable[asyncio.Future[Loaded]], why: str) -> None:
+    for done in waiting:
+        if not done.done():
+            done.set_exception(RuntimeError(f"the policies were not read: {why}"))
 
 
 def report(problems: Iterable[Problem]) -> None:

@@ -54,6 +54,7 @@ class Error(TypedDict):
 
 #: What a status means wherever an operation does not say it better.
 MEANINGS: Final[Mapping[int, str]] = {
+    304: "It is as it was; there is no body.",
     400: "What was sent is not usable; `message` says where and why.",
     401: "The credential is missing or wrong. Never 403, which SDKs take for a denial.",
     403: "It is not the asker's.",
@@ -82,6 +83,8 @@ PARAMETERS: Final[Mapping[str, str]] = {
     "after": "The `next` of the page before.",
     "agentId": "Of this agent alone.",
     "agent_id": "The agent's id.",
+    "name": "Its name.",
+    "version": "The version's name.",
     "limit": "Entries of a page.",
     "pending_id": "The pending action's id.",
     "relationship_id": "The relationship's id.",
@@ -113,7 +116,7 @@ class Operation(NamedTuple):
     #: The body's schemas by content type, where it is not JSON that `body` reads.
     bodies: Mapping[str, Mapping[str, Any]] | None = None
     status: int = 200
-    #: Other statuses with a body: the type and an example.
+    #: Other statuses: the type of the body, None where there is none, and an example.
     others: Mapping[int, tuple[Any, object]] = {}
     #: Refusals in the shape of `Error`.
     errors: Sequence[int] = (400, 401, 503)
@@ -203,10 +206,8 @@ class Operation(NamedTuple):
             good["headers"] = _headers(self.headers)
         responses: dict[str, Any] = {str(self.status): good}
         for status, (answer, example) in self.others.items():
-            responses[str(status)] = {
-                "description": MEANINGS.get(status, "Done."),
-                "content": {JSON: _content(answer, example)},
-            }
+            content = {} if answer is None else {"content": {JSON: _content(answer, example)}}
+            responses[str(status)] = {"description": MEANINGS.get(status, "Done."), **content}
         errors = set(self.errors)
         if self._takes_a_body:
             errors |= {400, 413, 415}

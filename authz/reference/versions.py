@@ -1,11 +1,13 @@
 """Which policies were in force when, and the way back (`edges/http/admin.py`)."""
 
-from typing import Annotated, Final, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from authz.reference.operation import CLOSED, JSON, Operation, Time
+from authz.edges.http.admin import VersionName, VersionToPin
+from authz.reference.operation import CLOSED, Operation, Time
+from authz.reference.policies import ETAG, NOT_MODIFIED, POLICY, PolicyEntry
 
 
 @with_config(CLOSED)
@@ -24,7 +26,7 @@ class Version(TypedDict):
     sha256: str
     activatedAt: Time
     deactivatedAt: NotRequired[Time]
-    why: Literal["start", "reload", "rollback", "release", "resume"]
+    why: Literal["start", "reload", "rollback", "pin", "release", "resume"]
     pinned: bool
     kept: Annotated[bool, Field(description="Whether it can be rolled back to.")]
     policies: list[PolicyName]
@@ -37,6 +39,19 @@ class Versions(TypedDict):
     current: str
     pinned: Annotated[bool, Field(description="Whether it stays in force whatever the files say.")]
     versions: list[Version]
+    next: NotRequired[str]
+
+
+@with_config(CLOSED)
+class VersionSaid(TypedDict):
+    """What a version says."""
+
+    version: str
+    sha256: str
+    active: Annotated[bool, Field(description="It is in force.")]
+    policies: list[PolicyEntry]
+    documents: NotRequired[list[dict[str, Any]]]
+    next: NotRequired[str]
 
 
 @with_config(CLOSED)
@@ -75,8 +90,53 @@ OPERATIONS: Final = (
         },
         asks={
             "at": "The one that was in force then (RFC 3339; UTC where no offset is given).",
+            "after": "`next` of the page before.",
             "limit": "How many.",
         },
+        headers=ETAG,
+        others=NOT_MODIFIED,
+    ),
+    Operation(
+        "GET",
+        "/admin/policies/versions/{version}",
+        "getPolicyVersion",
+        "Show the documents of a version",
+        "Policies",
+        VersionSaid,
+        {
+            "version": _VERSION,
+            "sha256": _SHA256,
+            "active": True,
+            "policies": [POLICY],
+            "documents": [],
+        },
+        asks={"after": "`next` of the page before.", "limit": "How many policies."},
+        headers=ETAG,
+        others=NOT_MODIFIED,
+        errors=(400, 401, 404, 409),
+    ),
+    Operation(
+        "POST",
+        "/admin/policies/pin",
+        "pinPolicies",
+        "Keep what is in force, or a version, whatever the files say",
+        "Policies",
+        InForce,
+        {"version": _VERSION, "pinned": True},
+        body=VersionToPin,
+        body_optional=True,
+        asked={"version": _VERSION},
+        errors=(401, 404, 409),
+    ),
+    Operation(
+        "POST",
+        "/admin/policies/unpin",
+        "unpinPolicies",
+        "Follow the files again",
+        "Policies",
+        InForce,
+        {"version": _VERSION, "pinned": False},
+        errors=(401, 409),
     ),
     Operation(
         "POST",
@@ -86,14 +146,7 @@ OPERATIONS: Final = (
         "Policies",
         InForce,
         {"version": _VERSION, "pinned": True},
-        bodies={
-            JSON: {
-                "title": "Rollback",
-                "type": "object",
-                "properties": {"version": {"type": "string", "minLength": 1}},
-                "required": ["version"],
-            }
-        },
+        body=VersionName,
         asked={"version": _VERSION},
         errors=(401, 404, 409),
     ),
@@ -101,7 +154,7 @@ OPERATIONS: Final = (
         "POST",
         "/admin/policies/release",
         "releasePolicies",
-        "Follow the files again",
+        "Follow the files again (as unpin)",
         "Policies",
         InForce,
         {"version": _VERSION, "pinned": False},

@@ -6,6 +6,7 @@
 """
 
 import contextlib
+import hashlib
 import json
 import sqlite3
 import zlib
@@ -19,9 +20,12 @@ from authz.core.chain_compiled import CompiledChain, compile_chain
 from authz.core.chain_doc import document_of
 from authz.core.compiled import CompiledPolicy, compile_policy
 from authz.core.policy_doc import PolicyDoc
-from authz.core.snapshot import Snapshot
+from authz.core.policy_entry import kind_and_name
+from authz.core.policy_set import POLICY
+from authz.core.snapshot import VERSION_LENGTH, Snapshot, sha256_of
+from authz.stores.pace import UNPACED, Pace
 
-Why = Literal["start", "reload", "rollback", "release", "resume"]
+Why = Literal["start", "reload", "rollback", "pin", "release", "resume"]
 
 #: Bytes of a version's documents, unpacked; more is not ours.
 MAX_DOCUMENTS: Final = 1 << 30
@@ -77,6 +81,8 @@ class Recorded(NamedTuple):
     policies: list[dict[str, str]]
     #: Its documents are kept, so it can be rolled back to.
     kept: bool
+    #: Its place among all activations, the first one's is the lowest.
+    place: int = 0
 
 
 class Corrupt(Exception):
@@ -138,6 +144,52 @@ def unpack(packed: bytes, version: str) -> Snapshot:
     return snapshot
 
 
+class Said(NamedTuple):
+    """A document of a version, and what it says, as canonical JSON."""
+
+    kind: str
+    name: str
+    said: str
+
+
+def said_by(snapshot: Snapshot, pace: Pace = UNPACED) -> list[Said]:
+    """What the documents of a snapshot say, in the order of `said_in`."""
+    policies = [Said(POLICY, one.name, one.said) for one in pace.over(snapshot.policies)]
+    policies.sort(key=lambda one: one.name)
+    return policies + [Said(one.kind, one.name, one.said) for one in snapshot.chain]
+
+
+def said_in(packed: bytes, version: str, pace: Pace = UNPACED) -> tuple[str, list[Said]]:
+    """A version's SHA-256, and what its documents say: policies first, by kind and name.
+
+    Nothing is compiled for it.
+
+    Raises:
+        Corrupt: they are not what the version names.
+    """
+    found: list[Said] = []
+    digests: list[str] = []
+    try:
+        text = zlib.decompressobj().decompress(packed, MAX_DOCUMENTS).decode()
+        decoder, start = json.JSONDecoder(), 1
+        # One at a time: whoever reads a long text at once keeps the interpreter as long.
+        while text[start : start + 1] not in ("]", ""):
+            document, end = decoder.raw_decode(text, start)
+            said = text[start:end]
+            found.append(Said(*kind_and_name(document), said))
+            digests.append(hashlib.sha256(said.encode()).hexdigest())
+            start = end + (text[end : end + 1] == ",")
+            pace.rest()
+    except (zlib.error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise Corrupt(f"the policies recorded as version {version} cannot be read") from error
+    sha256 = sha256_of(digests)
+    name = sha256[:VERSION_LENGTH]
+    if name != version:
+        raise Corrupt(f"the policies recorded as version {version} are version {name}")
+    found.sort(key=lambda one: (one.kind != POLICY, one.kind, one.name))
+    return sha256, found
+
+
 def append(
     database: peewee.SqliteDatabase, activation: Activation, packed: Packed, keep: Iterable[str]
 ) -> None:
@@ -178,15 +230,26 @@ class VersionReader:
             pragmas={"query_only": 1},
         )
 
-    def activations(self, *, at: str | None = None, limit: int = 100) -> list[Recorded]:
+    def activations(
+        self, *, at: str | None = None, limit: int = 100, before: int | None = None
+    ) -> list[Recorded]:
         """What was in force, newest first; with `at` (RFC 3339, UTC) only what was so then.
+
+        Args:
+            before: only activations whose place is lower.
 
         Raises:
             peewee.PeeweeException: the file is not an audit database.
         """
+        return list(self.walk(at=at, limit=limit, before=before))
+
+    def walk(
+        self, *, at: str | None = None, limit: int = 100, before: int | None = None
+    ) -> Iterator[Recorded]:
+        """As `activations`, each as it is asked for."""
         with self._open():
             if not self._database.table_exists("policy_activations"):
-                return []
+                return
             until = PolicyActivation.alias()
             query = (
                 PolicyActivation.select(
@@ -204,12 +267,15 @@ class VersionReader:
                 .join(PolicyVersion, on=(PolicyVersion.version == PolicyActivation.version))
                 .order_by(PolicyActivation.id.desc())
             )
+            if before is not None:
+                query = query.where(PolicyActivation.id < before)
             if at is not None:
                 query = query.where(PolicyActivation.at <= at).limit(1)
             else:
                 query = query.limit(limit)
-            rows: list[dict[str, object]] = list(query.dicts().execute(self._database))
-            return [_recorded(row) for row in rows]
+            rows: Iterator[dict[str, object]] = query.dicts().iterator(self._database)
+            for row in rows:
+                yield _recorded(row)
 
     def documents(self, version: str) -> bytes | None:
         """A version's policies, for `unpack`; None when they are not kept.
@@ -272,4 +338,6 @@ def _recorded(row: dict[str, object]) -> Recorded:
     if not isinstance(policies, list) or not all(isinstance(p, dict) for p in policies):
         # Somebody changed it; when which version was in force is still worth knowing.
         policies = []
-    return Recorded(activation, str(row["sha256"]), policies, bool(row["kept"]))
+    return Recorded(
+        activation, str(row["sha256"]), policies, bool(row["kept"]), int(str(row["id"]))
+    )

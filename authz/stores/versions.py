@@ -12,7 +12,7 @@
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -25,7 +25,17 @@ from authz.core.snapshot import Snapshot
 from authz.core.timestamps import rfc3339
 from authz.stores import version_log
 from authz.stores.audit_log import AuditLog
-from authz.stores.version_log import Activation, Corrupt, Packed, Recorded, VersionReader, Why
+from authz.stores.pace import Pace
+from authz.stores.version_log import (
+    Activation,
+    Corrupt,
+    Packed,
+    Recorded,
+    Said,
+    VersionReader,
+    Why,
+    said_by,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +52,7 @@ _DONE: Final[dict[str, str]] = {
     "start": "the policies in force when the service started",
     "reload": "the policy files changed",
     "rollback": "rolled back, and pinned until released",
+    "pin": "pinned until released",
     "release": "released: the policy files are in force again",
     "resume": "the audit database was opened anew, and these policies were in force",
 }
@@ -138,38 +149,71 @@ class Versions:
             raise UnknownVersion(version)
         if version == self.latest.version:
             self._kept[version] = self.latest
-        kept = self._kept[version]
-        if isinstance(kept, Snapshot):
+        if isinstance(self._kept[version], Snapshot):
             return
+        found = version_log.unpack(self._packed_documents(version), version)
+        if version in self._kept:
+            self._kept[version] = found
+
+    def _packed_documents(self, version: str) -> bytes:
+        kept = self._kept.get(version)
+        if isinstance(kept, Snapshot):
+            return version_log.pack(kept).documents
         try:
             packed = kept.documents if kept else VersionReader(self._path).documents(version)
         except (FileNotFoundError, peewee.PeeweeException) as error:
             raise Corrupt(f"version {version} cannot be read: {error}") from error
         if packed is None:
             raise UnknownVersion(version)
-        found = version_log.unpack(packed, version)
-        if version in self._kept:
-            self._kept[version] = found
+        return packed
 
-    def rollback(self, version: str) -> None:
+    def said(self, version: str, pace: Pace) -> tuple[str, list[Said]]:
+        """The SHA-256 of a version, and what its documents say. May be called from any thread.
+
+        Raises:
+            UnknownVersion, Corrupt: as `fetch`.
+        """
+        for known in (self.current, self.latest):
+            if version == known.version:
+                return known.sha256, said_by(known, pace)
+        if version not in self._kept:
+            raise UnknownVersion(version)
+        return version_log.said_in(self._packed_documents(version), version, pace)
+
+    def rollback(self, version: str, *, by: str = "") -> None:
         """Put a kept version in force and pin it.
+
+        Args:
+            by: who wants it, for the record.
 
         Raises:
             UnknownVersion, Corrupt: as `fetch`.
         """
         self.fetch(version)
         log.warning("policies: rolled back to version %s, pinned until it is released", version)
-        self._activate_kept(version, "rollback")
+        before = self._standing()
+        self._activate_kept(version, "rollback", before, by)
 
-    def release(self) -> bool:
+    def pin(self, *, by: str = "") -> bool:
+        """Keep what is in force until it is released; False where that is so already."""
+        if self.pinned:
+            return False
+        before = self._standing()
+        self.pinned = True
+        log.warning("policies: version %s is pinned until it is released", self.current.version)
+        self._record("pin", before, by)
+        return True
+
+    def release(self, *, by: str = "") -> bool:
         """Put what the files say in force again; False when nothing is pinned."""
         if not self.pinned:
             return False
+        before = self._standing()
         self.pinned = False
         log.warning(
             "policies: version %s is released; the files are in force again", self.current.version
         )
-        self._activate(self.latest, "release")
+        self._activate(self.latest, "release", before=before, by=by)
         return True
 
     def kept(self) -> list[str]:
@@ -259,27 +303,43 @@ class Versions:
         self._activate_kept(last.version, why)
         return True
 
-    def _activate_kept(self, version: str, why: Why) -> None:
+    def _standing(self) -> dict[str, object]:
+        return {"version": self.current.version, "pinned": self.pinned}
+
+    def _activate_kept(
+        self, version: str, why: Why, before: Mapping[str, object] | None = None, by: str = ""
+    ) -> None:
         """Put a version that was fetched in force, and pin it."""
         snapshot = self._kept[version]
         assert isinstance(snapshot, Snapshot)
         self.pinned = True
-        self._activate(snapshot, why)
+        self._activate(snapshot, why, before=before, by=by)
 
-    def _activate(self, snapshot: Snapshot, why: Why, packed: Packed | None = None) -> None:
-        before, self.current = self.current, snapshot
-        if before is not snapshot:
+    def _activate(
+        self,
+        snapshot: Snapshot,
+        why: Why,
+        packed: Packed | None = None,
+        *,
+        before: Mapping[str, object] | None = None,
+        by: str = "",
+    ) -> None:
+        """`before`: how it stood, where somebody has asked for this."""
+        old, self.current = self.current, snapshot
+        if old is not snapshot:
             # One that is pinned over may still be the files'; what it remembered is not needed.
-            before.forget()
-            if before.version in self._kept:
-                self._kept[before.version] = self._packed_form(before)
+            old.forget()
+            if old.version in self._kept:
+                self._kept[old.version] = self._packed_form(old)
         self._packed = packed
         self._keep(snapshot.version, snapshot)
-        self._record(why)
+        self._record(why, before, by)
 
-    def _record(self, why: Why) -> None:
+    def _record(self, why: Why, before: Mapping[str, object] | None = None, by: str = "") -> None:
         version = self.current.version
-        row = self._row(f"policies:{why}", version, _DONE[why])
+        reason = f"{_DONE[why]}, by {by}" if by else _DONE[why]
+        metadata = {"before": before, "after": self._standing()} if before else None
+        row = self._row(f"policies:{why}", version, reason, metadata)
         self._write(row, Activation(version, rfc3339(self._now()), why, self.pinned))
 
     def _keep(self, version: str, snapshot: Snapshot | Packed | None) -> None:
@@ -292,7 +352,13 @@ class Versions:
                 return  # a limit of one, while a rollback is on its way
             del self._kept[oldest]
 
-    def _row(self, action: str, resource: str, reason: str) -> AuditRow:
+    def _row(
+        self,
+        action: str,
+        resource: str,
+        reason: str,
+        metadata: Mapping[str, object] | None = None,
+    ) -> AuditRow:
         return change_row(
             row_id=self._new_id(),
             at=self._now(),
@@ -301,6 +367,7 @@ class Versions:
             reason=reason,
             mode=self._mode(),
             policy_version=self.current.version,
+            metadata=metadata,
         )
 
     def _packed_form(self, snapshot: Snapshot) -> Packed:

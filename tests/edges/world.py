@@ -7,6 +7,7 @@ import json
 import socket
 import sqlite3
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import httpx
 from fastapi import FastAPI
 
 from authz import memory
+from authz.core.audit import refused_admin_row
 from authz.core.identity import TokenVerifier, mint
 from authz.core.mode import Mode
 from authz.core.policy_file import parse_file
@@ -22,9 +24,13 @@ from authz.core.snapshot import Snapshot
 from authz.core.state import State
 from authz.edges.http import admin as versions
 from authz.edges.http import analytics, audit, metrics, records, relationships
+from authz.edges.http import mode as mode_routes
+from authz.edges.http import policies as policy_routes
 from authz.edges.http.app import build_app
+from authz.edges.http.attempts import Attempts
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.probes import Health
+from authz.edges.mode_switch import ModeSwitch
 from authz.edges.readers import worker
 from authz.edges.readers.pool import Readers
 from authz.edges.readers.process import Child
@@ -127,7 +133,14 @@ class World:
         #: One loop for all requests: readers belong to it.
         self._runner = asyncio.Runner()
         self.readers = Readers(self.database, start=beside)
-        admin = AdminToken(token)
+        #: What the policy files say; a test may put others there.
+        self.loaded = Loaded(build([]), ())
+        self.policies = directory / "policies"
+        self.mode = ModeSwitch(
+            self.gate, self.versions, has_file=False, tell_envoy=lambda _: True, now=self._clock
+        )
+        self.attempts = Attempts(self._record_attempts)
+        admin = AdminToken(token, self.attempts)
         self.app: FastAPI = build_app(
             self.gate,
             self._health(),
@@ -135,6 +148,8 @@ class World:
             records.router(admin, self.operations),
             relationships.router(admin, self.operations, tokens),
             versions.router(admin, self.versions, self.database),
+            policy_routes.router(admin, self.versions, lambda: self.loaded, self.policies),
+            mode_routes.router(admin, self.mode, self.operations),
             metrics.router(self.operations),
             audit.router(admin, self.readers, self._clock),
             analytics.router(admin, self.readers, self._clock),
@@ -146,7 +161,7 @@ class World:
     def _health(self) -> Health:
         return Health(
             mode=lambda: self.gate.mode,
-            loaded=lambda: Loaded(build([]), ()),
+            loaded=lambda: self.loaded,
             versions=self.versions,
             problems=dict,
             audit=self.audit,
@@ -154,6 +169,17 @@ class World:
             started_at=NOW,
             transport=dict,
         )
+
+    def _record_attempts(self, count: int, last: Mapping[str, object]) -> None:
+        row = refused_admin_row(
+            row_id=f"refused-{self.now}-{count}",
+            at=self.now,
+            count=count,
+            mode=self.gate.mode,
+            policy_version="v",
+            metadata=last,
+        )
+        self.audit.write([row])
 
     def close(self) -> None:
         self.readers.close()

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -530,15 +530,13 @@ def test_a_database_that_is_none_does_not_stop_a_start(world: World) -> None:
 def test_a_change_takes_effect_at_once_and_is_recorded_when_it_can_be(world: World) -> None:
     started = world.start(A)
     with world.locked():
-        for seconds, act in enumerate(
-            (
-                lambda: started.reload(B),
-                lambda: started.rollback(A.version),
-                lambda: started.note("mode:audit", "enforce", "changed"),
-                started.release,
-            ),
-            start=1,
-        ):
+        acts: tuple[Callable[[], object], ...] = (
+            lambda: started.reload(B),
+            lambda: started.rollback(A.version),
+            lambda: started.note("mode:audit", "enforce", "changed"),
+            started.release,
+        )
+        for seconds, act in enumerate(acts, start=1):
             world.now = START + seconds
             act()
         assert started.current is B

@@ -90,36 +90,6 @@ def print_trace(explanation: "Explanation", sources: dict[str, str]) -> None:
 
 def as_object(explanation: "Explanation", sources: dict[str, str]) -> dict[str, Any]:
     """An explanation for `--json`."""
-    verdict = explanation.verdict
-    body: dict[str, Any] = {
-        "decision": explanation.outcome,
-        "code": str(verdict.code),
-        "stage": verdict.stage,
-        "policy": verdict.policy,
-        "rule": verdict.rule,
-        "ruleIndex": verdict.rule_index,
-        "reason": verdict.reason,
-    }
-    return {
-        **{key: value for key, value in body.items() if value not in (None, "")},
-        "applicable": [
-            {
-                "policy": trace.policy.name,
-                "source": sources[trace.policy.name],
-                "says": trace.says,
-                "rules": [
-                    {
-                        "number": rule.number,
-                        "effect": rule.rule.effect,
-                        "actions": list(rule.rule.patterns),
-                        "outcome": rule.outcome,
-                        **({"why": rule.why} if rule.why else {}),
-                    }
-                    for rule in trace.rules
-                ],
-                "defaultEffect": trace.policy.default_effect,
-            }
-            for trace in explanation.applicable
-        ],
-        "others": [{"policy": name, "because": why} for name, why in explanation.others],
-    }
+    from authz.core.explain import as_object as shown
+
+    return shown(explanation, sources)

@@ -22,13 +22,11 @@ from authz.core.pending import MAX_TEXT, Pending
 from authz.core.timestamps import rfc3339
 from authz.edges.http.admin import PREFIXES
 from authz.edges.http.bodies import Body, read_json
-from authz.edges.http.credentials import AdminToken
+from authz.edges.http.credentials import BY, AdminToken
 from authz.edges.http.listing import After, Filter, Limit, newest, one_of
 from authz.edges.http.refusals import refusals
 from authz.operations import NotPossible, Operations, Unknown
 
-#: Who has done it, in the trail: whoever holds ADMIN_TOKEN.
-BY: Final = "admin"
 #: What a pending action's state can be (CONTRACT §8).
 STATES: Final = (
     "pending_approval", "pending_cooling", "approved", "rejected", "executed", pending.EXPIRED,

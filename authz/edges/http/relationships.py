@@ -21,9 +21,9 @@ from authz.core.identity import MAX_CLAIM, Identity, TokenVerifier
 from authz.core.timestamps import seconds_of
 from authz.edges.http.admin import PREFIXES
 from authz.edges.http.bodies import Body, read_json
-from authz.edges.http.credentials import CHALLENGE, AdminToken, claims_admin
+from authz.edges.http.credentials import BY, CHALLENGE, AdminToken, claims_admin
 from authz.edges.http.listing import After, Filter, Limit, newest, one_of
-from authz.edges.http.records import BY, Revocation, lifetime
+from authz.edges.http.records import Revocation, lifetime
 from authz.edges.http.refusals import Coded, refusals
 from authz.operations import NotPossible, Operations, Unknown
 
@@ -213,7 +213,7 @@ class _Relationships:
         if self._admin.is_sent(request):
             return None
         if self._admin and claims_admin(request):
-            raise HTTPException(401, "the admin token is wrong", CHALLENGE)
+            raise self._admin.refusal(request)
         authorization = request.headers.get("authorization", "")
         caller = self._tokens.identify(authorization, self._operations.now())
         if isinstance(caller, Identity):
