@@ -71,8 +71,8 @@ class Asker(TypedDict):
     """An agent, as it was called last."""
 
     id: str
-    name: NotRequired[str]
-    trustTier: NotRequired[str]
+    name: Annotated[str, Field(description="Its id, where it has no name.")]
+    trustTier: str
     requests: Count
     allowed: Count
     denied: Count

@@ -14,6 +14,7 @@ import pytest
 
 from authz.core import tiers
 from authz.core.audit import AuditRow
+from authz.core.delegation.relationship import MAX_HOPS, Relationship
 from authz.core.sources import GOVERNED
 from authz.core.timestamps import rfc3339
 from authz.stores.analytics import agents, delegations, policies, requests
@@ -149,6 +150,7 @@ def test_agents_come_by_what_they_are_sorted_by(path: Path, sort: str, first: st
         },
         "b": {
             "id": "b",
+            "name": "b",
             "trustTier": "trusted",
             "requests": 1,
             "allowed": 0,
@@ -314,3 +316,18 @@ def test_sums_are_those_of_the_rows(
     assert sum(one["requestCount"] for one in distributed) == len(counted)
     cells = told(path, requests.latency_heatmap, period=period)["cells"]
     assert sum(one["count"] for one in cells) == len(counted)
+
+
+def test_what_the_ledger_says_of_a_hop_is_read_as_it_is_kept() -> None:
+    # The names are repeated there, so that a reader process need not load what decides.
+    assert set(delegations._Edge._fields) <= set(Relationship._fields)
+    assert delegations.MAX_DEPTH == MAX_HOPS
+
+
+@pytest.mark.parametrize("kept", ["", "[]", "7", '{"source": "lead"}', None, b"\xff", "[" * 9999])
+def test_a_hop_that_cannot_be_read_is_in_no_pair(path: Path, kept: object) -> None:
+    write(path, [decided(NOW - 10, "deny", agent_id="w", delegation_id="rel_1")])
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("INSERT INTO ledger VALUES ('relationship', 'rel_1', 1, ?)", (kept,))
+    found = told(path, delegations.delegations)
+    assert (found["totalChains"], found["blockedChains"], found["topPairs"]) == (1, 1, [])

@@ -12,7 +12,8 @@ from authz.stores.analytics.scan import AGENT, NEWEST, SUMS, Tally
 def agents(report: Report, *, sort: str, limit: int) -> dict[str, Any]:
     """Who has asked, and what became of it; the most of what they are sorted by first.
 
-    `sort` is one of `SORTS`. Name and tier are those that the agent had in its newest request.
+    `sort` is one of `SORTS`. Name and tier are those that the agent had in its newest request; one
+    without a name is called by its id.
 
     Raises:
         sqlite3.Error: the table cannot be read.
@@ -34,11 +35,12 @@ def agents(report: Report, *, sort: str, limit: int) -> dict[str, Any]:
     for agent, sums in sorted(tally.of.items(), key=by)[:limit]:
         requests, allowed, denied, latency_us = sums
         last, name, tier = tally.newest[agent]
-        told = {"name": name, "trustTier": tier}
         shown.append(
             {
                 "id": agent,
-                **{key: value for key, value in told.items() if value is not None},
+                # Who reads this shows the name, and a token need not have one.
+                "name": name or agent,
+                "trustTier": tier or tiers.TIERS[tiers.UNVERIFIED],
                 "requests": requests,
                 "allowed": allowed,
                 "denied": denied,

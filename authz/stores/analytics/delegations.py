@@ -80,6 +80,7 @@ def delegations(report: Report) -> dict[str, Any]:
         top.append({**called, "fromAgentId": source, "toAgentId": target, "count": count})
     return report.answer(
         chains,
+        pairs,
         totalChains=total,
         avgDepth=round(depths / with_depth, 2) if with_depth else 0.0,
         blockedChains=blocked,
