@@ -650,7 +650,7 @@ def test_a_database_that_somebody_else_keeps_locked_is_a_sentence(
         (("agent", "update", "ann", "--tag", "x", "--no-tags"), 2,
          "give --tag or --no-tags, not both"),
         (("agent", "revoke", "ann", "--reason", "\n"), 2,
-         "reason: must be printable text of at most 1024 characters"),
+         "reason: not printable text of at most 1024 characters"),
         (("agent", "token", "eve"), 1, "there is no agent eve"),
         (("pending", "list", "--state", "lost"), 2,
          "--state: unknown state; write one of approval, cooling, approved, rejected, executed,"

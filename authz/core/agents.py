@@ -12,8 +12,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from authz.core.facts import MAX_PARTS, distinct
-from authz.core.identity import MAX_CLAIM, MAX_TAGS, Identity
+from authz.core import shape
+from authz.core.facts import MAX_PARTS
+from authz.core.identity import MAX_TAGS, Identity
 from authz.core.tiers import TIERS, UNVERIFIED, rank
 from authz.core.timestamps import rfc3339
 
@@ -24,8 +25,6 @@ MAX_METADATA: Final = 4096
 #: Longest record that is read back, characters: tags and capabilities of full length have 64 KiB,
 #: where each character is escaped.
 MAX_STORED: Final = 128 * 1024
-#: The first second that no RFC 3339 time can say (the year 10000).
-_END_OF_TIME: Final = 253_402_300_800.0
 
 
 class Agent(NamedTuple):
@@ -74,13 +73,13 @@ def new_agent(
         raise ValueError(f"trustTier: unknown tier; write one of {', '.join(TIERS)}")
     return Agent(
         agent_id=_id(agent_id),
-        name=_text("name", name),
-        tier=_text("trustTier", tier),
+        name=shape.name("name", name, optional=True),
+        tier=shape.name("trustTier", tier),
         rank=tier_rank,
-        tags=_texts("tags", tags),
-        org_id=_text("orgId", org_id),
-        description=_text("description", description, MAX_DESCRIPTION),
-        capabilities=_texts("capabilities", capabilities),
+        tags=shape.names("tags", tags, MAX_TAGS),
+        org_id=shape.name("orgId", org_id, optional=True),
+        description=_words("description", description),
+        capabilities=shape.names("capabilities", capabilities, MAX_TAGS),
         metadata="" if metadata is None else _canonical(metadata),
         created_at=now,
         updated_at=0.0,
@@ -116,7 +115,7 @@ def revoked(agent_or_id: Agent | str, now: float, reason: str) -> Agent:
     Raises:
         ValueError: the id or the reason is none that a record may have; one sentence.
     """
-    said = _text("reason", reason, MAX_DESCRIPTION)
+    said = _words("reason", reason)
     if isinstance(agent_or_id, str):
         return Agent(
             agent_id=_id(agent_or_id),
@@ -156,16 +155,14 @@ def from_json(agent_id: str, text: str) -> Agent:
     """
     if len(text) > MAX_STORED:
         raise ValueError(f"the record is longer than {MAX_STORED} characters")
-    stored = _object("the record", text)
-    if set(stored) != set(_STORED):
-        raise ValueError("the record does not have the fields of an agent")
+    stored = shape.members("agent", shape.json_object("agent", text), _STORED)
     metadata = stored["metadata"]
     if not isinstance(metadata, str) or (metadata and not _is_canonical(metadata)):
         raise ValueError("metadata: not a JSON object in its one spelling")
     revoked_at = stored["revoked_at"]
     made = new_agent(
         agent_id,
-        _time("createdAt", stored["created_at"]),
+        shape.moment("createdAt", stored["created_at"]),
         # Whoever was revoked by its id alone has no name.
         **{name: stored[name] for name in _CHANGEABLE}
         | ({"name": agent_id} if stored["name"] == "" and revoked_at is not None else {}),
@@ -173,9 +170,9 @@ def from_json(agent_id: str, text: str) -> Agent:
     return made._replace(
         name=stored["name"],
         metadata=metadata,
-        updated_at=_time("updatedAt", stored["updated_at"]),
-        revoked_at=None if revoked_at is None else _time("revokedAt", revoked_at),
-        revoked_reason=_text("reason", stored["revoked_reason"], MAX_DESCRIPTION),
+        updated_at=shape.moment("updatedAt", stored["updated_at"]),
+        revoked_at=None if revoked_at is None else shape.moment("revokedAt", revoked_at),
+        revoked_reason=_words("reason", stored["revoked_reason"]),
     )
 
 
@@ -215,28 +212,11 @@ def entry(agent: Agent) -> dict[str, Any]:
 def _id(value: object) -> str:
     if value == "":
         raise ValueError("id: must not be empty")
-    return _text("id", value)
+    return shape.name("id", value, optional=True)
 
 
-def _text(field: str, value: object, limit: int = MAX_CLAIM) -> str:
-    if not isinstance(value, str) or len(value) > limit or not value.isprintable():
-        raise ValueError(f"{field}: must be printable text of at most {limit} characters")
-    return value
-
-
-def _texts(field: str, values: object) -> tuple[str, ...]:
-    # A text is a sequence of texts too, and never meant as one.
-    if not isinstance(values, (list, tuple)) or len(values) > MAX_TAGS:
-        raise ValueError(f"{field}: must be a list of at most {MAX_TAGS} texts")
-    return tuple(_text(field, value) for value in values)
-
-
-def _time(field: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{field}: must be a number of seconds")
-    if not 0 <= value < _END_OF_TIME:
-        raise ValueError(f"{field}: must be a time before the year 10000")
-    return float(value)
+def _words(field: str, value: object) -> str:
+    return shape.name(field, value, optional=True, most=MAX_DESCRIPTION)
 
 
 def _canonical(metadata: object) -> str:
@@ -262,14 +242,4 @@ def _canonical(metadata: object) -> str:
 
 
 def _is_canonical(text: str) -> bool:
-    return _canonical(_object("metadata", text)) == text
-
-
-def _object(what: str, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text, object_pairs_hook=distinct)
-    except (ValueError, RecursionError):
-        raise ValueError(f"{what} is not JSON with distinct keys") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{what} is not a JSON object")
-    return value
+    return _canonical(shape.json_object("metadata", text)) == text

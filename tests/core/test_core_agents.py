@@ -56,8 +56,8 @@ def test_a_record_keeps_what_it_was_given_and_how_it_was_written() -> None:
     assert expected == FULL
 
 
-TEXT = "must be printable text of at most 256 characters"
-LIST = "must be a list of at most 64 texts"
+TEXT = "not printable text of at most 256 characters"
+LIST = "not a list of at most 64"
 TIER = f"trustTier: unknown tier; write one of {', '.join(TIERS)}"
 SAID = "metadata: must be an object that JSON can say"
 LARGE = "metadata: must have at most 4096 characters as JSON, and 256 lists and objects"
@@ -83,13 +83,13 @@ LARGE = "metadata: must have at most 4096 characters as JSON, and 256 lists and 
         ({"tags": {"a": 1}}, f"tags: {LIST}"),
         ({"tags": None}, f"tags: {LIST}"),
         ({"tags": ["a"] * (MAX_TAGS + 1)}, f"tags: {LIST}"),
-        ({"tags": ["a", 5]}, f"tags: {TEXT}"),
-        ({"tags": ["x" * (MAX_CLAIM + 1)]}, f"tags: {TEXT}"),
+        ({"tags": ["a", 5]}, f"tags[1]: {TEXT}"),
+        ({"tags": ["x" * (MAX_CLAIM + 1)]}, f"tags[0]: {TEXT}"),
         ({"org_id": "a\r\nb"}, f"orgId: {TEXT}"),
         ({"description": "x" * (MAX_DESCRIPTION + 1)},
-         f"description: must be printable text of at most {MAX_DESCRIPTION} characters"),
+         f"description: not printable text of at most {MAX_DESCRIPTION} characters"),
         ({"capabilities": "read"}, f"capabilities: {LIST}"),
-        ({"capabilities": [None]}, f"capabilities: {TEXT}"),
+        ({"capabilities": [None]}, f"capabilities[0]: {TEXT}"),
         ({"metadata": []}, "metadata: must be an object"),
         ({"metadata": "{}"}, "metadata: must be an object"),
         ({"metadata": {"a": math.nan}}, SAID),
@@ -138,7 +138,7 @@ def test_a_revocation_is_for_ever_and_said_once() -> None:
     assert revoked(gone, NOW + 2, "again") == gone
     with pytest.raises(ValueError, match=r"^a revoked agent cannot be changed"):
         changed(gone, NOW + 3, name="Back")
-    with pytest.raises(ValueError, match=r"^reason: must be printable"):
+    with pytest.raises(ValueError, match=r"^reason: not printable"):
         revoked(FULL, NOW, "a\nb")
 
 

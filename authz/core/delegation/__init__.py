@@ -4,7 +4,6 @@ A delegation only ever narrows. The caller's own policies decide as they would w
 every delegator above must be allowed the action too.
 
     scope         which patterns cover which
-    shape         what came from outside  ->  values of one form, or a sentence
     relationship  one hop: what is stored of it, and what is shown
     issue         who may pass on what, asked once, when a hop is made
     receipt       hops  ->  a signed chain in a header, and back

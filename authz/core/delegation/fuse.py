@@ -17,7 +17,7 @@
 import json
 from typing import Final, NamedTuple
 
-from authz.core.delegation import shape
+from authz.core import shape
 from authz.core.errors import Code
 
 #: Failures that open a fuse, and the seconds within which they fall (CONTRACT §15): an agent that

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from authz.core.delegation import shape
+from authz.core import shape
 from authz.core.delegation.relationship import (
     AUTHORITY,
     MAX_HOPS,

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from authz.core.delegation import shape
+from authz.core import shape
 from authz.core.delegation.relationship import MAX_HOPS, Refused, Relationship, from_values
 from authz.core.errors import Code
 from authz.core.timestamps import rfc3339, seconds_of

@@ -13,8 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
-from authz.core import tiers
-from authz.core.delegation import shape
+from authz.core import shape, tiers
 from authz.core.delegation.scope import covers_all
 from authz.core.errors import Code
 from authz.core.identity import MAX_TAGS

@@ -46,10 +46,10 @@ def members(
     return value
 
 
-def name(where: str, value: object, *, optional: bool = False) -> str:
-    """Printable text of at most `MAX_CLAIM` characters, as tokens carry it."""
-    if not isinstance(value, str) or len(value) > MAX_CLAIM or not value.isprintable():
-        raise ValueError(f"{where}: not printable text of at most {MAX_CLAIM} characters")
+def name(where: str, value: object, *, optional: bool = False, most: int = MAX_CLAIM) -> str:
+    """Printable text of at most so many characters; else as many as a claim of a token may have."""
+    if not isinstance(value, str) or len(value) > most or not value.isprintable():
+        raise ValueError(f"{where}: not printable text of at most {most} characters")
     if not (optional or value.strip()):
         raise ValueError(f"{where}: empty")
     return value
