@@ -88,7 +88,7 @@ def where(
 def place(service: Service, name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("HOME", str(service.directory))
     monkeypatch.setenv("MESHGUARD_ADMIN_TOKEN", TOKEN)
-    for variable in ("MESHGUARD_GATEWAY_URL", "MESHGUARD_URL", "OUTPUT_FORMAT"):
+    for variable in ("MESHGUARD_GATEWAY_URL", "MESHGUARD_URL", "MESHGUARD_OUTPUT_FORMAT"):
         monkeypatch.delenv(variable, raising=False)
     if name == "here":
         return ["--database", str(service.database)]

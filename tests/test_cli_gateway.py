@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import socket
 import stat
 import threading
@@ -50,7 +51,12 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture(autouse=True)
 def _surroundings(tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MESHGUARD_GATEWAY_URL", "MESHGUARD_URL", "OUTPUT_FORMAT", "ADMIN_TOKEN"):
+    for name in (
+        "MESHGUARD_GATEWAY_URL",
+        "MESHGUARD_URL",
+        "MESHGUARD_OUTPUT_FORMAT",
+        "ADMIN_TOKEN",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MESHGUARD_ADMIN_TOKEN", TOKEN)
@@ -137,6 +143,80 @@ def test_what_is_changed_there_is_there_here(service: Service) -> None:
     shown = json.loads(authz("agent", "show", made["id"], "--json").out)
     assert shown["status"] == "revoked"
     assert both(service, "agent", "token", made["id"]).code == 1
+
+
+def masked(done: Done) -> Done:
+    """Without what is another one each time: ids, times, tokens and keys."""
+    text = re.sub(r"(?:agent|pdact|rcpt|rel)_[0-9a-f]+", "…", done.out)
+    text = re.sub(r"[\w-]+\.[\w-]+\.[\w-]+|sig_[\w-]+|\d{4}-\d\d-\d\dT[\d:.]+Z", "…", text)
+    return done._replace(out=text)
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_what_is_changed_says_the_same_here_and_there(
+    service: Service, more: tuple[str, ...]
+) -> None:
+    here, there = ("--local",), ("--gateway", service.url)
+    said: dict[tuple[str, ...], list[Done]] = {}
+    for where in (here, there):
+
+        def change(*command: str, where: tuple[str, ...] = where) -> Done:
+            done = authz(*command, *more, *where)
+            assert (done.code, done.err) == (0, ""), done.err
+            said.setdefault(command[:2], []).append(masked(done))
+            return done
+
+        created = change("agent", "create", "Worker", "--tag", "x", "--ttl", "1h")
+        agent = json.loads(created.out)["id"] if more else created.out.split()[0]
+        change("agent", "update", agent, "--trust", "trusted", "--description", "works")
+        change("agent", "token", agent, "--ttl", "15m")
+        issued = change("delegation", "issue", agent, agent_of(service), "--scope", "read:*",
+                        "--ttl", "2h", "--depth", "1")  # fmt: skip
+        edge = json.loads(issued.out)["relationship"]["id"] if more else issued.out.strip()
+        change("delegation", "chain", edge)
+        for _ in range(5):
+            assert service.check(agent_of(service), "write:a", delegation=edge) == 403
+        change("fuse", "reset", edge)
+        change("delegation", "revoke", edge, "--reason", "done")
+        assert service.check(agent, "read:dear") == 200
+        change("wallet", "reset", "points", agent)
+        for answer in (("approve",), ("reject", "--reason", "no")):
+            assert service.check(agent, f"pay:{answer[0]}") == 403
+            waiting = json.loads(authz("pending", "list", "--agent", agent, "--json").out)
+            [one] = [e for e in waiting["pending"] if e["action"] == f"pay:{answer[0]}"]
+            change("pending", answer[0], one["pendingId"], *answer[1:], "--by", "me")
+        change("agent", "revoke", agent, "--reason", "done")
+        change("delegation", "key")
+    assert len(said) == 12
+    for command, (one, other) in said.items():
+        assert one == other, command
+
+
+def agent_of(service: Service) -> str:
+    """An agent that is there in every test that needs another one."""
+    if authz("agent", "show", "helper").code:
+        assert authz("agent", "create", "Helper", "--id", "helper").code == 0
+    return "helper"
+
+
+def test_a_chain_can_be_had_in_place_of_an_id(service: Service) -> None:
+    assert authz("agent", "create", "Root", "--id", "root").code == 0
+    issued = authz("delegation", "issue", "root", agent_of(service), "--scope", "read:*", "--chain",
+                   "--gateway", service.url)  # fmt: skip
+    assert (issued.code, issued.out.count(".")) == (0, 2)
+    assert service.check("helper", "read:a", delegation=issued.out.strip()) == 200
+    unknown = authz("delegation", "issue", "root", "nobody", "--scope", "read:*",
+                    "--gateway", service.url)  # fmt: skip
+    assert unknown.err.startswith("authz: agent nobody is not registered here")
+
+
+def test_the_mode_is_changed_and_what_it_lasts_is_a_note(service: Service) -> None:
+    for mode in ("audit", "enforce"):
+        done = authz("mode", "set", mode)
+        assert (done.code, done.out.splitlines()[0]) == (0, f"mode    {mode}")
+        assert done.err == "authz: it lasts until a restart\n"
+        shown = json.loads(authz("mode", "show", "--json", "--gateway", service.url).out)
+        assert shown["mode"] == mode
 
 
 def test_a_wrong_token_is_code_3_and_nobody_there_code_5(service: Service) -> None:

@@ -69,7 +69,7 @@ def policy(*arguments: object) -> Done:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A sidecar's own place, with `policies` in it."""
     for name in [*os.environ]:
-        if name.startswith(("MESHGUARD", "AUTHZ")) or name == "OUTPUT_FORMAT":
+        if name.startswith(("MESHGUARD", "AUTHZ")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))

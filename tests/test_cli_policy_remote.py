@@ -151,7 +151,7 @@ def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MESHGUARD_ADMIN_TOKEN", TOKEN)
     monkeypatch.setenv("POLICIES_DIR", "none")
-    for name in ("MESHGUARD_GATEWAY_URL", "MESHGUARD_URL", "OUTPUT_FORMAT"):
+    for name in ("MESHGUARD_GATEWAY_URL", "MESHGUARD_URL", "MESHGUARD_OUTPUT_FORMAT"):
         monkeypatch.delenv(name, raising=False)
     made = Gateway()
     handler = type("Bound", (Handler,), {"gateway": made})

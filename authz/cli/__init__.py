@@ -34,10 +34,10 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-app.command("run")(run.run)
-app.command("serve")(run.serve)
-app.command("echo", hidden=True)(run.echo)
-app.command("settings")(settings.show)
+app.command("run", cls=options.LocalCommand)(run.run)
+app.command("serve", cls=options.LocalCommand)(run.serve)
+app.command("echo", cls=options.LocalCommand, hidden=True)(run.echo)
+app.command("settings", cls=options.LocalCommand)(settings.show)
 app.command("status", cls=options.RemoteCommand)(status.status)
 app.add_typer(mode.app, name="mode")
 app.add_typer(config.app, name="config")

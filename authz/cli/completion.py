@@ -47,8 +47,8 @@ def agents_like(incomplete: str) -> list[str]:
             sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S)
         ) as there:
             rows = there.execute(
-                "SELECT key FROM ledger WHERE kind = 'agent' AND key >= ? AND key < ?"
-                " ORDER BY key LIMIT ?",
+                "SELECT key FROM ledger WHERE kind = 'agent' AND value IS NOT NULL"
+                " AND key >= ? AND key < ? ORDER BY key LIMIT ?",
                 (incomplete, f"{incomplete}\U0010ffff", MAX_OFFERED),
             )
             found = [str(key) for (key,) in rows]

@@ -8,7 +8,7 @@ import typer
 
 from authz.cli.completion import like
 from authz.cli.config_file import KEYS, SECRETS, Unusable, checked, path, write
-from authz.cli.options import AsJson
+from authz.cli.options import AsJson, LocalCommand
 from authz.cli.shared import BAD_ARGUMENTS, FAILED, fail, note, print_table
 
 app = typer.Typer(help="Where commands go without being told.", no_args_is_help=True)
@@ -27,7 +27,7 @@ def group() -> None:
     """Where commands go without being told. An option counts more, and so does the environment."""
 
 
-@app.command("list")
+@app.command("list", cls=LocalCommand)
 def list_values(as_json: AsJson = False) -> None:
     """List what is set; secrets are starred."""
     from authz.cli.destination import config
@@ -42,7 +42,7 @@ def list_values(as_json: AsJson = False) -> None:
         print_table(("KEY", "VALUE"), list(shown.items()))
 
 
-@app.command()
+@app.command(cls=LocalCommand)
 def get(key: Key) -> None:
     """Print a value, also a secret."""
     from authz.cli.destination import config
@@ -53,7 +53,7 @@ def get(key: Key) -> None:
     typer.echo(value)
 
 
-@app.command("set")
+@app.command("set", cls=LocalCommand)
 def set_value(
     key: Key,
     value: Annotated[
@@ -72,13 +72,13 @@ def set_value(
     _write(key, value)
 
 
-@app.command()
+@app.command(cls=LocalCommand)
 def unset(key: Key) -> None:
     """Take a value away."""
     _write(_known(key), "")
 
 
-@app.command("path")
+@app.command("path", cls=LocalCommand)
 def show_path() -> None:
     """Print where the file is, whether or not it is there."""
     try:

@@ -20,6 +20,8 @@ from authz.cli.shared import BAD_ARGUMENTS, REFUSED, fail, note
 
 #: Where clients are told the gateway, ours and others' (CONTRACT §14).
 GATEWAY_VARIABLES: Final = ("MESHGUARD_GATEWAY_URL", "MESHGUARD_URL")
+#: With a prefix, unlike in our own file: others have a variable of the shorter name.
+FORMAT_VARIABLE: Final = "MESHGUARD_OUTPUT_FORMAT"
 UNIX: Final = "unix:"
 #: What ADMIN_TOKEN has at least (`settings`), and what is read of a file with a token, bytes.
 MIN_TOKEN: Final = 16
@@ -83,13 +85,13 @@ def sidecar(*, needs_token: bool = True) -> Destination:
 
 def output_format() -> str:
     """How to print where nothing is said: `table` or `json`."""
-    value, origin = os.environ.get("OUTPUT_FORMAT", ""), "OUTPUT_FORMAT"
+    value = os.environ.get(FORMAT_VARIABLE, "").strip()
     if not value:
         return config().get("output-format") or "table"
     try:
         return config_file.checked("output-format", value)
     except ValueError as error:
-        fail([f"{origin}: {error}"], BAD_ARGUMENTS)
+        fail([f"{FORMAT_VARIABLE}: {error}"], BAD_ARGUMENTS)
 
 
 def config() -> Config:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from authz.cli.options import AsJson, LocalCommand
 from authz.cli.shared import fail
 
 app = typer.Typer(help="Envoy's configuration.", no_args_is_help=True)
@@ -15,13 +16,13 @@ def group() -> None:
     """Envoy's configuration."""
 
 
-@app.command()
+@app.command(cls=LocalCommand)
 def config(
     out: Annotated[
         Path | None,
         typer.Option(help="Directory to write both files into; printed when left out."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print, or write, the bootstrap and the ext_authz filter that it subscribes to."""
     import json

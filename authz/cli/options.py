@@ -54,7 +54,7 @@ Local = Annotated[bool, typer.Option("--local", help=_LOCAL_HELP)]
 
 
 def wants_json() -> bool:
-    """JSON was asked for: before the command, by OUTPUT_FORMAT, or in the config file."""
+    """JSON was asked for: before the command, by MESHGUARD_OUTPUT_FORMAT, or in the config file."""
     from authz.cli.destination import output_format
 
     return said().as_json or output_format() == "json"
@@ -111,3 +111,20 @@ class RemoteCommand(TyperCommand):
 
     def __init__(self, *args: Any, params: list[Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, params=[*(params or []), *_SHARED], **kwargs)
+
+
+class LocalCommand(TyperCommand):
+    """A command that is about what is here: a sidecar that is named before it is refused.
+
+    Whoever names one would take what is here for what is there.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        from authz.cli.shared import BAD_ARGUMENTS, fail
+
+        if said().gateway or said().admin_token:
+            name = ctx.command_path.partition(" ")[2]
+            fail([f"--gateway: `authz {name}` is about what is here, and asks no sidecar"],
+                 BAD_ARGUMENTS)  # fmt: skip
+        return super().invoke(ctx)

@@ -1,13 +1,11 @@
 """`authz settings`: every variable, its default and what it is for."""
 
-from typing import Annotated
-
 import typer
 
+from authz.cli.options import AsJsonArray
 
-def show(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
-) -> None:
+
+def show(as_json: AsJsonArray = False) -> None:
     """List the environment variables."""
     import json
 

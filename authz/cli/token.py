@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from authz.cli.options import AsJson, LocalCommand
 from authz.cli.run import DevSecrets
 from authz.cli.shared import environment, fail
 from authz.core.tiers import TIERS, rank
@@ -17,7 +18,7 @@ def group() -> None:
     """Agent tokens."""
 
 
-@app.command()
+@app.command(cls=LocalCommand)
 def mint(
     agent: Annotated[str, typer.Option(help="Agent id, the token's `sub`.")],
     tier: Annotated[
@@ -29,7 +30,7 @@ def mint(
     ttl: Annotated[
         str, typer.Option(help="Lifetime: 30s, 15m, 24h, 7d. JWT_EXPIRES_IN when left out.")
     ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    as_json: AsJson = False,
     insecure_dev_secrets: DevSecrets = False,
 ) -> None:
     """Print a signed agent token, and nothing else."""

@@ -3,7 +3,7 @@
 import typer
 
 from authz.cli.audit import export, query, tail, verify
-from authz.cli.options import RemoteCommand
+from authz.cli.options import LocalCommand, RemoteCommand
 
 app = typer.Typer(help="The audit trail.", no_args_is_help=True)
 
@@ -18,5 +18,5 @@ app.command("query", cls=RemoteCommand)(query.query)
 app.command("trace", cls=RemoteCommand)(query.trace)
 app.command("stats", cls=RemoteCommand)(query.stats)
 app.command("export", cls=RemoteCommand)(export.export)
-app.command("head")(verify.head)
-app.command("verify")(verify.verify)
+app.command("head", cls=LocalCommand)(verify.head)
+app.command("verify", cls=LocalCommand)(verify.verify)

@@ -2,7 +2,7 @@
 
 import typer
 
-from authz.cli.options import RemoteCommand
+from authz.cli.options import LocalCommand, RemoteCommand
 from authz.cli.policy import (
     allowed,
     apply,
@@ -29,11 +29,11 @@ app.command("apply", cls=RemoteCommand)(apply.apply)
 app.command("delete", cls=RemoteCommand)(apply.delete)
 app.command("allowed", cls=RemoteCommand)(allowed.allowed)
 app.command("validate", cls=RemoteCommand)(validate.validate)
-app.command("schema")(validate.schema)
+app.command("schema", cls=LocalCommand)(validate.schema)
 app.command("test", cls=RemoteCommand)(testing.run_tests)
-app.command("explain")(explain.explain)
-app.command("diff")(diff.diff)
-app.command("suggest")(suggest.suggest)
+app.command("explain", cls=LocalCommand)(explain.explain)
+app.command("diff", cls=LocalCommand)(diff.diff)
+app.command("suggest", cls=LocalCommand)(suggest.suggest)
 app.command("versions", cls=RemoteCommand)(versions.versions)
 app.command("rollback", cls=RemoteCommand)(versions.rollback)
 app.command("pin", cls=RemoteCommand)(versions.pin)

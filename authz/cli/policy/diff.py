@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from authz.cli.options import AsJson
 from authz.cli.policy import shared
 from authz.cli.shared import print_table
-from authz.core.explain import outcome_of
 
 if TYPE_CHECKING:
     from authz.core.policy_diff import AnswerChange, PolicyChange, Replay
@@ -21,7 +21,7 @@ def diff(
         Path | None,
         typer.Option("--replay", help="Audit database: whose answers would change?"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare policies, and with --replay their answers to every request on record.
 
@@ -62,6 +62,8 @@ def _print(changes: "list[PolicyChange]", found: "Replay | None") -> None:
     for kind, count in sorted(found.kinds.items()):
         typer.echo(f"    {kind}: {count}")
     if found.changed:
+        from authz.core.explain import outcome_of
+
         # Calls that differ in what is not shown are one line.
         rows: dict[tuple[str, ...], int] = {}
         for answer in found.changed:
@@ -97,6 +99,8 @@ def _object(changes: "list[PolicyChange]", found: "Replay | None") -> dict[str, 
         ]
     }
     if found is not None:
+        from authz.core.explain import outcome_of
+
         body["replay"] = {
             "requests": found.requests,
             "calls": found.calls,

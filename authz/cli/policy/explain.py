@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from authz.cli.options import AsJson
 from authz.cli.policy import shared
 from authz.core.text import visible
 
@@ -26,7 +27,7 @@ def explain(
     path: shared.UpstreamPath = "",
     context: shared.Context = "",
     policy: shared.PolicyPaths = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show every policy that applies to a call, and each of its rules: matched, or why not.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from authz.cli.options import AsJson
 from authz.cli.policy import remote_test, shared
 from authz.cli.policy.explain import as_object, print_decision, print_trace
 from authz.cli.shared import fail
@@ -40,7 +41,7 @@ def run_tests(
     full: Annotated[
         bool, typer.Option("--full-coverage", help="A rule that no test reaches fails.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    as_json: AsJson = False,
     layout: Annotated[
         shared.Format, typer.Option("--format", help="github: annotations of a pull request.")
     ] = shared.Format.TEXT,
@@ -53,7 +54,8 @@ def run_tests(
     Exit code 0: allowed, or all passed. 1: denied, or a test failed. 2: a file or an argument
     cannot be used.
     """
-    layout = shared.Format.JSON if as_json else layout
+    # What the command line says of the format counts more than what is true of every command.
+    layout = shared.Format.JSON if as_json and layout is shared.Format.TEXT else layout
     as_json = layout is shared.Format.JSON
     if file:
         if agent or action or agent_id or wanted:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from authz.cli.options import AsJson
 from authz.cli.policy.shared import BAD_INPUT, Format, annotation, load, named_gateway
 from authz.cli.shared import fail
 
@@ -21,7 +22,7 @@ def validate(
         typer.Argument(help="Files and directories; POLICIES_DIR when left out."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    as_json: AsJson = False,
     layout: Annotated[
         Format, typer.Option("--format", help="github: annotations of a pull request.")
     ] = Format.TEXT,
@@ -40,7 +41,7 @@ def validate(
     errors = sum(problem.severity == "error" for problem in problems)
     warnings = len(problems) - errors
     valid = not errors and size + others > 0 and not (strict and warnings)
-    if as_json or layout is Format.JSON:
+    if layout is Format.JSON or (as_json and layout is Format.TEXT):
         body = {
             "valid": valid,
             "policies": size,
