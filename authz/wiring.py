@@ -26,13 +26,24 @@ from authz.core.policy_set import counted
 from authz.core.state import State
 from authz.edges.cpu_quota import Thrift
 from authz.edges.h2c.server import BATCH, H2cServer
-from authz.edges.http import admin, analytics, mode, policies, records, relationships
+from authz.edges.http import (
+    admin,
+    analytics,
+    mode,
+    policies,
+    policy_trial,
+    policy_writes,
+    records,
+    relationships,
+)
 from authz.edges.http import audit as audit_routes
 from authz.edges.http.app import build_app
 from authz.edges.http.attempts import Attempts
 from authz.edges.http.credentials import AdminToken
+from authz.edges.http.documents import Reader
 from authz.edges.http.probes import Health
 from authz.edges.mode_switch import BYPASS_WARNING, ModeSwitch
+from authz.edges.policy_changes import PolicyChanges
 from authz.edges.readers.pool import Readers
 from authz.edges.reloader import Followed, Reloader, report
 from authz.edges.sockets import bind_unix
@@ -44,8 +55,9 @@ from authz.settings import Settings, read_jwks_file, read_mode_file
 from authz.stores.audit_key import default_key_file
 from authz.stores.audit_log import AuditLog
 from authz.stores.audit_maintenance import AuditMaintenance
-from authz.stores.parsing import ParserProcess
+from authz.stores.parsing import ParserProcess, parse_aside
 from authz.stores.policies import Loaded, PolicyDirectory
+from authz.stores.policy_files import PolicyFiles
 from authz.stores.versions import Versions
 
 log = logging.getLogger(__name__)
@@ -267,7 +279,12 @@ def _other_routes(
     secret = settings.admin_token.get_secret_value() if settings.admin_token else ""
     token = AdminToken(secret, attempts)
     yield admin.router(token, versions, settings.audit_db_path)
-    yield policies.router(token, versions, lambda: reloader.loaded, settings.policies_dir)
+    reader, directory = Reader(), settings.policies_dir
+    files = PolicyFiles(directory, parse_aside)
+    changes = PolicyChanges(files, reloader, versions, operations)
+    yield policies.router(token, versions, lambda: reloader.loaded, directory, reader)
+    yield policy_writes.router(token, changes, versions, reader)
+    yield policy_trial.router(token, versions, operations, reader)
     yield mode.router(token, switch, operations)
     yield records.router(token, operations)
     yield relationships.router(token, operations, tokens)

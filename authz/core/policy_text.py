@@ -9,8 +9,7 @@
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import yaml
 
@@ -81,14 +80,14 @@ def edited(data: bytes, parsed: Parsed, key: Key, text: bytes) -> bytes:
     return before + text + after
 
 
-def written(document: Mapping[str, Any]) -> bytes:
+def written(document: object) -> bytes:
     """A document that came as JSON, as a file of policies has it.
 
     Raises:
         UnicodeEncodeError: it has half a character.
     """
     text: str = yaml.dump(
-        dict(document), Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=100
+        document, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=100
     )
     return text.encode()
 

@@ -16,7 +16,7 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Final, NamedTuple
 
 from authz.core.policy_file import MAX_FILE, Parsed
@@ -32,6 +32,8 @@ MAX_ALIKE: Final = 100
 NEW_MODE: Final = 0o644
 #: Where the kubelet keeps a ConfigMap's files.
 _CONFIG_MAP: Final = "..data"
+#: Without O_NONBLOCK, opening a FIFO would wait for its writer.
+_READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 #: What stands in the way of writing for good, and not just now.
 _FOR_GOOD: Final = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR)
 
@@ -91,6 +93,10 @@ class PolicyFiles:
         """A file as it is told of: below POLICIES_DIR."""
         return PurePosixPath(Path(file).relative_to(self._root))
 
+    def absolute(self, file: PurePosixPath) -> str:
+        """The same as problems and sources name it."""
+        return str(self._root / file)
+
     def find(self, policies: Policies, key: Key, *, to_edit: bool = True) -> Found | None:
         """The document as its file has it now; None where no file is known to have it.
 
@@ -99,7 +105,7 @@ class PolicyFiles:
 
         Raises:
             Changed: the file does not have it any more, or is not valid any more.
-            NotWritable: there is a link on the way to it, and `to_edit`.
+            NotWritable: there is a link on the way to it, and `to_edit`; or it is no file.
             WriteFailed: it cannot be read.
         """
         source = policies.source(*key)
@@ -115,7 +121,7 @@ class PolicyFiles:
                 with self._directory(file) as directory:
                     data, mode = _read(directory, file)
             else:
-                data, mode = (self._root / file).read_bytes()[: MAX_FILE + 1], 0
+                data, mode = _content_of(self._root / file, os.open(self._root / file, _READ))
         except FileNotFoundError:
             raise Changed(f"{file} is gone; ask again") from None
         except OSError as error:
@@ -141,7 +147,7 @@ class PolicyFiles:
         said = digests(found.parsed)
         if not text:
             del said[key]
-            if not said:
+            if len(found.parsed.policies) + len(found.parsed.chain) == 1:
                 self._require_writable(found.file)
                 return Edit(found.file, found.data, None, found.mode, "")
         else:
@@ -286,15 +292,17 @@ def _read(directory: int, file: PurePosixPath) -> tuple[bytes, int]:
         NotWritable: it is a link, or no file.
         OSError: it cannot be read.
     """
-    # Without O_NONBLOCK, opening a FIFO would wait for its writer.
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        handle = os.open(file.name, flags, dir_fd=directory)
+        handle = os.open(file.name, _READ | os.O_NOFOLLOW, dir_fd=directory)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise NotWritable(_is_link(file)) from None
         raise
-    with open(handle, "rb") as stream:  # noqa: PTH123 - it is open already
+    return _content_of(file, handle)
+
+
+def _content_of(file: PurePath, handle: int) -> tuple[bytes, int]:
+    with open(handle, "rb") as stream:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise NotWritable(f"{file} is no regular file")

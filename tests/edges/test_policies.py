@@ -112,7 +112,7 @@ def test_a_text_is_valid_or_it_is_said_where_it_is_not(world: World) -> None:
     status, said = post(world, b"name: x\nrules: []\n", "application/yaml")
     assert (status, said["valid"], said["error"]) == (422, False, "invalid")
     assert said["errors"][0]["line"] == 2
-    assert said["message"] == said["errors"][0]["message"]
+    assert said["message"] == f"line 2: {said['errors'][0]['message']}"
     good = {"name": "x", "version": "1", "appliesTo": {"tags": ["y"]}, "defaultEffect": "deny",
             "rules": [{"effect": "allow", "actions": ["read:*"]}]}  # fmt: skip
     assert post(world, json.dumps(good).encode(), "application/json")[0] == 200

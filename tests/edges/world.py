@@ -23,21 +23,33 @@ from authz.core.policy_set import PolicyFile, build
 from authz.core.snapshot import Snapshot
 from authz.core.state import State
 from authz.edges.http import admin as versions
-from authz.edges.http import analytics, audit, metrics, records, relationships
+from authz.edges.http import (
+    analytics,
+    audit,
+    metrics,
+    policy_trial,
+    policy_writes,
+    records,
+    relationships,
+)
 from authz.edges.http import mode as mode_routes
 from authz.edges.http import policies as policy_routes
 from authz.edges.http.app import build_app
 from authz.edges.http.attempts import Attempts
 from authz.edges.http.credentials import AdminToken
+from authz.edges.http.documents import Reader
 from authz.edges.http.probes import Health
 from authz.edges.mode_switch import ModeSwitch
+from authz.edges.policy_changes import PolicyChanges
 from authz.edges.readers import worker
 from authz.edges.readers.pool import Readers
 from authz.edges.readers.process import Child
 from authz.gate import Gate
 from authz.settings import Settings
 from authz.stores.audit_log import AuditLog
-from authz.stores.policies import Loaded
+from authz.stores.parsing import parse_here
+from authz.stores.policies import Loaded, PolicyDirectory
+from authz.stores.policy_files import PolicyFiles
 from authz.stores.versions import Versions
 from tests.builders import NOW, SECRET
 from tests.edges import conformity
@@ -73,6 +85,25 @@ class Beside:
 def beside(theirs: socket.socket) -> Child:
     """As `process.spawn`."""
     return Beside(theirs)
+
+
+class _Reading:
+    """A `Reloader` that reads when it is told to."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    @property
+    def loaded(self) -> Loaded:
+        """What the files said last."""
+        return self._world.loaded
+
+    async def read(self) -> Loaded:
+        """Read them, and put that in force."""
+        world = self._world
+        world.loaded = PolicyDirectory(world.policies).read()
+        world.versions.reload(world.loaded.snapshot)
+        return world.loaded
 
 
 class World:
@@ -140,7 +171,10 @@ class World:
             self.gate, self.versions, has_file=False, tell_envoy=lambda _: True, now=self._clock
         )
         self.attempts = Attempts(self._record_attempts)
-        admin = AdminToken(token, self.attempts)
+        admin, reader = AdminToken(token, self.attempts), Reader()
+        changes = PolicyChanges(
+            PolicyFiles(self.policies, parse_here), _Reading(self), self.versions, self.operations
+        )
         self.app: FastAPI = build_app(
             self.gate,
             self._health(),
@@ -148,7 +182,9 @@ class World:
             records.router(admin, self.operations),
             relationships.router(admin, self.operations, tokens),
             versions.router(admin, self.versions, self.database),
-            policy_routes.router(admin, self.versions, lambda: self.loaded, self.policies),
+            policy_routes.router(admin, self.versions, lambda: self.loaded, self.policies, reader),
+            policy_writes.router(admin, changes, self.versions, reader),
+            policy_trial.router(admin, self.versions, self.operations, reader),
             mode_routes.router(admin, self.mode, self.operations),
             metrics.router(self.operations),
             audit.router(admin, self.readers, self._clock),

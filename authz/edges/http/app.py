@@ -79,10 +79,11 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 def _methods(request: Request) -> str:
     """What the path takes; Starlette names the methods of one of its routes only."""
-    path, found = request.scope["path"], set()
-    for route in iter_route_contexts(request.app.routes):
-        if route.path_regex.match(path):
-            found |= route.methods or set()
+    path = request.scope["path"]
+    routes = [one for one in iter_route_contexts(request.app.routes) if one.path_regex.match(path)]
+    # A word of its own counts before a name that may stand there.
+    fixed = [one for one in routes if not one.param_convertors]
+    found = {method for one in fixed or routes for method in one.methods or ()}
     return ", ".join(sorted(found))
 
 

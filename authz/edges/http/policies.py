@@ -1,53 +1,75 @@
 """The admin API of policies: what is in force, and whether a text could be (CONTRACT §1.3).
 
 - What is shown is what decides now, also where a version is pinned and the files say something
-  else by then; `file` is where it comes from, as far as a file still says the same.
+  else by then; `file` is where it comes from, as far as a file still says the same. What only the
+  files have is shown by name, and is not `active`.
 - A page is made in a thread, with rests: there may be thousands of policies.
+- An ETag of one document begins with what names its text, which is what `If-Match` is about when it
+  is changed (`policy_writes`).
 """
 
+import contextlib
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from authz.core.policy_entry import document_entry, dumped, problem_entries
-from authz.core.policy_file import parse_file
-from authz.core.policy_set import POLICY, PolicyFile, build
+from authz.core.policy_entry import document_entry, dumped
+from authz.core.policy_file import Placed, PlacedChain
+from authz.core.policy_set import POLICY
+from authz.core.policy_text import written
+from authz.core.snapshot import Snapshot
+from authz.core.timestamps import rfc3339
 from authz.edges.http.admin import PREFIXES
-from authz.edges.http.answers import page, tag_of, tagged
-from authz.edges.http.bodies import JSON_TYPES, read_body, require_content_type
+from authz.edges.http.answers import JSON, page, tag_of, tagged
 from authz.edges.http.credentials import AdminToken
+from authz.edges.http.documents import YAML_TYPES, Reader, looked_at, told
 from authz.edges.http.listing import MAX_LISTED, After, Filter, Limit
 from authz.edges.threads import in_thread
 from authz.stores.pace import Pace
+from authz.stores.parsing import parse_aside
 from authz.stores.policies import Loaded
+from authz.stores.policy_files import Changed, NotWritable, PolicyFiles, WriteFailed
 from authz.stores.version_log import Said, said_by
 from authz.stores.versions import Versions
 
-#: What policy files are called.
-YAML_TYPES: Final = ("application/yaml", "application/x-yaml", "text/yaml")
-
 Kind = Annotated[Filter, Query(description="Of a document that is no policy: `RiskWallet`.")]
+
+#: What these paths mean themselves.
+_WORDS: Final = ("validate", "test", "versions", "rollback", "release", "pin", "unpin")
+#: Hexadecimal digits of an ETag that name a document's text.
+TAG_LENGTH: Final = 32
 
 
 def router(
-    admin: AdminToken, versions: Versions, loaded: Callable[[], Loaded], root: Path
+    admin: AdminToken, versions: Versions, loaded: Callable[[], Loaded], root: Path, reader: Reader
 ) -> APIRouter:
     """The routes; none without a token.
 
     Args:
         loaded: what the files say.
         root: POLICIES_DIR, below which `file` is told.
+        reader: reads what is to be validated.
     """
     routes = APIRouter()
     if not admin:
         return routes
     policies = _Policies(versions, loaded, root)
+
+    async def validate(request: Request) -> JSONResponse:
+        sent = await reader.sent(request)
+        refusal = looked_at(sent)
+        if refusal is not None:
+            return refusal
+        found = told(sent.problems, is_placed=sent.is_placed)
+        return JSONResponse({"valid": True, **found})
+
     for prefix in PREFIXES:
         group = APIRouter(prefix=f"{prefix}/policies", dependencies=[Depends(admin.required)])
         group.get("")(policies.listed)
@@ -57,6 +79,16 @@ def router(
     return routes
 
 
+def require_name(name: str) -> None:
+    """Hold a path's last part against what such paths mean themselves.
+
+    Raises:
+        HTTPException: 405, it is one of them, and no policy is shown or changed by that path.
+    """
+    if name in _WORDS:
+        raise HTTPException(405)
+
+
 class _Policies:
     """The handlers."""
 
@@ -64,6 +96,7 @@ class _Policies:
         self._versions = versions
         self._loaded = loaded
         self._root = root
+        self._files = PolicyFiles(root, parse_aside)
 
     async def listed(
         self, request: Request, after: After = "", limit: Limit = MAX_LISTED
@@ -73,32 +106,57 @@ class _Policies:
 
         def made() -> bytes:
             pace = Pace()
-            found = said_by(snapshot, pace)
+            found, idle = said_by(snapshot, pace), _idle(snapshot, pace)
+
+            def shown(one: Said) -> bytes:
+                return self._entry(one, loaded, active=one[:2] not in idle)
+
             policies = (one for one in found if one.kind == POLICY and one.name > after)
-            entries = ((one.name, self._entry(one, loaded)) for one in pace.over(policies))
-            others = [one for one in found if one.kind != POLICY]
-            beside = {"documents": [self._entry(one, loaded) for one in pace.over(others)]}
+            entries = ((one.name, shown(one)) for one in pace.over(policies))
+            others = [] if after else [one for one in found if one.kind != POLICY]
+            beside = {"documents": [shown(one) for one in pace.over(others)]}
             return page("policies", entries, limit, more, {} if after else beside)
 
         body = await in_thread(made)
         return tagged(request, body, tag_of(body))
 
     async def one(self, name: str, request: Request, kind: Kind = "") -> Response:
+        require_name(name)
         snapshot, loaded, wanted = self._versions.current, self._loaded(), kind or POLICY
+        as_yaml = _wants_yaml(request)
 
-        def made() -> bytes | None:
-            for one in said_by(snapshot, Pace()):
-                if (one.kind, one.name) == (wanted, name):
-                    return self._entry(one, loaded)
-            return None
+        def made() -> tuple[bytes, str] | None:
+            pace = Pace()
+            key = (wanted, name)
+            source = loaded.policies.source(*key)
+            found = next((one for one in said_by(snapshot, pace) if one[:2] == key), None)
+            is_active = found is not None and key not in _idle(snapshot, pace)
+            if found is None and source is not None:
+                found = Said(*key, _says(source[1]))
+            if found is None:
+                return None
+            text = self._text(loaded, found)
+            named = hashlib.sha256(text).hexdigest()[:TAG_LENGTH]
+            if as_yaml:
+                return text, f'"{named}"'
+            body = self._entry(found, loaded, active=is_active)
+            return body, f'"{named}-{tag_of(body)[1:9]}"'
 
-        body = await in_thread(made)
-        if body is None:
-            raise HTTPException(404, f"no {kind or 'policy'} of this name is in force")
-        return tagged(request, body, tag_of(body))
+        answer = await in_thread(made)
+        if answer is None:
+            raise HTTPException(404, f"there is no {kind or 'policy'} {name}")
+        return tagged(request, *answer, YAML_TYPES[0] if as_yaml else JSON)
 
-    def _entry(self, one: Said, loaded: Loaded) -> bytes:
-        entry = document_entry(json.loads(one.said), active=True)
+    def _text(self, loaded: Loaded, one: Said) -> bytes:
+        """A document's own text, as far as there is a file that has it; else one that says it."""
+        try:
+            found = self._files.find(loaded.policies, (one.kind, one.name), to_edit=False)
+        except (Changed, NotWritable, WriteFailed):
+            found = None
+        return written(json.loads(one.said)) if found is None else found.text
+
+    def _entry(self, one: Said, loaded: Loaded, *, active: bool) -> bytes:
+        entry = document_entry(json.loads(one.said), active=active)
         source = loaded.policies.source(one.kind, one.name)
         if source is not None and _says(source[1]) == one.said:
             file = Path(source[0].file)
@@ -106,43 +164,24 @@ class _Policies:
                 entry["file"] = str(file.relative_to(self._root))
             if source[0].stale:
                 entry["stale"] = True
+            # Not where it is gone by now, or of no year that can be written.
+            with contextlib.suppress(OSError, ValueError, OverflowError):
+                entry["updatedAt"] = rfc3339(file.stat().st_mtime)
         return dumped(entry)
 
 
-def _says(placed: Any) -> str:
-    said: str = placed.policy.said if hasattr(placed, "policy") else placed.document.said
-    return said
+def _idle(snapshot: Snapshot, pace: Pace) -> set[tuple[str, str]]:
+    """The policies that are for nobody, by kind and name."""
+    policies = pace.over(snapshot.policies)
+    return {(POLICY, policy.name) for policy in policies if policy.scope.is_nobody}
 
 
-async def validate(request: Request) -> JSONResponse:
-    """What is wrong with a policy, or any other document, as the loader says it."""
-    sent = require_content_type(request, (*JSON_TYPES, *YAML_TYPES))
-    data = await read_body(request)
-    if not data.strip():
-        raise HTTPException(400, "the body is missing; send a policy, as YAML or JSON")
-    is_yaml = sent in YAML_TYPES
-    if not is_yaml:
-        try:
-            json.loads(data)
-        except (ValueError, RecursionError):
-            raise HTTPException(400, "the body is not JSON") from None
+def _says(placed: Placed | PlacedChain) -> str:
+    return placed.policy.said if isinstance(placed, Placed) else placed.document.said
 
-    def looked_at() -> dict[str, Any]:
-        # JSON is YAML, as far as policies go.
-        parsed = parse_file(data, "body")
-        problems = list(parsed.problems)
-        if not parsed.is_bad:
-            problems += build([PolicyFile("body", parsed.policies, chain=parsed.chain)]).problems
-        told = {
-            f"{severity}s": problem_entries(problems, severity, placed=is_yaml)
-            for severity in ("error", "warning")
-        }
-        if not (told["errors"] or parsed.has_documents):
-            told["errors"] = [{"message": "there is no policy in it"}]
-        return {"valid": not told["errors"], **told}
 
-    found = await in_thread(looked_at)
-    if found["valid"]:
-        return JSONResponse(found)
-    first = found["errors"][0]["message"]
-    return JSONResponse({"error": "invalid", "message": first, **found}, 422)
+def _wants_yaml(request: Request) -> bool:
+    """Whether YAML is asked for; JSON is what there is without asking."""
+    parts = request.headers.get("accept", "").lower().split(",")
+    wanted = [part.partition(";")[0].strip() for part in parts]
+    return any(media in YAML_TYPES for media in wanted) and JSON not in wanted
