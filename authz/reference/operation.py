@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, with_config
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict
 
+from authz.edges.http.app import WORDS
+
 JSON: Final = "application/json"
 #: Answers are what is described and nothing more.
 CLOSED: Final = ConfigDict(extra="forbid")
@@ -57,7 +59,7 @@ MEANINGS: Final[Mapping[int, str]] = {
     304: "It is as it was; there is no body.",
     400: "What was sent is not usable; `message` says where and why.",
     401: "The credential is missing or wrong. Never 403, which SDKs take for a denial.",
-    403: "It is not the asker's.",
+    403: "Whoever asks may not.",
     404: "There is none.",
     405: "Not with this method.",
     409: "Not as things stand.",
@@ -69,6 +71,22 @@ MEANINGS: Final[Mapping[int, str]] = {
     503: "It cannot be done or recorded now, and so was not done; `Retry-After` says when to try.",
 }
 
+
+#: What a refusal says, for example.
+_MESSAGES: Final[Mapping[int, str]] = {
+    400: "limit: must be at most 1000",
+    401: "an admin token is required",
+    403: "only the agent that delegated can revoke this, or an administrator",
+    404: "there is no agent reviewer",
+    405: "/admin/agents does not take DELETE",
+    409: "a revoked agent cannot be changed; register another one",
+    412: "it has changed since; read it again",
+    413: "the body is larger than 262144 bytes",
+    415: "content-type: send application/json, not text/plain",
+    422: "rules: missing",
+    429: "too many at once",
+    503: "the disk is full, and what cannot be recorded is not done",
+}
 
 #: Headers that a refusal always has, by its status.
 OF_REFUSALS: Final[Mapping[int, Mapping[str, str]]] = {
@@ -212,9 +230,12 @@ class Operation(NamedTuple):
         if self._takes_a_body:
             errors |= {400, 413, 415}
         for status in sorted(errors - {int(status) for status in responses}):
+            example = {"error": WORDS[status], "message": _MESSAGES[status]}
             refusal = {
                 "description": MEANINGS[status],
-                "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
+                "content": {
+                    JSON: {"schema": {"$ref": "#/components/schemas/Error"}, "example": example}
+                },
             }
             if status in OF_REFUSALS:
                 refusal["headers"] = _headers(OF_REFUSALS[status], required=True)

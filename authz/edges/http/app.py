@@ -21,7 +21,8 @@ from authz.edges.http.refusals import Coded
 from authz.gate import Gate
 from authz.operations import Operations
 
-_WORDS: Final = {
+#: The `error` of a refusal, by its status.
+WORDS: Final = {
     400: "bad_request",
     401: "unauthorized",
     403: "Forbidden",
@@ -70,7 +71,7 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
         headers["allow"] = _methods(request)
     elif error.status_code == 503:
         headers.setdefault("retry-after", str(RETRY_AFTER_S))
-    word = _WORDS.get(error.status_code, "error")
+    word = WORDS.get(error.status_code, "error")
     body = {"error": word, "message": message}
     if isinstance(error, Coded):
         body["code"] = str(error.code)
@@ -91,7 +92,7 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(step) for step in first["loc"][1:])
-    return JSONResponse({"error": _WORDS[400], "message": sentence(where, first)}, 400)
+    return JSONResponse({"error": WORDS[400], "message": sentence(where, first)}, 400)
 
 
 async def _failed(_: Request, __: Exception) -> JSONResponse:
