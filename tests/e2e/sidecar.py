@@ -50,7 +50,8 @@ class Sidecar:
 
     @property
     def database(self) -> Path:
-        return self.directory / "audit.db"
+        named = (self.env.get(name) for name in ("AUDIT_DB_PATH", "DB_PATH"))
+        return self.directory / next(filter(None, named), "data/audit.db")
 
     def rows(self, *, control: bool = False) -> list[dict[str, Any]]:
         """The rows of requests, oldest first; with `control` also those about the sidecar."""

@@ -34,11 +34,12 @@ def serving(
     certificate: Path | None = None,
     key: Path | None = None,
     headers: list[tuple[str, str]] | None = None,
+    app: EchoUpstream | None = None,
 ) -> Iterator[Upstream]:
-    """Serve until the block ends. `headers` are added to every answer."""
+    """Serve until the block ends. `headers` are added to every answer, `app` is another echo."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, 0), family=family)
-    app = EchoUpstream()
+    app = app or EchoUpstream()
     config = uvicorn.Config(
         app,
         log_config=None,
