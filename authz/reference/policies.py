@@ -138,7 +138,7 @@ class Tried(TypedDict):
     policy: str
     rule: str
     ruleIndex: NotRequired[int]
-    reason: NotRequired[str]
+    reason: str
     policyVersion: NotRequired[Annotated[str, Field(description="Of those in force.")]]
     applicable: NotRequired[list[TracedPolicy]]
     trace: NotRequired[Annotated[list[str], Field(description="The same in words.")]]

@@ -59,7 +59,7 @@ async def newest(
     if after:
         last = table.get(after)
         if last is None:
-            raise HTTPException(400, "after: there is no such entry any more; leave it out")
+            raise no_such_entry()
         before = (made(last), after)
     there = list(table.entries.items())
 
@@ -71,6 +71,11 @@ async def newest(
         return Page(entries, entries[-1][0] if len(found) > limit else "")
 
     return await asyncio.to_thread(select)
+
+
+def no_such_entry() -> HTTPException:
+    """There is no entry to go on after, or none that whoever asks may know of."""
+    return HTTPException(400, "after: there is no such entry any more; leave it out")
 
 
 def one_of(name: str, value: str, words: Iterable[str]) -> None:

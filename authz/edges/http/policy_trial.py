@@ -138,6 +138,8 @@ def _answer(asked: Asked, sent: Sent | None, current: Snapshot, *, verbose: bool
     del said["others"]  # they were left out of it
     said.setdefault("policy", explanation.verdict.code)
     said.setdefault("rule", explanation.verdict.code)
+    # A rule that allows has no reason of its own, and whoever asked decodes one.
+    said.setdefault("reason", f"{said['rule']} of {said['policy']} says {said['decision']}")
     if verbose:
         said["applicable"] = applicable
         said["trace"] = [line for one in explanation.applicable for line in _lines(one)]

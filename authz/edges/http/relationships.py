@@ -22,7 +22,7 @@ from authz.core.timestamps import seconds_of
 from authz.edges.http.admin import PREFIXES
 from authz.edges.http.bodies import Body, read_json
 from authz.edges.http.credentials import BY, CHALLENGE, AdminToken, claims_admin
-from authz.edges.http.listing import After, Filter, Limit, newest, one_of
+from authz.edges.http.listing import After, Filter, Limit, newest, no_such_entry, one_of
 from authz.edges.http.records import Revocation, lifetime
 from authz.edges.http.refusals import Coded, refusals
 from authz.operations import NotPossible, Operations, Unknown
@@ -142,9 +142,11 @@ class _Relationships:
                 and status in ("", standing.status(found))
             )
 
-        if after:
-            self._known(after, asking)
         table = self._operations.state.relationships
+        last = table.get(after)
+        if last is not None and not _concerns(last, asking):
+            # What it must not see is to be told from what is not there by nothing.
+            raise no_such_entry()
         page = await newest(table, lambda found: found.created_at, wanted, after, limit)
         return JSONResponse(page.answer("relationships", lambda _, found: standing.entry(found)))
 
