@@ -195,6 +195,25 @@ def running(
 
 
 @contextlib.contextmanager
+def demo(**env: str) -> Iterator[Sidecar]:
+    """`authz run --demo` as `make run` starts it: an environment with next to nothing in it.
+
+    Its upstream is the one it brings along, which it starts itself.
+    """
+    with directory() as path:
+        port = free_port()
+        given = {"PATH": os.environ["PATH"], "HOME": str(path), "PORT": str(port)}
+        given |= {"POLICIES_DIR": str(SAMPLE_POLICIES)} | env
+        with start(path, given, "run", "--demo") as process:
+            client = httpx.Client(base_url=f"http://127.0.0.1:{port}")
+            sidecar = Sidecar(process, path, port, upstream=None, client=client, env=given)  # type: ignore[arg-type]
+            wait_until(lambda: "Ctrl-C stops it." in sidecar.out() or process.poll(), "the banner")
+            assert process.poll() is None, sidecar.log()
+            with client:
+                yield sidecar
+
+
+@contextlib.contextmanager
 def start(path: Path, env: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """`authz ARGUMENTS` in `path`, its output in the files `stdout` and `stderr` there."""
     with (path / "stdout").open("w") as out, (path / "stderr").open("w") as err:

@@ -1,6 +1,5 @@
 """`authz run`: starting, saying what is wrong, staying up and stopping, as a user meets them."""
 
-import contextlib
 import json
 import os
 import re
@@ -11,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.e2e import sidecar as starter
@@ -288,24 +286,8 @@ def test_two_sidecars_live_side_by_side(upstream: Upstream) -> None:
             assert len(sidecar.rows()) == 1
 
 
-@contextlib.contextmanager
-def _demo(**env: str) -> Iterator[Sidecar]:
-    """`authz run --demo` as `make run` starts it: an environment with next to nothing in it."""
-    with starter.directory() as path:
-        port = free_port()
-        given = {"PATH": os.environ["PATH"], "HOME": str(path), "PORT": str(port)}
-        given |= {"POLICIES_DIR": str(starter.SAMPLE_POLICIES)} | env
-        with starter.start(path, given, "run", "--demo") as process:
-            client = httpx.Client(base_url=f"http://127.0.0.1:{port}")
-            sidecar = Sidecar(process, path, port, upstream=None, client=client, env=given)  # type: ignore[arg-type]
-            wait_until(lambda: "Ctrl-C stops it." in sidecar.out() or process.poll(), "the banner")
-            assert process.poll() is None, sidecar.log()
-            with client:
-                yield sidecar
-
-
 def test_the_demos_banner_can_be_copied_line_by_line() -> None:
-    with _demo(HOST="") as sidecar:  # as a compose file passes on what is not there
+    with starter.demo(HOST="") as sidecar:  # as a compose file passes on what is not there
         banner = sidecar.out()
         token = re.search(r"^TOKEN=(\S+)$", banner, re.MULTILINE)
         curls = re.findall(r"^curl .*$", banner, re.MULTILINE)
@@ -330,7 +312,7 @@ def test_the_demos_banner_can_be_copied_line_by_line() -> None:
 
 def test_the_demo_honours_what_is_given(upstream: Upstream) -> None:
     given = {"JWT_SECRET": starter.JWT_SECRET, "PROXY_TARGET": upstream.url, "MODE": "audit"}
-    with _demo(**given) as sidecar:
+    with starter.demo(**given) as sidecar:
         before = upstream.hits
         assert sidecar.get("/proxy/anything").status_code == 200
         assert upstream.hits == before + 1
@@ -356,7 +338,7 @@ def test_a_demo_that_is_not_ready_says_so() -> None:
     with starter.directory() as path:
         database = path / "corrupt.db"
         database.write_bytes(b"no database" * 1000)
-        with _demo(AUDIT_DB_PATH=str(database)) as sidecar:
+        with starter.demo(AUDIT_DB_PATH=str(database)) as sidecar:
             expected = "up, but NOT READY (database: failing: file is not a database), at "
             assert expected in sidecar.out()
 
