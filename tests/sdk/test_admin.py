@@ -1,6 +1,7 @@
 """What an administrator does with the SDK: agents, policies and the trail, alike in every mode."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -61,6 +62,18 @@ def test_an_agents_life(gateway: Gateway) -> None:
     assert admin.revoke_agent(made["id"]) is None
     assert listed in admin.list_agents()
     assert gateway.changes(made["id"]) == ["agent:create", "agent:token", "agent:revoke"]
+
+
+def test_ten_that_revoke_at_once_revoke_once(gateway: Gateway) -> None:
+    agent = gateway.agent()
+    admins = [gateway.admin() for _ in range(10)]
+    with ThreadPoolExecutor(len(admins)) as pool:
+        done = list(pool.map(lambda admin: admin.revoke_agent(agent.id), admins))
+    assert done == [None] * len(admins)
+    assert gateway.changes(agent.id).count("agent:revoke") == 1
+    if gateway.blocks:
+        with pytest.raises(AuthenticationError):
+            agent.client.check("read:contacts")
 
 
 @drives("MeshGuardClient.create_agent", "MeshGuardClient.list_agents", "Agent")

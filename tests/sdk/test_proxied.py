@@ -139,3 +139,54 @@ def test_no_path_leads_an_agent_to_what_is_the_administrators(gateway: Gateway, 
             assert "/admin/agents" not in echoed(answer.text)["path"].partition("..")[0]
             assert echoed(answer.text)["method"]
     assert len(gateway.admin().list_agents()) == agents
+
+
+@drives("MeshGuardClient.get", "MeshGuardClient.request")
+def test_the_upstreams_own_credential_takes_the_place_of_the_agents(gateway: Gateway) -> None:
+    agent = gateway.agent()
+    headers = {"X-MeshGuard-Upstream-Authorization": "Bearer sk-upstream"}
+    received = echoed(agent.client.get("docs", "read:docs", headers=headers).text)["headers"]
+    assert received["authorization"] == "Bearer sk-upstream"
+    assert [name for name in received if name.startswith("x-meshguard")] == []
+    assert "sk-upstream" not in str(gateway.rows(agent.client))
+
+
+@drives("MeshGuardClient.get", "MeshGuardClient.request")
+def test_two_credentials_are_none(gateway: Gateway) -> None:
+    """The SDK sets its own under one spelling of the name, beside what it is given under others."""
+    agent, other = gateway.agent(), gateway.agent("privileged")
+    for path in ("docs", "check"):
+        headers = {"authorization": f"Bearer {other.token}"}
+        if gateway.blocks:
+            with pytest.raises(AuthenticationError):
+                agent.client.get(path, "read:docs", headers=headers)
+        else:
+            answer = agent.client.get(path, "read:docs", headers=headers)
+            assert agent.token not in answer.text
+            assert other.token not in answer.text
+    gateway.assert_recorded(
+        agent.client, None, *[Judged("read:docs", "deny", "token_malformed")] * 2
+    )
+
+
+@drives("MeshGuardClient.get", "MeshGuardClient.request")
+@pytest.mark.parametrize(
+    ("path", "received", "query", "resource"),
+    [
+        ("", "/", "", None),
+        ("docs?page=2", "/docs", "page=2", "docs"),
+        ("a b/\u00fc", "/a%20b/%C3%BC", "", "a b/\u00fc"),
+        ("docs/./intro", "/docs/intro", "", "docs/intro"),
+        ("docs/../other", "/other", "", "other"),
+        ("checks", "/checks", "", "checks"),
+    ],
+)
+def test_a_path_is_the_same_for_policy_and_upstream(
+    gateway: Gateway, path: str, received: str, query: str, resource: str | None
+) -> None:
+    agent = gateway.agent()
+    said = echoed(agent.client.get(path, "read:docs").text)
+    assert (said["path"], said["query"]) == (received, query)
+    assert [row["resource"] for row in gateway.rows(agent.client)] == (
+        [resource] if gateway.records else []
+    )
