@@ -197,6 +197,9 @@ def from_http(
     declared = govern("x-meshguard-action", "").strip()
     if declared:
         defect = defect or defect_of_name("X-MeshGuard-Action", declared)
+        if "," in declared:
+            # Two headers come as one. Were `read:a,write:b` an action, `read:*` would allow it.
+            defect = defect or "X-MeshGuard-Action: it has a comma, or was sent twice; send one"
     action = declared or f"{VERBS.get(method.upper(), 'execute')}:{derived}"
     named = govern("x-meshguard-resource", "").strip()
     resource = named or derived

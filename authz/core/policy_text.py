@@ -16,6 +16,8 @@ import yaml
 from authz.core.policy_file import Parsed, Placed, PlacedChain
 from authz.core.policy_set import POLICY
 
+#: What stands before a document that is not the first of its file, and need not before another.
+_BEGINNING: Final = re.compile(rb"\A---[ \t]*\r?\n")
 _MARKER: Final = re.compile(rb"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
 
 #: A document's kind and name.
@@ -44,6 +46,11 @@ def text_of(data: bytes, parsed: Parsed, key: Key) -> bytes:
     """
     start, end = _span(data, parsed, key)
     return data[start:end]
+
+
+def is_same_text(one: bytes, other: bytes) -> bool:
+    """Whether to put one in place of the other would change nothing but space around it."""
+    return _BEGINNING.sub(b"", one).rstrip() == _BEGINNING.sub(b"", other).rstrip()
 
 
 def pieces(data: bytes, parsed: Parsed) -> list[tuple[int, bytes]]:

@@ -21,7 +21,7 @@ from authz.core.compiled import CompiledPolicy
 from authz.core.errors import AuditUnavailable
 from authz.core.policy_file import Parsed, Placed, PlacedChain
 from authz.core.policy_set import PolicyFile
-from authz.core.policy_text import Key, key_of
+from authz.core.policy_text import Key, is_same_text, key_of
 from authz.edges.threads import in_thread
 from authz.operations import Operations
 from authz.stores.policies import Loaded
@@ -117,7 +117,7 @@ class PolicyChanges:
         async with self._taking_turns():
             found = await self._found(change.key)
             allows(found)
-            if found is not None and found.text.rstrip() == change.text.rstrip():
+            if found is not None and is_same_text(found.text, change.text):
                 return self._done(is_new=False, file=found.file, note="it was so before")
             digest = _document(change.placed).digest
             edit = await in_thread(

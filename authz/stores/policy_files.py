@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 from authz.core.policy_file import MAX_FILE, Parsed
 from authz.core.policy_set import Policies
 from authz.core.policy_text import Key, digests, edited, text_of
+from authz.core.timestamps import rfc3339
 from authz.stores.parsing import Item
 
 #: Characters of a document's name in its file's.
@@ -96,6 +97,16 @@ class PolicyFiles:
     def absolute(self, file: PurePosixPath) -> str:
         """The same as problems and sources name it."""
         return str(self._root / file)
+
+    def told(self, file: str) -> dict[str, str]:
+        """Where a document is, and since when, as entries show it; nothing of files elsewhere."""
+        if not Path(file).is_relative_to(self._root):
+            return {}
+        shown = {"file": str(self.relative(file))}
+        # Not where it is gone by now, or of no year that can be written.
+        with contextlib.suppress(OSError, ValueError, OverflowError):
+            shown["updatedAt"] = rfc3339(Path(file).stat().st_mtime)
+        return shown
 
     def find(self, policies: Policies, key: Key, *, to_edit: bool = True) -> Found | None:
         """The document as its file has it now; None where no file is known to have it.

@@ -8,7 +8,6 @@
   is changed (`policy_writes`).
 """
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Callable
@@ -25,7 +24,6 @@ from authz.core.policy_file import Placed, PlacedChain
 from authz.core.policy_set import POLICY
 from authz.core.policy_text import written
 from authz.core.snapshot import Snapshot
-from authz.core.timestamps import rfc3339
 from authz.edges.http.admin import PREFIXES
 from authz.edges.http.answers import JSON, page, tag_of, tagged
 from authz.edges.http.credentials import AdminToken
@@ -95,7 +93,6 @@ class _Policies:
     def __init__(self, versions: Versions, loaded: Callable[[], Loaded], root: Path) -> None:
         self._versions = versions
         self._loaded = loaded
-        self._root = root
         self._files = PolicyFiles(root, parse_aside)
 
     async def listed(
@@ -159,14 +156,9 @@ class _Policies:
         entry = document_entry(json.loads(one.said), active=active)
         source = loaded.policies.source(one.kind, one.name)
         if source is not None and _says(source[1]) == one.said:
-            file = Path(source[0].file)
-            if file.is_relative_to(self._root):
-                entry["file"] = str(file.relative_to(self._root))
+            entry.update(self._files.told(source[0].file))
             if source[0].stale:
                 entry["stale"] = True
-            # Not where it is gone by now, or of no year that can be written.
-            with contextlib.suppress(OSError, ValueError, OverflowError):
-                entry["updatedAt"] = rfc3339(file.stat().st_mtime)
         return dumped(entry)
 
 

@@ -18,7 +18,7 @@ from authz.core.identity import Identity
 from authz.core.policy_entry import document_entry
 from authz.core.policy_file import Placed, PlacedChain
 from authz.core.policy_set import POLICY, PolicyFile
-from authz.core.policy_text import Key
+from authz.core.policy_text import Key, is_same_text
 from authz.core.snapshot import Snapshot
 from authz.stores.parsing import parse_here
 from authz.stores.policies import Loaded, PolicyDirectory
@@ -129,14 +129,14 @@ class LocalDocuments:
         else:
             said, active = placed.document.said, True
         entry = document_entry(json.loads(said), active=active)
-        return {**entry, "file": str(self._files.relative(file.file))}
+        return {**entry, **self._files.told(file.file)}
 
     def _put(
         self, loaded: Loaded, document: Document, *, dry_run: bool
     ) -> tuple[Result, Edit | None]:
         kind, name, text, digest, _ = document
         found = self._files.find(loaded.policies, (kind, name))
-        if found is not None and found.text.rstrip() == text.rstrip():
+        if found is not None and is_same_text(found.text, text):
             return Result(kind, name, "unchanged", str(found.file)), None
         edit = self._files.prepare((kind, name), text, digest, found)
         outcome: Any = "created" if found is None else "replaced"

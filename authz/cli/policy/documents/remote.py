@@ -15,6 +15,7 @@ from authz.core.asked import AgentSpec
 from authz.core.identity import Identity
 from authz.core.policy_file import MAX_FILE, Problem, parse_file
 from authz.core.policy_set import POLICY, PolicyFile, build
+from authz.core.policy_text import is_same_text
 from authz.core.snapshot import Snapshot
 from authz.core.text import visible
 
@@ -65,7 +66,7 @@ class RemoteDocuments:
         for place, document in enumerate(documents):
             before = self._text(document.kind, document.name)
             outcome: Outcome = "created" if before is None else "replaced"
-            if before is not None and before.rstrip() == document.text.decode().rstrip():
+            if before is not None and is_same_text(before.encode(), document.text):
                 outcome = "unchanged"
             if dry_run or outcome == "unchanged":
                 yield Result(document.kind, document.name, outcome, "")
