@@ -51,7 +51,6 @@ def test_both_answer_alike(service: Service, tmp_path: Path) -> None:
         ("validate", "bad.yaml"),
         ("validate", "good.yaml"),
         ("test", "bob", "go:x"),
-        ("test", "bob", "go:x", "--verbose"),
         ("test", "--agent", "bob", "--action", "no"),
         ("test", "bob", "read:x", "--tag", "docs", "--tier", "trusted", "--policy", "good.yaml"),
         ("versions",),
@@ -59,6 +58,14 @@ def test_both_answer_alike(service: Service, tmp_path: Path) -> None:
         here = policy(*command)
         there = policy(*command, "--gateway", service.url)
         assert there == here, command
+
+
+def test_only_here_it_is_known_where_the_lines_of_a_trace_stand(service: Service) -> None:
+    call = ("test", "--agent", "bob", "--action", "go:x", "--verbose")
+    here = policy(*call).out.replace(f" ({service.policies}/many.yaml:2)", "").splitlines()
+    there = policy(*call, "--gateway", service.url).out.splitlines()
+    others = here.index("Do not apply to this agent:")
+    assert there == [line for line in here[:others] if line]
 
 
 def test_documents_are_put_in_place_and_removed(service: Service, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def _answer(asked: Asked, sent: Sent | None, current: Snapshot, *, verbose: bool
     said.setdefault("policy", explanation.verdict.code)
     said.setdefault("rule", explanation.verdict.code)
     # A rule that allows has no reason of its own, and whoever asked decodes one.
-    said.setdefault("reason", f"{said['rule']} of {said['policy']} says {said['decision']}")
+    said.setdefault("reason", explanation.verdict.code)
     if verbose:
         said["applicable"] = applicable
         said["trace"] = [line for one in explanation.applicable for line in _lines(one)]
