@@ -85,6 +85,16 @@ def serving(**files: str) -> Iterator[Service]:
         shutil.rmtree(directory)
 
 
+@contextlib.contextmanager
+def child(command: list[str], **options: Any) -> Iterator["subprocess.Popen[Any]"]:
+    """A process that does not outlive a test that fails: `Popen` alone would wait for its end."""
+    with subprocess.Popen(command, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def wait_until(condition: Any, what: str) -> None:
     """Poll a condition that has no event to wait on."""
     deadline = time.monotonic() + PATIENCE_S

@@ -18,7 +18,7 @@ from authz.cli.audit import local
 from authz.cli.audit.local import LocalTrail
 from authz.cli.event_stream import MAX_EVENT
 from authz.cli.whole_file import whole_file
-from tests.serving import PATIENCE_S, wait_until
+from tests.serving import PATIENCE_S, child, wait_until
 from tests.stores import trail
 from tests.test_cli_audit_questions import Done, authz, command, environment
 
@@ -247,7 +247,7 @@ def test_an_export_that_is_interrupted_leaves_nothing(fake: Fake, tmp_path: Path
     directory.mkdir()
     with (
         fake.answering([begins]) as url,
-        subprocess.Popen(
+        child(
             command("export", "-o", str(directory / "trail.csv"), "--gateway", url),
             env=environment(), stderr=subprocess.PIPE,
         ) as exporting,

@@ -25,7 +25,7 @@ from authz.cli.audit.filters import OPTIONS
 from authz.core.identity import mint
 from authz.stores.audit_query import FILTERS
 from tests.e2e.sidecar import free_port
-from tests.serving import PATIENCE_S, ROOT, SECRET, TOKEN, Service, serving, wait_until
+from tests.serving import PATIENCE_S, ROOT, SECRET, TOKEN, Service, child, serving, wait_until
 
 POLICY: Final = """\
 name: everyone
@@ -274,7 +274,7 @@ def test_an_export_shows_how_far_it_is(where: list[str], tmp_path: Path) -> None
 
 
 def test_whoever_reads_an_export_may_have_had_enough(where: list[str]) -> None:
-    with subprocess.Popen(
+    with child(
         command("export", *where), env=environment(), stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     ) as exporting:  # fmt: skip
@@ -294,7 +294,7 @@ def environment() -> dict[str, str]:
 
 
 def test_following_shows_what_comes_until_it_is_stopped(where: list[str], service: Service) -> None:
-    with subprocess.Popen(
+    with child(
         command("tail", "-f", "-n", "1", "--json", "--action", "read:followed-*", *where),
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as following:  # fmt: skip

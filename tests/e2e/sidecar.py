@@ -94,7 +94,8 @@ def token(**claims: Any) -> str:
     given: dict[str, Any] = {
         "agent_id": "reviewer-1",
         "now": time.time(),
-        "ttl_s": 300,
+        # Some are made when a module is imported, and used at the end of a long run.
+        "ttl_s": 3600,
         "tags": ("code-review",),
         **claims,
     }

@@ -1071,32 +1071,35 @@ def test_a_file_without_good_keys_changes_none_and_says_so_once(
     content: bytes | str | None,
     sentence: str,
 ) -> None:
-    keys_file = tmp_path / "keys" / "jwks.json"
-    keys_file.parent.mkdir()
+    keys = tmp_path / "keys"
+    keys_file = keys / "jwks.json"
     old, new = Signer("old"), Signer("new")
-    keys_file.write_bytes(jwks(old))
+
+    def say(release: str, content: bytes | str | None) -> None:
+        """In one step: what is neither the one nor the other would be complained of as well."""
+        directory = tmp_path / release
+        directory.mkdir()
+        if isinstance(content, bytes):
+            (directory / keys_file.name).write_bytes(content)
+        elif content == "directory":
+            (directory / keys_file.name).mkdir()
+        elif content == "pipe":
+            os.mkfifo(directory / keys_file.name)
+        _swap(keys, release)
+
+    say("1", jwks(old))
 
     async def scenario() -> None:
         async with _live(root, tmp_path, keys_file=keys_file) as live:
             await live.until(lambda: live.accepts(old), "the first key")
-            keys_file.unlink()
-            if isinstance(content, bytes):
-                keys_file.write_bytes(content)
-            elif content == "directory":
-                keys_file.mkdir()
-            elif content == "pipe":
-                os.mkfifo(keys_file)
+            say("2", content)
             await live.until(live.reloader.problems, "the complaint")
             readings = live.directory.readings
             live.reloader.ask()
             await live.until(lambda: live.directory.readings > readings, "another look")
             assert live.reloader.problems() == {"keys": f"JWKS_FILE: {keys_file}{sentence}"}
             assert live.accepts(old)
-            if content == "directory":
-                keys_file.rmdir()
-            elif content is not None:
-                keys_file.unlink()
-            keys_file.write_bytes(jwks(new))
+            say("3", jwks(new))
             await live.until(lambda: live.accepts(new), "keys that are good again")
             assert not live.accepts(old)
             assert live.reloader.problems() == {}
