@@ -19,7 +19,7 @@ from tests.stores import trail
 from tests.stores.trail import DAY_S, START, World, execute, kinds
 
 #: How long a condition is waited for; it takes a fraction of that.
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 60.0
 
 
 @pytest.fixture
