@@ -152,10 +152,14 @@ def test_odd_header_bytes_never_break_anything(
     assert enforcing.get("/proxy/docs", headers=bearer()).status_code == 200
 
 
-def test_a_repeated_action_is_judged_as_one_string(enforcing: Sidecar) -> None:
-    headers = [_auth(), b"x-meshguard-action: write:comments", b"x-meshguard-action: write:delete"]
-    assert _raw(enforcing, _request(b"/proxy/a", headers))[0] == 403
-    assert enforcing.rows()[-1]["action"] == "write:comments,write:delete"
+def test_a_repeated_action_is_none(enforcing: Sidecar) -> None:
+    """As one string it would be allowed by a pattern that either of the two is meant to fail."""
+    before = enforcing.upstream.hits
+    headers = [_auth(), b"x-meshguard-action: read:a", b"X-MeshGuard-Action: write:delete"]
+    status, body = _raw(enforcing, _request(b"/proxy/a", headers))
+    assert (status, b"it has a comma, or was sent twice" in body) == (400, True)
+    assert enforcing.rows()[-1]["action"] == "read:a,write:delete"
+    assert enforcing.upstream.hits == before
 
 
 def test_a_repeated_authorization_is_not_a_token(enforcing: Sidecar) -> None:

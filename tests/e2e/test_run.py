@@ -394,6 +394,8 @@ def _alive(pid: int) -> bool:
 def test_json_logs_are_json_from_both(upstream: Upstream) -> None:
     with starter.running(upstream, LOG_FORMAT="json", LOG_LEVEL="debug") as sidecar:
         sidecar.get("/proxy/docs", headers=bearer())
+        # Envoy listens before that is said.
+        wait_until(lambda: "listening on" in sidecar.log(), "what `run` itself says")
         events = [json.loads(line) for line in sidecar.log().splitlines()]
     assert {"authz", "run", "envoy"} <= {event["component"] for event in events}
     assert all(event["timestamp"].endswith("Z") for event in events)
