@@ -6,7 +6,7 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from authz.edges.http.records import AgentChanges, NewAgent, Revocation, TokenTerms
-from authz.reference.operation import CLOSED, Operation, Time
+from authz.reference.operation import CLOSED, IN_PATHS, Operation, Time
 
 
 @with_config(CLOSED)
@@ -55,7 +55,7 @@ class Token(TypedDict):
 
 
 _AGENT: Final = {
-    "id": "agent_0c6f5b1e6a3d4f27",
+    "id": IN_PATHS["agent_id"],
     "name": "reviewer",
     "trustTier": "verified",
     "tags": ["code-review"],

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal, NotRequired
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
+from authz.edges.http.analytics import WORDS
 from authz.reference.operation import CLOSED, Operation
 
 Share = Annotated[float, Field(ge=0, le=100, description="Per cent.")]
@@ -286,6 +287,7 @@ OPERATIONS: Final = tuple(
         "Analytics",
         answer,
         {"period": "30d" if path == "latency-heatmap" else "24h", **example},
+        words={"period": WORDS},
         text=f"{text} Counts what was decided, and no changes.".strip(),
     )
     for path, name, summary, answer, example, text in _REPORTS

@@ -6,7 +6,7 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from authz.edges.http.audit import PERIODS
-from authz.reference.operation import CLOSED, Operation, Time
+from authz.reference.operation import CLOSED, EVENTS, IN_PATHS, Operation, Time
 
 Decided = Literal["allow", "deny", "error", "reported"]
 Next = Annotated[str, Field(description="Send it as `after` for more, which may be none.")]
@@ -101,7 +101,7 @@ _WORDS: Final = {
 }
 _ENTRY: Final = {
     "seq": 7,
-    "id": "3e527362a396a81e80557de7106ecf0f",
+    "id": IN_PATHS["decision_id"],
     "timestamp": "2026-01-31T12:00:00.000001Z",
     "source": "proxy",
     "agentId": "reviewer",
@@ -122,7 +122,7 @@ _ENTRY: Final = {
     "ruleIndex": 1,
     "reason": "reviewers delete nothing",
     "policyVersion": "2f1c9d0a77b3e845",
-    "traceId": "b1946ac92492d234",
+    "traceId": IN_PATHS["trace_id"],
     "latencyMs": 0.112,
     "durationMs": 0.112,
     "metadata": {"host": "127.0.0.1:3100", "tags": ["code-review"]},
@@ -169,7 +169,7 @@ OPERATIONS: Final = (
         "Show a trace",
         "Audit trail",
         Trace,
-        {"traceId": "b1946ac92492d234", "entries": [_ENTRY]},
+        {"traceId": IN_PATHS["trace_id"], "entries": [_ENTRY]},
         errors=(400, 401, 404, 503),
         asks={"trace_id": "The `traceId` of answers, or what the caller has sent as it."},
     ),
@@ -208,7 +208,7 @@ OPERATIONS: Final = (
         "Follow the trail",
         "Audit trail",
         None,
-        media={"text/event-stream": f"event: decision\nid: 7\ndata: {_LINE}\n"},
+        media={EVENTS: f"event: decision\nid: 7\ndata: {_LINE}\n"},
         asks={"n": "Newest entries to begin with.", "last-event-id": "The `id` to go on after."},
         words=_WORDS,
         text="Server-Sent Events: `decision`, or `control` for what is about the sidecar itself."

@@ -197,7 +197,7 @@ OPERATIONS: Final = (
         ALLOWED,
         who=AGENT,
         sends={"X-MeshGuard-Action": "What is done, such as `read:docs`.", **HEADERS},
-        needs=("X-MeshGuard-Action",),
+        needs={"X-MeshGuard-Action": "read:docs"},
         others={**REFUSED, **WHAT_IT_MAY_NOT},
         errors=(),
         headers=_ANSWER_HEADERS,

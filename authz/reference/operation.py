@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from authz.edges.http.app import WORDS
 
 JSON: Final = "application/json"
+EVENTS: Final = "text/event-stream"
 #: Answers are what is described and nothing more.
 CLOSED: Final = ConfigDict(extra="forbid")
 
@@ -108,6 +109,18 @@ PARAMETERS: Final[Mapping[str, str]] = {
     "relationship_id": "The relationship's id.",
 }
 
+#: What stands in a path, for example, and in the answers about it.
+IN_PATHS: Final[Mapping[str, str]] = {
+    "agent_id": "reviewer",
+    "decision_id": "3e527362a396a81e80557de7106ecf0f",
+    "name": "readers",
+    "pending_id": "pdact_3f0c9a7be2d1486fa5b0c1d2e3f40516",
+    "relationship_id": "rel_5d2a8c7e91f04b36a1c2d3e4f5061728",
+    "trace_id": "b1946ac92492d234",
+    "version": "2f1c9d0a77b3e845",
+    "wallet": "points",
+}
+
 
 class Operation(NamedTuple):
     """What is to be said of one method of one path."""
@@ -146,8 +159,8 @@ class Operation(NamedTuple):
     words: Mapping[str, Sequence[str]] = {}
     #: Headers of the request besides a credential, and what they say.
     sends: Mapping[str, str] = {}
-    #: Those among them without which there is no answer.
-    needs: Sequence[str] = ()
+    #: Those among them without which there is no answer, and an example of each.
+    needs: Mapping[str, str] = {}
     #: Content types of the answer other than JSON, with an example of each.
     media: Mapping[str, str] = {}
     #: Header names of the answer, and what they say.
@@ -175,6 +188,7 @@ class Operation(NamedTuple):
                 "required": name in self.needs,
                 "description": said,
                 "schema": {"type": "string"},
+                **({"example": self.needs[name]} if name in self.needs else {}),
             }
             for name, said in self.sends.items()
         ]
@@ -196,7 +210,10 @@ class Operation(NamedTuple):
             # The empty word, which means all of them, is not worth telling.
             schema = {"type": "string", "enum": list(self.words[name])}
         said = self.asks.get(name) or PARAMETERS.get(name, "")
-        return {**parameter, "schema": schema, **({"description": said} if said else {})}
+        made = {**parameter, "schema": schema, **({"description": said} if said else {})}
+        if parameter["in"] == "path":
+            made["example"] = IN_PATHS[name]
+        return made
 
     def _bodies(self) -> dict[str, Any]:
         contents: dict[str, Any] = {}
@@ -217,7 +234,10 @@ class Operation(NamedTuple):
         if self.answer is not None:
             contents[JSON] = _content(self.answer, self.example)
         for media, shown in self.media.items():
-            contents[media] = {"schema": {"type": "string"}, "example": shown}
+            contents[media] = {"example": shown}
+            if media != EVENTS:
+                # What stands for a stream of events is its schema of one, which is none of ours.
+                contents[media]["schema"] = {"type": "string"}
         if contents:
             good["content"] = contents
         if self.headers:

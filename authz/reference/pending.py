@@ -6,9 +6,9 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from authz.edges.http.records import STATES, Approval, Rejection
-from authz.reference.operation import CLOSED, Operation, Time
+from authz.reference.operation import CLOSED, IN_PATHS, Operation, Time
 
-PENDING_ID: Final = "pdact_3f0c9a7be2d1486fa5b0c1d2e3f40516"
+PENDING_ID: Final = IN_PATHS["pending_id"]
 
 
 @with_config(CLOSED)
@@ -59,7 +59,7 @@ class ApprovedAction(PendingAction):
 _PENDING: Final = {
     "pendingId": PENDING_ID,
     "state": "pending_approval",
-    "agentId": "agent_0c6f5b1e6a3d4f27",
+    "agentId": IN_PATHS["agent_id"],
     "action": "pay:invoice",
     "resource": "invoice/7",
     "method": "POST",

@@ -7,9 +7,9 @@ from typing_extensions import TypedDict
 
 from authz.edges.http.records import Revocation
 from authz.edges.http.relationships import STATUSES, NewRelationship
-from authz.reference.operation import ADMIN, CLOSED, EITHER, Operation, Time
+from authz.reference.operation import ADMIN, CLOSED, EITHER, IN_PATHS, Operation, Time
 
-RELATIONSHIP_ID: Final = "rel_5d2a8c7e91f04b36a1c2d3e4f5061728"
+RELATIONSHIP_ID: Final = IN_PATHS["relationship_id"]
 
 Type = Literal["delegates_to", "created_by", "supervised_by", "consumes_skill"]
 

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal, NotRequired
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from authz.reference.operation import CLOSED, Operation, Time
+from authz.reference.operation import CLOSED, IN_PATHS, Operation, Time
 
 
 @with_config(CLOSED)
@@ -74,7 +74,7 @@ _WALLET: Final = {
     "remaining": 70,
 }
 _FUSE: Final = {
-    "relationshipId": "rel_5d2a8c7e91f04b36a1c2d3e4f5061728",
+    "relationshipId": IN_PATHS["relationship_id"],
     "agentId": "worker",
     "rootAgentId": "planner",
     "state": "open",
@@ -124,7 +124,7 @@ OPERATIONS: Final = (
         "Close the fuse of a delegation",
         "Wallets and fuses",
         ResetFuse,
-        {"relationshipId": "rel_5d2a8c7e91f04b36a1c2d3e4f5061728", "state": "closed"},
+        {"relationshipId": IN_PATHS["relationship_id"], "state": "closed"},
         errors=(401, 404, 503),
     ),
 )

@@ -12,8 +12,9 @@ from authz.reference.policies import ETAG, NOT_MODIFIED, POLICY, PolicyEntry
 
 @with_config(CLOSED)
 class PolicyName(TypedDict):
-    """A policy of a version."""
+    """A policy of a version, or another document, which has a kind."""
 
+    kind: NotRequired[str]
     name: str
     version: NotRequired[str]
 

@@ -26,6 +26,7 @@ from authz.edges.http.answers import page, tag_of, tagged
 from authz.edges.http.bodies import Body, read_json
 from authz.edges.http.credentials import BY, AdminToken
 from authz.edges.http.listing import MAX_LISTED, Limit
+from authz.edges.http.queries import known
 from authz.edges.threads import in_thread
 from authz.stores.pace import Pace
 from authz.stores.version_log import Corrupt, Said, VersionReader, entry_of
@@ -58,7 +59,9 @@ def router(admin: AdminToken, versions: Versions, audit_db_path: Path) -> APIRou
         return routes
     handlers = _Versions(versions, audit_db_path)
     for prefix in PREFIXES:
-        group = APIRouter(prefix=f"{prefix}/policies", dependencies=[Depends(admin.required)])
+        group = APIRouter(
+            prefix=f"{prefix}/policies", dependencies=[Depends(admin.required), Depends(known)]
+        )
         group.get("/versions")(handlers.listed)
         group.get("/versions/{version}")(handlers.one)
         group.post("/rollback")(handlers.rollback)

@@ -15,8 +15,9 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
 from authz.edges.http.admin import PREFIXES
-from authz.edges.http.audit import NOT_KEPT, Parameters, once
+from authz.edges.http.audit import NOT_KEPT, Parameters
 from authz.edges.http.credentials import AdminToken
+from authz.edges.http.queries import once
 from authz.edges.http.reading import answered
 from authz.edges.readers.pool import Readers
 from authz.stores.analytics.report import AGENTS, MAX_AGENTS, PERIODS
@@ -26,6 +27,9 @@ HEATMAP_PERIOD: Final = "30d"
 
 #: Checked by hand, for the sake of its error.
 Period = Annotated[str, Field(description="Counts back from now: `24h`, `7d` or `30d`.")]
+
+#: What `period` may say.
+WORDS: Final = tuple(PERIODS)
 
 
 class Asked(Parameters):
@@ -115,7 +119,7 @@ class _Analytics:
 
     async def _report(self, request: Request, name: str, asked: Asked) -> Response:
         if asked.period not in PERIODS:
-            said = f"period: write one of {', '.join(PERIODS)}"
+            said = f"Period must be one of: {', '.join(WORDS)}"
             return JSONResponse({"error": "invalid_period", "message": said}, 400)
         params: dict[str, Any] = {**asked.model_dump(), "now": self._now()}
         answer = await answered(request, self._readers, f"analytics.{name}", params)

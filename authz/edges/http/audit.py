@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 
-from authz.core.text import word
 from authz.core.timestamps import rfc3339
 from authz.edges.http.admin import PREFIXES
 from authz.edges.http.credentials import AdminToken
+from authz.edges.http.queries import once
 from authz.edges.http.reading import answered, streamed
 from authz.edges.readers.pool import EXPORTS, TAILS, Readers
 from authz.stores.audit_export import FORMATS, FormatName
@@ -167,15 +167,6 @@ def router(admin: AdminToken, readers: Readers, now: Callable[[], float] = time.
         group.get("/{decision_id}")(audit.one)
         routes.include_router(group)
     return routes
-
-
-async def once(request: Request) -> None:
-    """Refuse a parameter that is there twice: which one counts is anybody's guess."""
-    seen: set[str] = set()
-    for name, _ in request.query_params.multi_items():
-        if name in seen:
-            raise HTTPException(400, f"{word(name)}: is there more than once")
-        seen.add(name)
 
 
 class _Audit:

@@ -123,6 +123,13 @@ def sentence(where: str, error: Mapping[str, Any], otherwise: str = "") -> str:
     return said[:MAX_SENTENCE]
 
 
+def or_null(schema: dict[str, Any]) -> None:
+    """Say in a body's schema that null in it is as if the key was not there."""
+    for name, of_key in schema["properties"].items():
+        if name not in schema["required"] and isinstance(of_key.get("type"), str):
+            of_key["type"] = [of_key["type"], "null"]
+
+
 async def read_body(request: Request) -> bytes:
     """The whole body.
 

@@ -10,6 +10,7 @@ from authz.core.timestamps import rfc3339
 from authz.edges.http.admin import PREFIXES
 from authz.edges.http.bodies import Body, read_json
 from authz.edges.http.credentials import BY, AdminToken
+from authz.edges.http.queries import known
 from authz.edges.http.refusals import refusals
 from authz.edges.mode_switch import ModeSwitch
 from authz.operations import Operations
@@ -46,7 +47,9 @@ def router(admin: AdminToken, switch: ModeSwitch, operations: Operations) -> API
         return JSONResponse({**_shown(switch), "note": note})
 
     for prefix in PREFIXES:
-        group = APIRouter(prefix=f"{prefix}/mode", dependencies=[Depends(admin.required)])
+        group = APIRouter(
+            prefix=f"{prefix}/mode", dependencies=[Depends(admin.required), Depends(known)]
+        )
         group.get("")(show)
         group.put("")(change)
         routes.include_router(group)

@@ -29,6 +29,7 @@ from authz.edges.http.answers import JSON, page, tag_of, tagged
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.documents import YAML_TYPES, Reader, looked_at, told
 from authz.edges.http.listing import MAX_LISTED, After, Filter, Limit
+from authz.edges.http.queries import known
 from authz.edges.threads import in_thread
 from authz.stores.pace import Pace
 from authz.stores.parsing import parse_aside
@@ -69,7 +70,9 @@ def router(
         return JSONResponse({"valid": True, **found})
 
     for prefix in PREFIXES:
-        group = APIRouter(prefix=f"{prefix}/policies", dependencies=[Depends(admin.required)])
+        group = APIRouter(
+            prefix=f"{prefix}/policies", dependencies=[Depends(admin.required), Depends(known)]
+        )
         group.get("")(policies.listed)
         group.post("/validate")(validate)
         group.get("/{name}")(policies.one)

@@ -24,6 +24,7 @@ from authz.edges.http.admin import PREFIXES
 from authz.edges.http.bodies import Body, read_json, sentence
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.documents import Reader, Sent, looked_at
+from authz.edges.http.queries import known
 from authz.edges.http.refusals import refusals
 from authz.edges.threads import in_thread
 from authz.operations import Operations
@@ -85,7 +86,9 @@ def router(
         return JSONResponse(answer)
 
     for prefix in PREFIXES:
-        group = APIRouter(prefix=f"{prefix}/policies", dependencies=[Depends(admin.required)])
+        group = APIRouter(
+            prefix=f"{prefix}/policies", dependencies=[Depends(admin.required), Depends(known)]
+        )
         group.post("/test")(test)
         routes.include_router(group)
     return routes

@@ -24,6 +24,7 @@ from authz.edges.http.admin import PREFIXES
 from authz.edges.http.credentials import BY, AdminToken
 from authz.edges.http.documents import Reader, busy, looked_at, told
 from authz.edges.http.policies import TAG_LENGTH, Kind, require_name
+from authz.edges.http.queries import known
 from authz.edges.http.refusals import refusals
 from authz.edges.policy_changes import Busy, Changing, Done, NotInForce, PolicyChanges
 from authz.stores.policy_files import Changed, Found, NotWritable, WriteFailed
@@ -42,7 +43,9 @@ def router(
         return routes
     writes = _Writes(changes, versions, reader)
     for prefix in PREFIXES:
-        group = APIRouter(prefix=f"{prefix}/policies", dependencies=[Depends(admin.required)])
+        group = APIRouter(
+            prefix=f"{prefix}/policies", dependencies=[Depends(admin.required), Depends(known)]
+        )
         group.put("/{name}")(writes.put)
         group.delete("/{name}")(writes.delete)
         routes.include_router(group)

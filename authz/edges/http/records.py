@@ -24,6 +24,7 @@ from authz.edges.http.admin import PREFIXES
 from authz.edges.http.bodies import Body, read_json
 from authz.edges.http.credentials import BY, AdminToken
 from authz.edges.http.listing import After, Filter, Limit, newest, one_of
+from authz.edges.http.queries import known
 from authz.edges.http.refusals import refusals
 from authz.operations import NotPossible, Operations, Unknown
 
@@ -97,7 +98,7 @@ def router(admin: AdminToken, operations: Operations) -> APIRouter:
         return routes
     records = _Records(operations)
     for prefix in PREFIXES:
-        group = APIRouter(prefix=prefix, dependencies=[Depends(admin.required)])
+        group = APIRouter(prefix=prefix, dependencies=[Depends(admin.required), Depends(known)])
         group.get("/agents")(records.agents)
         group.post("/agents")(records.create_agent)
         group.get("/agents/{agent_id}")(records.agent)

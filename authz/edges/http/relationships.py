@@ -23,6 +23,7 @@ from authz.edges.http.admin import PREFIXES
 from authz.edges.http.bodies import Body, read_json
 from authz.edges.http.credentials import BY, CHALLENGE, AdminToken, claims_admin
 from authz.edges.http.listing import After, Filter, Limit, newest, no_such_entry, one_of
+from authz.edges.http.queries import known
 from authz.edges.http.records import Revocation, lifetime
 from authz.edges.http.refusals import Coded, refusals
 from authz.operations import NotPossible, Operations, Unknown
@@ -99,7 +100,7 @@ def router(admin: AdminToken, operations: Operations, tokens: TokenVerifier) -> 
     routes = APIRouter()
     groups = [APIRouter(prefix=prefix) for prefix in AGENT_PREFIXES]
     if admin:
-        required = [Depends(admin.required)]
+        required = [Depends(admin.required), Depends(known)]
         groups += [APIRouter(prefix=prefix, dependencies=required) for prefix in PREFIXES]
     for group in groups:
         group.get("/relationships")(handlers.listed)

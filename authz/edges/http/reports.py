@@ -23,7 +23,7 @@ from authz.core.names import API_KEY_HEADER, OUR_API_KEY_HEADER
 from authz.core.report import Report
 from authz.core.verdict import Decision
 from authz.edges.http.asking import call_of, json_of
-from authz.edges.http.bodies import Body, read_json
+from authz.edges.http.bodies import Body, or_null, read_json
 from authz.gate import Gate
 
 #: Entries of one request. The plugin that sends several sends 50 at most.
@@ -35,7 +35,7 @@ MAX_DURATION_MS: Final = 31 * 86_400_000
 class Told(Body):
     """An entry: what was done, to what, and whatever else there is to say of it."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", json_schema_extra=or_null)
 
     action: str = Field(min_length=1, max_length=calls.MAX_NAME)
     resource: str = Field("", max_length=calls.MAX_NAME)

@@ -23,7 +23,7 @@ from authz.core.names import API_KEY_HEADER, OUR_API_KEY_HEADER
 from authz.core.outcome import Outcome
 from authz.core.text import word
 from authz.edges.http.asking import NamedAction, call_of, json_of, named
-from authz.edges.http.bodies import read_json
+from authz.edges.http.bodies import or_null, read_json
 from authz.gate import Gate
 
 #: Keys of a body: each one that we do not know is compared with those that count.
@@ -45,7 +45,7 @@ _LONGEST: Final = 24
 class SdkAction(NamedAction):
     """An action as SDKs ask about it. Keys that are not known here count for nothing."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", json_schema_extra=or_null)
 
     #: What the caller claims to be.
     agent_id: str = ""
