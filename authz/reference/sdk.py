@@ -116,7 +116,7 @@ OPERATIONS: Final = (
         "POST",
         "/proxy/governance/check",
         "governanceCheck",
-        "Ask as by `GET /proxy/check`, by a body",
+        "Ask as GET /proxy/check does, by a body",
         "Decisions",
         Allowed,
         ALLOWED,
