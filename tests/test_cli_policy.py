@@ -1654,6 +1654,24 @@ def test_without_a_token_nothing_is_asked(command: tuple[str, ...]) -> None:
         " ADMIN_TOKEN\n",
     )  # fmt: skip
     assert authz(*command, ADMIN_TOKEN="short").code == 2
+    write("data/run/dev-secrets.json", "{}")
+    assert authz(*command).err.endswith(
+        "ADMIN_TOKEN; `make run` keeps the one that it made up in data/run/dev-secrets.json\n"
+    )
+    far = authz("versions", "--gateway", "https://sidecar.example")
+    assert far.err.endswith("or ADMIN_TOKEN\n")
+
+
+def test_of_an_agent_without_more_than_its_id_it_says_what_it_is_taken_for() -> None:
+    write("policies/p.yaml", READER)
+    guessed = (
+        "authz: agent a is taken for one of tier verified without tags, registered or not;"
+        " --tier and --tag say otherwise\n"
+    )
+    for command in (("test", "a", "read:x"), ("explain", "--agent", "a", "--action", "read:x")):
+        assert authz(*command).err == guessed
+        assert authz(*command, "--tag", "docs").err == ""
+        assert authz(*command, "--policy", "policies").err == ""
 
 
 # httpcore leaves the socket open that it could not connect; it is collected here, and not in the

@@ -5,6 +5,7 @@ import json
 import time
 from typing import Final
 
+from authz import dev_secrets
 from authz.core.identity import mint
 from authz.core.timestamps import rfc3339
 from authz.settings import Settings
@@ -58,6 +59,9 @@ curl -i -X DELETE -H "Authorization: Bearer $TOKEN" -H "X-MeshGuard-Action: writ
 curl -s -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" \
 -d '{{"actions":[{{"action":"read:docs"}},{{"action":"admin:delete"}}]}}' \
 {base}/api/v1/governance/batch
+
+ All that it answers, to be tried in a browser: {base}/api/docs
+ The admin token is ADMIN_TOKEN, or else stands in {settings.run_dir / dev_secrets.FILE}
 
  Ctrl-C stops it.
 {rule}"""

@@ -159,13 +159,27 @@ def _token(url: str, origin: str) -> str:
     value = value.strip()
     if not source:
         said_so = "give --admin-token, or set MESHGUARD_ADMIN_TOKEN or ADMIN_TOKEN"
-        fail([f"no admin token: {said_so}"], REFUSED)
+        fail([f"no admin token: {said_so}{_made_up(url, origin)}"], REFUSED)
     if len(value) < MIN_TOKEN:
         fail([f"{source}: shorter than {MIN_TOKEN} characters, which no admin token is"],
              BAD_ARGUMENTS)  # fmt: skip
     if not (value.isascii() and value.isprintable()):
         fail([f"{source}: has characters that no HTTP header can have"], BAD_ARGUMENTS)
     return value
+
+
+def _made_up(url: str, origin: str) -> str:
+    """Where the token of a sidecar here is that `make run` has started without one."""
+    from authz import dev_secrets
+    from authz.settings import SettingsError, settings_of
+
+    if origin != "AUTHZ_RUN_DIR" and not _is_near(url):
+        return ""
+    try:
+        path = settings_of(os.environ, "AUTHZ_RUN_DIR").run_dir / dev_secrets.FILE
+    except SettingsError:
+        return ""
+    return f"; `make run` keeps the one that it made up in {path}" if path.is_file() else ""
 
 
 def _of_file(url: str) -> str:

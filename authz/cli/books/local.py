@@ -19,6 +19,9 @@ from authz.operations import Unknown
 _FIELDS: Final = {"id": "agent_id", "trustTier": "tier", "orgId": "org_id"}
 #: How long a delegation holds where nothing is said.
 _LIFETIME: Final = "1h"
+_UNSIGNED: Final = (
+    "JWT_SECRET is not set, so no token was made; with it `authz agent token ID` makes one"
+)
 
 
 class LocalBooks:
@@ -59,7 +62,7 @@ class LocalBooks:
             made = there.operations.create_agent(by=records.by(), **named)
             shown = agents.entry(made)
             if not there.can_sign:
-                return {**shown, "note": "JWT_SECRET is not set, so no token was made"}
+                return {**shown, "note": _UNSIGNED}
             token = there.operations.new_token(made.agent_id, by=records.by(), ttl_s=ttl_s)
         return {**shown, "token": token.token, "expiresAt": rfc3339(token.expires_at)}
 

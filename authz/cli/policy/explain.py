@@ -50,6 +50,7 @@ def explain(
         path=path,
         context=context,
     )
+    shared.note_guess(agent, policy, tier, tag, org)
     explanation = explaining.explain(loaded.snapshot, call.identity, call.call)
     sources = {
         name: f"{file.file}:{placed.line}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from authz.cli.shared import fail
+from authz.cli.shared import fail, note
 
 if TYPE_CHECKING:
     from authz.cli.destination import Destination
@@ -101,6 +101,18 @@ def load_valid(paths: list[Path] | None) -> "Loaded":
             typer.echo(str(problem), err=True)
         fail(["the policies have errors; `authz policy validate` prints all problems"], BAD_INPUT)
     return loaded
+
+
+def note_guess(agent: str, *told: object) -> None:
+    """Say what an agent is taken for of whom nothing is told but the id.
+
+    Policies alone do not know who is registered: a sidecar may answer otherwise.
+    """
+    if not any(told):
+        note(
+            f"agent {agent} is taken for one of tier verified without tags, registered or not;"
+            " --tier and --tag say otherwise"
+        )
 
 
 def asked(

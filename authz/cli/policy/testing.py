@@ -89,6 +89,7 @@ def run_tests(
         path=path,
         context=context,
     )
+    shared.note_guess(agent, policy, tier, tag, org)
     explanation = explain(loaded.snapshot, call.identity, call.call)
     verdict = explanation.verdict
     if as_json:
