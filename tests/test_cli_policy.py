@@ -1665,7 +1665,7 @@ def test_without_a_token_nothing_is_asked(command: tuple[str, ...]) -> None:
 def test_of_an_agent_without_more_than_its_id_it_says_what_it_is_taken_for() -> None:
     write("policies/p.yaml", READER)
     guessed = (
-        "authz: agent a is taken for one of tier verified without tags, registered or not;"
+        "authz: agent a is not registered: taken for one of tier verified without tags;"
         " --tier and --tag say otherwise\n"
     )
     for command in (("test", "a", "read:x"), ("explain", "--agent", "a", "--action", "read:x")):

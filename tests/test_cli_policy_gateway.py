@@ -51,6 +51,9 @@ def test_both_answer_alike(service: Service, tmp_path: Path) -> None:
         ("validate", "bad.yaml"),
         ("validate", "good.yaml"),
         ("test", "bob", "go:x"),
+        # By its record, which has a tag.
+        ("test", "ann", "read:x"),
+        ("test", "ann", "read:x", "--tag", "other"),
         ("test", "--agent", "bob", "--action", "no"),
         ("test", "bob", "read:x", "--tag", "docs", "--tier", "trusted", "--policy", "good.yaml"),
         ("versions",),

@@ -21,8 +21,10 @@ from pydantic import SecretStr
 from authz import memory
 from authz.cli.shared import BAD_ARGUMENTS, DENIED, FAILED, environment, fail
 from authz.cli.words import login, with_options
+from authz.core.agents import identity_of
 from authz.core.delegation.relationship import Refused
 from authz.core.errors import AuditUnavailable, Code
+from authz.core.identity import Identity
 from authz.core.ledger import LedgerFull
 from authz.core.pending import NotPending
 from authz.core.snapshot import Snapshot
@@ -222,3 +224,16 @@ def _in_sentences(audit: AuditLog, path: Path) -> Iterator[None]:
         fail([with_options(str(error))], BAD_ARGUMENTS)
     except AuditUnavailable as error:
         fail([f"{path}: nothing was changed: {audit.failure or error}"], FAILED)
+
+
+def identity(agent_id: str) -> Identity | None:
+    """An agent as it is registered here; None where it is not. Ends for one that was revoked."""
+    if not settings_for(None).audit_db_path.exists():
+        return None
+    with reading(None) as there:
+        found = there.state.agents.get(agent_id)
+    if found is None:
+        return None
+    if found.revoked_at is not None:
+        fail([f"agent {agent_id} is revoked: every request of it is refused"], FAILED)
+    return identity_of(found)

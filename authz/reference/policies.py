@@ -140,6 +140,7 @@ class Tried(TypedDict):
     ruleIndex: NotRequired[int]
     reason: str
     policyVersion: NotRequired[Annotated[str, Field(description="Of those in force.")]]
+    registered: Annotated[bool, Field(description="Whether the agent has a record here.")]
     applicable: NotRequired[list[TracedPolicy]]
     trace: NotRequired[Annotated[list[str], Field(description="The same in words.")]]
     note: NotRequired[str]
@@ -290,6 +291,7 @@ OPERATIONS: Final = (
             "policy": "readers",
             "rule": "no-drafts",
             "ruleIndex": 0,
+            "registered": True,
             "reason": "drafts are for their authors",
             "policyVersion": "2f1c9d0a77b3e845",
         },

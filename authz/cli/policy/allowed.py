@@ -38,12 +38,12 @@ def allowed(
     from authz.core.allowed import allowed as allowed_by
 
     snapshot, known = _asked_about(agent_id, policy)
-    identity = _given(agent_id, known, tier, tag, org)
-    if known is None and not (policy or tier or tag or org):
-        note(
-            f"agent {agent_id} is not registered: taken for one of tier {identity.tier} without"
-            " tags; --tier and --tag say otherwise"
-        )
+    standing = shared.Standing(tier, tag, org)
+    if known is None and not (policy or any(standing)):
+        shared.note_unknown(agent_id)
+    identity = known
+    if identity is None or any(standing):
+        identity = shared.asked(agent_id, "any", standing.filled(known)).identity
     found = allowed_by(snapshot, identity)
     shown = [one for one in found.permissions if everything or one.may]
     if as_json:
@@ -72,22 +72,6 @@ def _asked_about(agent_id: str, paths: list[Path] | None) -> "tuple[Snapshot, Id
         return shared.load_valid(paths).snapshot, None
     with opened() as there:
         return there.snapshot(), there.agent(agent_id)
-
-
-def _given(
-    agent_id: str, known: "Identity | None", tier: str, tags: list[str] | None, org: str
-) -> "Identity":
-    """The agent as options say it, and where they say nothing its record."""
-    if known is not None and not (tier or tags or org):
-        return known
-    if known is not None:
-        tier = tier or known.tier
-        tags = sorted(known.tags) if tags is None else tags
-        org = org or known.org_id
-    asked = shared.asked(
-        agent_id, "any", tier=tier, tags=tags, org=org, resource="", method="", path="", context=""
-    )
-    return asked.identity
 
 
 def _cells(one: "Permission") -> tuple[str, ...]:

@@ -39,18 +39,18 @@ def explain(
     from authz.core import explain as explaining
 
     loaded = shared.load_valid(policy)
+    standing, is_guess = shared.registered(agent, shared.Standing(tier, tag, org), policy)
     call = shared.asked(
         agent,
         action,
-        tier=tier,
-        tags=tag,
-        org=org,
+        standing,
         resource=resource,
         method=method,
         path=path,
         context=context,
     )
-    shared.note_guess(agent, policy, tier, tag, org)
+    if is_guess:
+        shared.note_unknown(agent)
     explanation = explaining.explain(loaded.snapshot, call.identity, call.call)
     sources = {
         name: f"{file.file}:{placed.line}"

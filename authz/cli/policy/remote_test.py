@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import typer
 
-from authz.cli.policy.shared import BAD_INPUT
-from authz.cli.shared import fail
+from authz.cli.policy.shared import BAD_INPUT, note_unknown
+from authz.cli.shared import fail, note
 from authz.core.text import visible
 
 if TYPE_CHECKING:
@@ -47,6 +47,12 @@ def ask(
         decision = answer.get("decision")
         if not isinstance(decision, str):
             sidecar.no_sidecar("its answer has no decision")
+    if answer.get("registered") is False and not (
+        policies or asked.tier or asked.tags or asked.org
+    ):
+        note_unknown(asked.agent)
+    if isinstance(answer.get("note"), str):
+        note(answer["note"])
     policy, rule = (_text(answer, key) for key in ("policy", "rule"))
     if as_json:
         typer.echo(json.dumps(answer, indent=2))

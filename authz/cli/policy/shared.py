@@ -3,7 +3,7 @@
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -12,6 +12,7 @@ from authz.cli.shared import fail, note
 if TYPE_CHECKING:
     from authz.cli.destination import Destination
     from authz.core.asked import Asked
+    from authz.core.identity import Identity
     from authz.core.policy_file import Problem
     from authz.stores.policies import Loaded
 
@@ -103,29 +104,54 @@ def load_valid(paths: list[Path] | None) -> "Loaded":
     return loaded
 
 
-def note_guess(agent: str, *told: object) -> None:
-    """Say what an agent is taken for of whom nothing is told but the id.
+class Standing(NamedTuple):
+    """What an agent is judged by besides its id."""
 
-    Policies alone do not know who is registered: a sidecar may answer otherwise.
+    tier: str
+    tags: list[str] | None
+    org: str
+
+    def filled(self, known: "Identity | None") -> "Standing":
+        """The same, with what it leaves open as the agent's record has it."""
+        if known is None:
+            return self
+        tags = sorted(known.tags) if self.tags is None else self.tags
+        return Standing(self.tier or known.tier, tags, self.org or known.org_id)
+
+
+def registered(agent: str, said: Standing, paths: list[Path] | None) -> tuple[Standing, bool]:
+    """What options leave open, by the agent's record here: as a sidecar would judge it.
+
+    Policies that are named are perhaps another sidecar's; of its agents nothing is known.
+
+    Returns:
+        What it is judged by, and whether that is a guess (`note_unknown`).
     """
-    if not any(told):
-        note(
-            f"agent {agent} is taken for one of tier verified without tags, registered or not;"
-            " --tier and --tag say otherwise"
-        )
+    if paths:
+        return said, False
+    from authz.cli import records
+
+    known = records.identity(agent)
+    return said.filled(known), known is None and not any(said)
+
+
+def note_unknown(agent: str) -> None:
+    """Say what an agent is taken for of whom nothing is known but the id."""
+    note(
+        f"agent {agent} is not registered: taken for one of tier verified without tags; --tier"
+        " and --tag say otherwise"
+    )
 
 
 def asked(
     agent: str,
     action: str,
+    standing: Standing,
     *,
-    tier: str,
-    tags: list[str] | None,
-    org: str,
-    resource: str,
-    method: str,
-    path: str,
-    context: str,
+    resource: str = "",
+    method: str = "",
+    path: str = "",
+    context: str = "",
 ) -> "Asked":
     """The call that options describe; exits with a sentence when there can be none like it."""
     from pydantic import ValidationError
@@ -137,6 +163,7 @@ def asked(
     if context and said is None:
         fail([f"--context: {NO_CONTEXT}"], BAD_INPUT)
     try:
+        tier, tags, org = standing
         given = {"id": agent, "tier": tier or "verified", "tags": tags or [], "org": org}
         spec = AgentSpec.model_validate(given)
         return Asked.of(spec, action, resource=resource, method=method, path=path, context=said)

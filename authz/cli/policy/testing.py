@@ -78,18 +78,18 @@ def run_tests(
             there, asked, policy, positional=positional, verbose=verbose, as_json=as_json
         )
     loaded = shared.load_valid(policy)
+    standing, is_guess = shared.registered(agent, shared.Standing(tier, tag, org), policy)
     call = shared.asked(
         agent,
         action,
-        tier=tier,
-        tags=tag,
-        org=org,
+        standing,
         resource=resource,
         method=method,
         path=path,
         context=context,
     )
-    shared.note_guess(agent, policy, tier, tag, org)
+    if is_guess:
+        shared.note_unknown(agent)
     explanation = explain(loaded.snapshot, call.identity, call.call)
     verdict = explanation.verdict
     if as_json:

@@ -81,6 +81,7 @@ def router(
         answer = await in_thread(lambda: _answer(asked, sent, current, verbose=body.verbose))
         if sent is None:
             answer["policyVersion"] = current.version
+        answer["registered"] = agent is not None
         if agent is not None and agent.revoked_at is not None:
             answer["note"] = "the agent was revoked: whatever policies say, it may do nothing"
         return JSONResponse(answer)

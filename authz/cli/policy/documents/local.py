@@ -13,7 +13,6 @@ from typing import Any
 
 from authz.cli.policy.documents import Document, Entry, Result
 from authz.cli.shared import BAD_ARGUMENTS, FAILED, fail, note
-from authz.core.agents import identity_of
 from authz.core.identity import Identity
 from authz.core.policy_entry import document_entry
 from authz.core.policy_file import Placed, PlacedChain
@@ -97,15 +96,7 @@ class LocalDocuments:
         """As `Documents.agent`."""
         from authz.cli import records
 
-        if not records.settings_for(None).audit_db_path.exists():
-            return None
-        with records.reading(None) as there:
-            found = there.state.agents.get(agent_id)
-        if found is None:
-            return None
-        if found.revoked_at is not None:
-            fail([f"agent {agent_id} is revoked: every request of it is refused"], FAILED)
-        return identity_of(found)
+        return records.identity(agent_id)
 
     def _loaded(self) -> Loaded:
         if not self._root.is_dir():
