@@ -376,3 +376,15 @@ def test_a_list_that_is_none(policy: Run, gateway: Gateway, said: Any) -> None:
     done = policy("list")
     assert (done.code, done.out) == (5, "")
     assert "what answers there is no sidecar: " in done.err
+
+
+def test_the_version_that_a_gateway_names_does_not_reach_the_terminal(
+    policy: Run, gateway: Gateway
+) -> None:
+    named = {"version": "a\x1b]0;b\x07\u202e\n", "pinned": True}
+    for command in (("rollback", "a"), ("pin",), ("unpin",), ("release",)):
+        gateway.instead["POST", command[0].replace("unpin", "release")] = (200, named)
+        done = policy(*command)
+        assert done.code == 0
+        assert done.out.startswith(r"version a\x1b]0;b\x07\u202e\n ")
+        assert policy(*command, "--json").body == named

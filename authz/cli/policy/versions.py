@@ -9,6 +9,7 @@ import typer
 
 from authz.cli.options import AsJson
 from authz.cli.shared import BAD_ARGUMENTS, FAILED, Database, fail, print_table
+from authz.core.text import visible
 
 if TYPE_CHECKING:
     from authz.cli.destination import Destination
@@ -135,7 +136,7 @@ def _named(answer: dict[str, Any]) -> str:
 
 
 def _say(answer: dict[str, Any], sentence: str, *, as_json: bool) -> None:
-    typer.echo(json.dumps(answer, indent=2) if as_json else sentence)
+    typer.echo(json.dumps(answer, indent=2) if as_json else visible(sentence))
 
 
 def named(policies: object) -> str:
