@@ -247,6 +247,21 @@ def test_whoever_has_seen_something_else_replaces_nothing(world: World) -> None:
     assert [action for action, _ in rows(world)] == ["policy:put"] * 3
 
 
+def test_a_condition_that_is_sent_twice_counts_twice(world: World) -> None:
+    tag = world.admin("GET", "/policies/second").headers["etag"]
+    for name, values, status in (
+        ("If-None-Match", ('"x"', "*"), 412),
+        ("If-None-Match", ('"x"', tag), 412),
+        ("If-Match", ('"x"', '"y"'), 412),
+        ("If-Match", ('"x"', tag), 200),
+    ):
+        headers = [*ADMIN.items(), *YAML.items(), *((name, value) for value in values)]
+        answer = world.ask(
+            "PUT", "/admin/policies/second", headers=headers, content=text("second", "2")
+        )
+        assert (name, values, answer.status_code) == (name, values, status)
+
+
 # What is refused.
 
 

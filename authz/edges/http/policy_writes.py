@@ -126,13 +126,19 @@ def _require(request: Request, found: Found | None) -> None:
     Raises:
         HTTPException: 412.
     """
-    match = request.headers.get("if-match")
+    match = _sent(request, "if-match")
     if match is not None and not _names(match, found):
         said = "it is not what If-Match says any more" if found else "there is none to be changed"
         raise HTTPException(412, said)
-    none = request.headers.get("if-none-match")
+    none = _sent(request, "if-none-match")
     if none is not None and _names(none, found):
         raise HTTPException(412, "there is one already, which If-None-Match says not to replace")
+
+
+def _sent(request: Request, name: str) -> str | None:
+    """A header that may be there several times, which is one list (RFC 9110 §5.3)."""
+    values = request.headers.getlist(name)
+    return ",".join(values) if values else None
 
 
 def _names(header: str, found: Found | None) -> bool:
