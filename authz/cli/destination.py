@@ -184,7 +184,7 @@ def _made_up(url: str, origin: str) -> str:
 
 def _of_file(url: str) -> str:
     found = config()
-    if found.get("gateway-url") not in ("", url):
+    if found.get("gateway-url") != url:
         return ""
     token = found.get("admin-token") or found.get("api-key")
     if token and found.caution:

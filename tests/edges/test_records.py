@@ -359,6 +359,15 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(
 
 
 @pytest.mark.parametrize("path", ["/admin/agents", "/relationships", "/api/v1/action-tokens"])
+def test_a_body_of_too_many_values_is_413_before_it_is_read(world: World, path: str) -> None:
+    """Reading them would keep decisions waiting."""
+    answer = world.ask(
+        "POST", path, headers=world.agent("a") | ADMIN, content=b"[" + b"1," * 8193 + b"1]"
+    )
+    assert (answer.status_code, "more than 8192 commas" in answer.json()["message"]) == (413, True)
+
+
+@pytest.mark.parametrize("path", ["/admin/agents", "/relationships", "/api/v1/action-tokens"])
 def test_a_body_that_is_too_large_is_413(world: World, path: str) -> None:
     headers = {**world.agent("a"), **ADMIN}
     answer = world.ask("POST", path, headers=headers, content=b" " * (MAX_BODY + 1))
