@@ -116,7 +116,7 @@ def test_the_sample_policies_mean_what_they_say(
 
 
 def _other(**changes: Any) -> str:
-    claims = {"sub": "reviewer-1", "exp": time.time() + 300, "iss": "meshguard"} | changes
+    claims = {"sub": "reviewer-1", "exp": time.time() + 3600, "iss": "meshguard"} | changes
     return jwt.encode({k: v for k, v in claims.items() if v is not None}, JWT_SECRET, "HS256")
 
 
