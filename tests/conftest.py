@@ -1,8 +1,33 @@
 """What every test relies on, wherever the suite is started from."""
 
+import os
+import re
 import signal
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from authz.settings import described
 
 # A shell starts what it puts into the background with SIGINT ignored, and so would each process be
 # that a test starts and interrupts. A handler is not inherited: they begin with the default.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+#: What users tell programs: which gateway is theirs, a proxy, what their terminal is like.
+_TOLD: Final = re.compile(
+    r"(meshguard|authz)_.*|.*_proxy|(no|force)_color|columns|lines", re.IGNORECASE
+)
+
+# Each test says itself what it needs. When modules of tests are imported this is done already.
+for _name in {variable.name for variable in described()} | set(filter(_TOLD.fullmatch, os.environ)):
+    os.environ.pop(_name, None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nor does a config file of whoever runs the tests count."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
