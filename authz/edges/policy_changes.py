@@ -50,7 +50,7 @@ class Busy(Exception):
 
 
 class NotInForce(Exception):
-    """What was written did not come in force, and is as before; one sentence."""
+    """What was written did not come in force, and is as before, or why not; one sentence."""
 
 
 class Reading(Protocol):
@@ -117,9 +117,9 @@ class PolicyChanges:
         async with self._taking_turns():
             found = await self._found(change.key)
             allows(found)
-            if found is not None and is_same_text(found.text, change.text):
-                return self._done(is_new=False, file=found.file, note="it was so before")
             digest = _document(change.placed).digest
+            if found is not None and is_same_text(found.text, change.text):
+                return await self._was_so(change.key, digest, found)
             edit = await in_thread(
                 lambda: self._files.prepare(change.key, change.text, digest, found)
             )
@@ -170,6 +170,16 @@ class PolicyChanges:
     async def _found(self, key: Key) -> Found | None:
         policies = self._reloader.loaded.policies
         return await in_thread(lambda: self._files.find(policies, key))
+
+    async def _was_so(self, key: Key, digest: str, found: Found) -> Done:
+        """Nothing is to be written; read it where somebody has written the same just now."""
+        loaded: Loaded | None = self._reloader.loaded
+        source = self._reloader.loaded.policies.source(*key)
+        note = ""
+        if source is None or _document(source[1]).digest != digest:
+            loaded, note = await self._read()
+        note = note or "it was so before"
+        return self._done(is_new=False, file=found.file, note=note, is_read=loaded is not None)
 
     async def _make(
         self,

@@ -147,6 +147,15 @@ def test_what_was_read_is_put_back_without_a_change(world: World) -> None:
     assert rows(world) == []
 
 
+def test_what_somebody_else_has_just_written_is_in_force_when_it_is_answered(world: World) -> None:
+    (world.policies / "many.yaml").write_text(text("second", "2"))
+    answer = put(world, "second", text("second", "2")).json()
+    assert (answer["note"], answer["inForce"]) == ("it was so before", True)
+    assert answer["policyVersion"] == world.versions.current.version
+    assert in_force(world) == {"second": "2"}
+    assert rows(world) == []
+
+
 def test_names_are_of_a_kind(world: World) -> None:
     wallet = 'kind: RiskWallet\nname: first\nversion: "2"\ncapacity: 20\nwindow: 1h\n'
     answer = put(world, "first", wallet)
