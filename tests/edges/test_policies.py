@@ -140,6 +140,16 @@ def test_what_is_no_policy_is_refused(world: World, body: bytes, media: str, sta
     assert post(world, body, media)[0] == status
 
 
+def test_json_of_more_values_than_are_read_beside_decisions_is_sent_as_yaml(world: World) -> None:
+    many = b"[" + b"0," * 8192
+    assert post(world, many + b"0]", "application/yaml")[0] == 422
+    status, said = post(world, many + b"0,0]", "application/json")
+    assert (status, said["message"]) == (
+        413,
+        "the body has more than 8192 commas; send it as YAML",
+    )
+
+
 def test_the_mode_is_changed_recorded_and_shown(world: World) -> None:
     assert world.admin("GET", "/mode").json()["source"] == "MODE"
     answer = world.admin("PUT", "/mode", json={"mode": "audit"})

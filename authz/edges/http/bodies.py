@@ -165,6 +165,20 @@ def require_content_type(request: Request, types: Collection[str]) -> str:
     return sent
 
 
+def require_few(body: bytes, otherwise: str) -> None:
+    """Hold a body of JSON against `MAX_COMMAS` before it is read.
+
+    Args:
+        otherwise: what to do about it.
+
+    Raises:
+        HTTPException: 413, it has too many values.
+    """
+    if body.count(b",") > MAX_COMMAS:
+        said = f"the body has more than {MAX_COMMAS} commas; {otherwise}"
+        raise HTTPException(413, said)
+
+
 async def read_json(request: Request, model: type[B], *, optional: bool = False) -> B:
     """The body as a model has it.
 
@@ -178,9 +192,7 @@ async def read_json(request: Request, model: type[B], *, optional: bool = False)
     body = await read_body(request)
     if body:
         require_content_type(request, JSON_TYPES)
-        if body.count(b",") > MAX_COMMAS:
-            said = f"the body has more than {MAX_COMMAS} commas; send less at once"
-            raise HTTPException(413, said)
+        require_few(body, "send less at once")
     else:
         if not optional:
             raise HTTPException(400, f"the body is missing; send {model.needs()}")

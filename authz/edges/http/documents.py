@@ -20,7 +20,7 @@ from authz.core.policy_entry import problem_entries
 from authz.core.policy_file import Parsed, Problem
 from authz.core.policy_set import PolicyFile, build
 from authz.core.policy_text import written
-from authz.edges.http.bodies import JSON_TYPES, read_body, require_content_type
+from authz.edges.http.bodies import JSON_TYPES, read_body, require_content_type, require_few
 from authz.edges.threads import in_thread
 from authz.stores.parsing import parse_aside
 
@@ -42,15 +42,12 @@ class Sent(NamedTuple):
     parsed: Parsed
     #: It came as YAML, so that its sender knows its lines.
     is_placed: bool
-
-    @property
-    def problems(self) -> list[Problem]:
-        """What is wrong with it, also with several documents beside each other."""
-        return [*self.parsed.problems, *build([self.as_file()]).problems]
+    #: What is wrong with it, also with several documents beside each other.
+    problems: Sequence[Problem]
 
     def as_file(self) -> PolicyFile:
         """It as a file of policies."""
-        return PolicyFile(BODY, self.parsed.policies, chain=self.parsed.chain)
+        return _as_file(self.parsed)
 
 
 class Reader:
@@ -71,6 +68,7 @@ class Reader:
         media = require_content_type(request, (*JSON_TYPES, *YAML_TYPES))
         if media in YAML_TYPES:
             return await self.of_text(body)
+        require_few(body, "send it as YAML")
         try:
             return await self.of_object(json.loads(body, object_pairs_hook=distinct))
         except (ValueError, RecursionError):
@@ -85,8 +83,7 @@ class Reader:
         """
 
         def work() -> Sent:
-            text = written(document)
-            return Sent(text, _parsed(text), is_placed=False)
+            return _read(written(document), is_placed=False)
 
         return await self._in_turn(work)
 
@@ -97,7 +94,7 @@ class Reader:
             HTTPException: 503.
         """
         text = text.removeprefix(_BOM)
-        return await self._in_turn(lambda: Sent(text, _parsed(text), is_placed=True))
+        return await self._in_turn(lambda: _read(text, is_placed=True))
 
     async def _in_turn(self, work: Callable[[], Sent]) -> Sent:
         try:
@@ -110,9 +107,14 @@ class Reader:
             self._turns.release()
 
 
-def _parsed(text: bytes) -> Parsed:
+def _read(text: bytes, *, is_placed: bool) -> Sent:
     [parsed] = parse_aside([(text, BODY)])
-    return parsed
+    problems = [*parsed.problems, *build([_as_file(parsed)]).problems]
+    return Sent(text, parsed, is_placed, problems)
+
+
+def _as_file(parsed: Parsed) -> PolicyFile:
+    return PolicyFile(BODY, parsed.policies, chain=parsed.chain)
 
 
 def busy(message: str) -> HTTPException:
