@@ -394,6 +394,13 @@ def test_a_command_takes_a_gateway_or_refuses_it(path: tuple[str, ...]) -> None:
     )  # fmt: skip
 
 
+def test_a_token_for_what_asks_no_sidecar_is_refused_by_its_own_name() -> None:
+    assert authz("--admin-token", "/nowhere", "policy", "schema") == (
+        2, "", "authz: --admin-token: `authz policy schema` is about what is here, and asks no"
+        " sidecar\n",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)
 def test_json_before_a_command_is_json_after_it(path: tuple[str, ...]) -> None:
     for param in LEAVES[path].params:

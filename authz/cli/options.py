@@ -124,7 +124,8 @@ class LocalCommand(TyperCommand):
         from authz.cli.shared import BAD_ARGUMENTS, fail
 
         if said().gateway or said().admin_token:
+            option = "--gateway" if said().gateway else "--admin-token"
             name = ctx.command_path.partition(" ")[2]
-            fail([f"--gateway: `authz {name}` is about what is here, and asks no sidecar"],
+            fail([f"{option}: `authz {name}` is about what is here, and asks no sidecar"],
                  BAD_ARGUMENTS)  # fmt: skip
         return super().invoke(ctx)
