@@ -3,6 +3,8 @@
 - In this order: what is to be written lies ready beside the old file; the change is recorded; the
   file gets its name; everything is read again. So a disk that is full costs no row, a change that
   cannot be recorded is not made, and a row whose change then fails is followed by one that says so.
+  One that is followed by nothing, because the process was killed in between, is told by the version
+  in force, which has a row of its own at each start.
 - Whoever asked hears of it when it is in force. What would not come in force, because another file
   has a document of its name, is undone.
 - One at a time; whoever comes meanwhile waits a little, and is then told to come again.
