@@ -75,7 +75,10 @@ OPERATIONS: Final = (
         AgentPage,
         {"agents": [_AGENT]},
         words={"status": ("active", "revoked")},
-        asks={"trust": "Of this trust tier alone, by any of its names.", "status": "That are so."},
+        asks={
+            "trust": "Of this trust tier alone, by any of its names.",
+            "status": "Those alone that are so.",
+        },
     ),
     Operation(
         "POST",
@@ -86,6 +89,7 @@ OPERATIONS: Final = (
         NewAgentAnswer,
         {
             **_AGENT,
+            "id": "agent_0c6f5b1e6a3d4f27",
             **dict.fromkeys(("token", "apiKey", "api_key"), _TOKEN),
             "expiresAt": _EXPIRES,
         },
@@ -93,6 +97,7 @@ OPERATIONS: Final = (
         asked={"name": "reviewer", "trustTier": "verified", "tags": ["code-review"]},
         status=201,
         errors=(401, 409, 503),
+        refuses={409: "there is an agent reviewer already, or was before"},
         text="`id` is made up where none is given. An id that was used once is never free again."
         " `expiresIn` (`15m`) is how long the token is good, JWT_EXPIRES_IN when left out.",
     ),
@@ -149,5 +154,6 @@ OPERATIONS: Final = (
         body_optional=True,
         asked={"expiresIn": "1h"},
         errors=(401, 404, 409, 503),
+        refuses={409: "agent reviewer was revoked"},
     ),
 )

@@ -48,6 +48,7 @@ OPERATIONS: Final = (
             ]
         },
         errors=(401, 409, 503),
+        refuses={409: "DELEGATION_KEY_FILE: data/key.pem: not a regular file"},
         text="What the DELEGATION_JWKS_FILE of a sidecar holds that is to trust them.",
     ),
 )

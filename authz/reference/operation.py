@@ -34,14 +34,19 @@ SCHEMES: Final[Mapping[str, Mapping[str, str]]] = {
         "type": "http",
         "scheme": "bearer",
         "bearerFormat": "JWT",
-        "description": "The agent's own token.",
+        "description": "An agent's own token, as `POST /admin/agents` and `authz token mint` make"
+        " it.",
     },
-    "adminBearer": {"type": "http", "scheme": "bearer", "description": "ADMIN_TOKEN."},
     "adminToken": {
         "type": "apiKey",
         "in": "header",
         "name": "X-Admin-Token",
-        "description": "ADMIN_TOKEN; counts before `Authorization`.",
+        "description": "What ADMIN_TOKEN is. It counts before `Authorization`.",
+    },
+    "adminBearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The same, for clients that send nothing but `Authorization`.",
     },
 }
 
@@ -57,6 +62,8 @@ class Error(TypedDict):
 
 #: What a status means wherever an operation does not say it better.
 MEANINGS: Final[Mapping[int, str]] = {
+    201: "Made.",
+    202: "Recorded.",
     304: "It is as it was; there is no body.",
     400: "What was sent is not usable; `message` says where and why.",
     401: "The credential is missing or wrong. Never 403, which SDKs take for a denial.",
@@ -78,16 +85,19 @@ _MESSAGES: Final[Mapping[int, str]] = {
     400: "limit: must be at most 1000",
     401: "an admin token is required",
     403: "only the agent that delegated can revoke this, or an administrator",
-    404: "there is no agent reviewer",
+    404: "there is no such entry",
     405: "/admin/agents does not take DELETE",
     409: "a revoked agent cannot be changed; register another one",
-    412: "it has changed since; read it again",
+    412: "it is not what If-Match says any more",
     413: "the body is larger than 262144 bytes",
     415: "content-type: send application/json, not text/plain",
     422: "rules: missing",
     429: "too many at once",
     503: "the disk is full, and what cannot be recorded is not done",
 }
+
+#: What 400 says where there is a body.
+_BAD_BODY: Final = "the body is not JSON"
 
 #: Headers that a refusal always has, by its status.
 OF_REFUSALS: Final[Mapping[int, Mapping[str, str]]] = {
@@ -120,6 +130,16 @@ IN_PATHS: Final[Mapping[str, str]] = {
     "version": "2f1c9d0a77b3e845",
     "wallet": "points",
 }
+NO_VERSION: Final = "no such version is kept; kept are 90eb5fc74e8d6c24"
+#: What 404 says for example, by the end of the path.
+_NONE: Final[Mapping[str, str]] = {
+    "agent_id": f"there is no agent {IN_PATHS['agent_id']}",
+    "name": f"there is no policy {IN_PATHS['name']}",
+    "pending_id": f"there is no pending action {IN_PATHS['pending_id']}",
+    "relationship_id": f"there is no relationship {IN_PATHS['relationship_id']}",
+    "trace_id": "there is no entry of this trace",
+    "version": NO_VERSION,
+}
 
 
 class Operation(NamedTuple):
@@ -151,6 +171,8 @@ class Operation(NamedTuple):
     others: Mapping[int, tuple[Any, object]] = {}
     #: Refusals in the shape of `Error`.
     errors: Sequence[int] = (400, 401, 503)
+    #: What they say for example, where it is not what they mostly say.
+    refuses: Mapping[int, str] = {}
     #: More than the summary says; Markdown.
     text: str = ""
     #: Parameters of the path or the query that `PARAMETERS` does not explain, or not so.
@@ -229,7 +251,7 @@ class Operation(NamedTuple):
         return contents
 
     def _responses(self) -> dict[str, Any]:
-        good: dict[str, Any] = {"description": "Done."}
+        good: dict[str, Any] = {"description": MEANINGS.get(self.status, "Done.")}
         contents = {}
         if self.answer is not None:
             contents[JSON] = _content(self.answer, self.example)
@@ -250,7 +272,7 @@ class Operation(NamedTuple):
         if self._takes_a_body:
             errors |= {400, 413, 415}
         for status in sorted(errors - {int(status) for status in responses}):
-            example = {"error": WORDS[status], "message": _MESSAGES[status]}
+            example = {"error": WORDS[status], "message": self._refusal(status)}
             refusal = {
                 "description": MEANINGS[status],
                 "content": {
@@ -261,6 +283,17 @@ class Operation(NamedTuple):
                 refusal["headers"] = _headers(OF_REFUSALS[status], required=True)
             responses[str(status)] = refusal
         return responses
+
+    def _refusal(self, status: int) -> str:
+        """What a refusal says, for example."""
+        if status in self.refuses:
+            return self.refuses[status]
+        if status == 400 and self._takes_a_body:
+            return _BAD_BODY
+        if status == 404:
+            named = [part[1:-1] for part in self.path.split("/") if part.startswith("{")]
+            return _NONE.get(named[-1] if named else "", _MESSAGES[404])
+        return _MESSAGES[status]
 
 
 def _headers(said: Mapping[str, str], *, required: bool = False) -> dict[str, Any]:

@@ -116,6 +116,7 @@ OPERATIONS: Final = (
         body=Approval,
         asked={"approver": "ann@example.com", "reason": "checked with sales"},
         errors=(401, 404, 409, 503),
+        refuses={409: f"{PENDING_ID} is approved already"},
         text="The agent sends `actionToken` as `X-MeshGuard-Action-Token`, or `pendingId` as"
         " `X-MeshGuard-Pending-ID`.",
     ),
@@ -130,6 +131,7 @@ OPERATIONS: Final = (
         body=Rejection,
         asked={"approver": "ann@example.com", "reason": "no such invoice"},
         errors=(401, 404, 409, 503),
+        refuses={409: f"{PENDING_ID} is approved already"},
         text="Also one that was approved, for as long as it was not used.",
     ),
 )

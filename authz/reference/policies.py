@@ -198,6 +198,11 @@ _WRITTEN: Final = {
     "policyVersion": "2f1c9d0a77b3e845",
 }
 
+_MATCH: Final = "The `ETag` of a GET: only where it is still so."
+_NOT_WRITABLE: Final = (
+    "POLICIES_DIR is a mounted ConfigMap; change the policies where it comes from"
+)
+
 OPERATIONS: Final = (
     Operation(
         "GET",
@@ -241,10 +246,11 @@ OPERATIONS: Final = (
         asked=SENT,
         others={201: (Written, _WRITTEN), 422: INVALID},
         errors=(400, 401, 409, 412, 503),
+        sends={"If-Match": _MATCH, "If-None-Match": "`*`: only where there is none yet."},
+        refuses={409: _NOT_WRITABLE},
         text="Into POLICIES_DIR: in place of the one of its kind and name, and nothing else of that"
         " file; else into a file of its own, 201. It is in force when this is answered, unless"
-        " `note` says why not. 409 where the directory cannot be written. `If-Match` and"
-        " `If-None-Match` take the `ETag` of a GET.",
+        " `note` says why not. 409 where the directory cannot be written.",
     ),
     Operation(
         "DELETE",
@@ -261,7 +267,9 @@ OPERATIONS: Final = (
             "policyVersion": "2f1c9d0a77b3e845",
         },
         errors=(400, 401, 404, 409, 412, 503),
-        text="And its file, where that has no other. `If-Match` takes the `ETag` of a GET.",
+        sends={"If-Match": _MATCH},
+        refuses={404: "no file has a policy readers", 409: _NOT_WRITABLE},
+        text="And its file, where that has no other.",
     ),
     Operation(
         "POST",

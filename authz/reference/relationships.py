@@ -227,6 +227,11 @@ def _operations(prefix: str, whose: str, *, is_admin: bool) -> tuple[Operation, 
             asked={**source, "targetAgentId": "worker", "scope": ["read:*"]},
             status=201,
             errors=(401, *forbidden, 404, 409, 503),
+            refuses={
+                403: "sourceAgentId: an agent delegates for itself alone; leave it out",
+                404: "parentRelationshipId: there is no relationship " + RELATIONSHIP_ID,
+                409: "targetAgentId: an agent may not delegate to itself",
+            },
             text="Without `expiresAt` and `expiresIn` (`15m`) it lasts an hour, and no longer than"
             " its parent." + ("" if is_admin else " The agent itself is the source."),
         ),
@@ -251,6 +256,7 @@ def _operations(prefix: str, whose: str, *, is_admin: bool) -> tuple[Operation, 
             {"chain": _CHAIN},
             who=who,
             errors=(401, 404, 409, 503),
+            refuses={409: f"{RELATIONSHIP_ID} was revoked"},
             text="They trust its key (`GET /admin/delegation/keys`), and do not hear that it was"
             " revoked.",
         ),
@@ -266,7 +272,7 @@ def _operations(prefix: str, whose: str, *, is_admin: bool) -> tuple[Operation, 
             body=Revocation,
             body_optional=True,
             asked={"reason": "the work is done"},
-            errors=(401, *forbidden, 404, 409, 503),
+            errors=(401, *forbidden, 404, 503),
         ),
     )
 

@@ -104,6 +104,7 @@ OPERATIONS: Final = (
         ResetWallet,
         {**_WALLET, "spent": 0, "remaining": 100, "givenBack": 30},
         errors=(401, 404, 503),
+        refuses={404: "agent reviewer has spent nothing of wallet points"},
         asks={"wallet": "The wallet's name."},
     ),
     Operation(
@@ -126,5 +127,8 @@ OPERATIONS: Final = (
         ResetFuse,
         {"relationshipId": IN_PATHS["relationship_id"], "state": "closed"},
         errors=(401, 404, 503),
+        refuses={
+            404: f"relationship {IN_PATHS['relationship_id']} has no fuse that could be reset"
+        },
     ),
 )

@@ -6,7 +6,7 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from authz.edges.http.admin import VersionName, VersionToPin
-from authz.reference.operation import CLOSED, Operation, Time
+from authz.reference.operation import CLOSED, NO_VERSION, Operation, Time
 from authz.reference.policies import ETAG, NOT_MODIFIED, POLICY, PolicyEntry
 
 
@@ -65,6 +65,7 @@ class InForce(TypedDict):
 
 _SHA256: Final = "2f1c9d0a77b3e8453d1b6f0c52e9a8b7c4d5e6f708192a3b4c5d6e7f8091a2b3"
 _VERSION: Final = _SHA256[:16]
+_UNREADABLE: Final = f"the policies recorded as version {_VERSION} cannot be read"
 
 OPERATIONS: Final = (
     Operation(
@@ -115,6 +116,7 @@ OPERATIONS: Final = (
         headers=ETAG,
         others=NOT_MODIFIED,
         errors=(400, 401, 404, 409),
+        refuses={409: _UNREADABLE},
     ),
     Operation(
         "POST",
@@ -128,6 +130,7 @@ OPERATIONS: Final = (
         body_optional=True,
         asked={"version": _VERSION},
         errors=(401, 404, 409),
+        refuses={404: NO_VERSION, 409: _UNREADABLE},
     ),
     Operation(
         "POST",
@@ -138,6 +141,7 @@ OPERATIONS: Final = (
         InForce,
         {"version": _VERSION, "pinned": False},
         errors=(401, 409),
+        refuses={409: "nothing is pinned"},
     ),
     Operation(
         "POST",
@@ -150,6 +154,7 @@ OPERATIONS: Final = (
         body=VersionName,
         asked={"version": _VERSION},
         errors=(401, 404, 409),
+        refuses={404: NO_VERSION, 409: _UNREADABLE},
     ),
     Operation(
         "POST",
@@ -160,5 +165,6 @@ OPERATIONS: Final = (
         InForce,
         {"version": _VERSION, "pinned": False},
         errors=(401, 409),
+        refuses={409: "nothing is pinned"},
     ),
 )
