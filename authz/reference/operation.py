@@ -82,7 +82,7 @@ MEANINGS: Final[Mapping[int, str]] = {
 
 #: What a refusal says, for example.
 _MESSAGES: Final[Mapping[int, str]] = {
-    400: "limit: must be at most 1000",
+    400: "page: there is no such parameter",
     401: "an admin token is required",
     403: "only the agent that delegated can revoke this, or an administrator",
     404: "there is no such entry",
