@@ -143,8 +143,12 @@ def test_an_api_key_in_the_file_is_a_token_where_there_is_no_other(
     assert listener.token == f"Bearer {FILES}"
 
 
-def test_the_files_token_does_not_go_to_another_gateway(home: Path, listener: Listener) -> None:
-    configured(home, f'MESHGUARD_URL="http://a.example"\nMESHGUARD_ADMIN_TOKEN="{FILES}"\n')
+@pytest.mark.parametrize("named", ['MESHGUARD_URL="http://a.example"\n', ""])
+def test_the_files_token_does_not_go_to_another_gateway(
+    home: Path, listener: Listener, named: str
+) -> None:
+    """Nor to any where the file names none."""
+    configured(home, f'{named}MESHGUARD_ADMIN_TOKEN="{FILES}"\n')
     where = ("agent", "list", "--gateway", listener.url)
     assert authz(*where)[0] == 3
     assert listener.asked == []

@@ -137,9 +137,12 @@ def registered(agent: str, said: Standing, paths: list[Path] | None) -> tuple[St
 
 def note_unknown(agent: str) -> None:
     """Say what an agent is taken for of whom nothing is known but the id."""
+    from authz.core.asked import AgentSpec
+
+    taken_for = AgentSpec.model_validate({})
     note(
-        f"agent {agent} is not registered: taken for one of tier verified without tags; --tier"
-        " and --tag say otherwise"
+        f"agent {agent} is not registered: taken for one of tier {taken_for.tier} without tags;"
+        " --tier and --tag say otherwise"
     )
 
 
@@ -163,9 +166,8 @@ def asked(
     if context and said is None:
         fail([f"--context: {NO_CONTEXT}"], BAD_INPUT)
     try:
-        tier, tags, org = standing
-        given = {"id": agent, "tier": tier or "verified", "tags": tags or [], "org": org}
-        spec = AgentSpec.model_validate(given)
+        given = {name: value for name, value in standing._asdict().items() if value}
+        spec = AgentSpec.model_validate({"id": agent, **given})
         return Asked.of(spec, action, resource=resource, method=method, path=path, context=said)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]

@@ -30,7 +30,7 @@ from authz.edges.policy_changes import Busy, Changing, Done, NotInForce, PolicyC
 from authz.stores.policy_files import Changed, Found, NotWritable, WriteFailed
 from authz.stores.versions import Versions
 
-#: What will be shown under its own path.
+#: Kept for all policies in one archive (CONTRACT §1.3), which a policy's name must not hide.
 _BUNDLE: Final = "bundle"
 
 
@@ -63,7 +63,8 @@ class _Writes:
     async def put(self, name: str, request: Request, kind: Kind = "") -> JSONResponse:
         require_name(name)
         if name == _BUNDLE:
-            raise HTTPException(400, f"name: `{name}` means something else here; choose another")
+            said = f"name: `{name}` is kept for all policies together; choose another"
+            raise HTTPException(400, said)
         sent = await self._reader.sent(request)
         refusal = looked_at(sent)
         if refusal is not None:
