@@ -22,7 +22,7 @@ from tests.edges.world import World
 ROOT: Final = Path(__file__).parents[1]
 
 _NOTE: Final = (
-    "# Made by `make generated` from authz/envoy_config.py; `authz run` writes its own.\n"
+    "# Made by `make generated` from authz/envoy_config/; `authz run` writes its own.\n"
 )
 _DEFAULTS: Final = EnvoyOptions(
     host="0.0.0.0",

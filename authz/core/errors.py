@@ -104,7 +104,7 @@ class Code(StrEnum):
     INTERNAL = "internal", 503
     AUDIT_UNAVAILABLE = "audit_unavailable", 503
     OVERLOADED = "overloaded", 503
-    # Sent by Envoy on our behalf when no answer came in time (`envoy_config.py`).
+    # Sent by Envoy on our behalf when no answer came in time (`envoy_config`).
     CIRCUIT_OPEN = "circuit_open", 503
 
 

@@ -1,0 +1,37 @@
+"""What Envoy bounds: sizes, counts and times, each with its reason."""
+
+from typing import Final
+
+#: Concurrent ext_authz calls and upstream requests. One agent's sidecar serves a few dozen; the
+#: rest is refused at once instead of queueing.
+MAX_IN_FLIGHT: Final = 1024
+#: Connections that may be open to the listener at once.
+MAX_CONNECTIONS: Final = 1024
+#: Bytes that Envoy buffers for one connection in each direction before it stops reading.
+BUFFER_LIMIT: Final = 128 * 1024
+#: Header size, KiB, and count. A token of 8 KiB and an agent's usual 20 headers fit thrice.
+MAX_HEADERS_KIB: Final = 60
+MAX_HEADERS: Final = 100
+#: Seconds a client may take to send its headers (slow-loris), and a stream may be silent.
+HEADERS_TIMEOUT: Final = "10s"
+#: A model may think for minutes before its first byte.
+IDLE_TIMEOUT: Final = "300s"
+#: A connection without a request is closed after this, so that silent ones do not use up
+#: MAX_CONNECTIONS.
+CONNECTION_IDLE_TIMEOUT: Final = "60s"
+#: No request lives longer, however lively.
+MAX_DURATION: Final = "3600s"
+
+#: Requests that the service answers itself: seconds for the answer, between two bytes of the
+#: request, and in all; and how many at once, fewer than the service takes, so that the refusal is
+#: Envoy's, in JSON.
+SERVICE_TIMEOUT: Final = "5s"
+SERVICE_IDLE_TIMEOUT: Final = "10s"
+SERVICE_DURATION: Final = "30s"
+SERVICE_MAX_IN_FLIGHT: Final = 200
+#: Reading the audit trail takes longer: an export for as long as it moves, and who follows the
+#: trail hears something every ten seconds. The service ends what it answers whole by itself.
+READING_IDLE_TIMEOUT: Final = "60s"
+#: Seconds that Envoy keeps an unused connection to the service: fewer than the service does, so
+#: that it never sends on one that is being closed.
+SERVICE_POOL_IDLE_S: Final = 30

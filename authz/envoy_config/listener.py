@@ -1,0 +1,185 @@
+"""The listener on PORT: `/proxy/…` asks and goes to the upstream, the rest goes to the service.
+
+- Policy and upstream see one path: normalised, slashes merged, escaped slashes refused, header
+  names with underscores refused (many servers read `_` as `-`).
+"""
+
+from pathlib import Path
+from typing import Final
+
+from authz.core.names import MAX_BODY, PROXY_PREFIX
+from authz.envoy_config.clusters import SERVICE
+from authz.envoy_config.files import EXT_AUTHZ_FILE
+from authz.envoy_config.filters import ENVOY_PREFIX, EXT_AUTHZ, remove_prefix, strip_failed_open
+from authz.envoy_config.limits import (
+    BUFFER_LIMIT,
+    CONNECTION_IDLE_TIMEOUT,
+    HEADERS_TIMEOUT,
+    IDLE_TIMEOUT,
+    MAX_DURATION,
+    MAX_HEADERS,
+    MAX_HEADERS_KIB,
+    READING_IDLE_TIMEOUT,
+    SERVICE_DURATION,
+    SERVICE_IDLE_TIMEOUT,
+    SERVICE_TIMEOUT,
+)
+from authz.envoy_config.options import EnvoyOptions
+from authz.envoy_config.parts import Config, socket_address, type_url
+from authz.envoy_config.replies import local_replies
+from authz.settings import Upstream
+
+#: Where the audit trail is read.
+READING: Final = tuple(
+    f"{prefix}/{name}" for prefix in ("/admin", "/api/v1/admin") for name in ("audit", "analytics")
+)
+#: Paths below /proxy/ that the service answers itself (CONTRACT §1.2).
+RESERVED: Final = ("/proxy/check", "/proxy/audit", "/proxy/governance")
+
+
+def listener(options: EnvoyOptions, directory: Path) -> Config:
+    """The listener on PORT."""
+    return {
+        "name": "sidecar",
+        "address": socket_address(options.host, options.port),
+        # With SO_REUSEPORT a second process could share the port and answer in our place.
+        "enable_reuse_port": False,
+        "per_connection_buffer_limit_bytes": BUFFER_LIMIT,
+        "filter_chains": [
+            {
+                "filters": [
+                    {
+                        "name": "envoy.filters.network.http_connection_manager",
+                        "typed_config": _http_connection_manager(options, directory),
+                    }
+                ]
+            }
+        ],
+    }
+
+
+def _http_connection_manager(options: EnvoyOptions, directory: Path) -> Config:
+    return {
+        "@type": type_url(
+            "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+        ),
+        "stat_prefix": "sidecar",
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "common_http_protocol_options": {
+            "headers_with_underscores_action": "REJECT_REQUEST",
+            "max_headers_count": MAX_HEADERS,
+            "max_stream_duration": MAX_DURATION,
+            "idle_timeout": CONNECTION_IDLE_TIMEOUT,
+        },
+        "http2_protocol_options": {
+            "max_concurrent_streams": 100,
+            "initial_stream_window_size": 65_536,
+            "initial_connection_window_size": BUFFER_LIMIT,
+        },
+        "max_request_headers_kb": MAX_HEADERS_KIB,
+        "request_headers_timeout": HEADERS_TIMEOUT,
+        "stream_idle_timeout": IDLE_TIMEOUT,
+        # A client's x-envoy-* would steer retries and timeouts, and could claim that a check
+        # failed open.
+        "early_header_mutation_extensions": [
+            {
+                "name": "strip_envoy",
+                "typed_config": {
+                    "@type": type_url(
+                        "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
+                    ),
+                    "mutations": [remove_prefix(ENVOY_PREFIX)],
+                },
+            }
+        ],
+        "use_remote_address": True,
+        "skip_xff_append": True,
+        "server_header_transformation": "PASS_THROUGH",
+        "local_reply_config": local_replies(options.decision_timeout_ms),
+        "route_config": {
+            "name": "sidecar",
+            "virtual_hosts": [
+                {"name": "sidecar", "domains": ["*"], "routes": routes(options.upstream)}
+            ],
+        },
+        "http_filters": [
+            {
+                "name": EXT_AUTHZ,
+                "config_discovery": {
+                    "config_source": {
+                        "resource_api_version": "V3",
+                        "path_config_source": {
+                            "path": str(directory / EXT_AUTHZ_FILE),
+                            "watched_directory": {"path": str(directory)},
+                        },
+                    },
+                    "type_urls": [type_url("extensions.filters.http.ext_authz.v3.ExtAuthz")],
+                },
+            },
+            {
+                "name": "buffer",
+                "disabled": True,  # what goes to the upstream is streamed
+                "typed_config": {
+                    "@type": type_url("extensions.filters.http.buffer.v3.Buffer"),
+                    "max_request_bytes": MAX_BODY,
+                },
+            },
+            strip_failed_open(),
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {
+                    "@type": type_url("extensions.filters.http.router.v3.Router"),
+                    "suppress_envoy_headers": True,
+                },
+            },
+        ],
+    }
+
+
+def routes(upstream: Upstream) -> list[Config]:
+    """What goes to the upstream, and what to the service."""
+    service = {
+        "route": {
+            "cluster": SERVICE,
+            "timeout": SERVICE_TIMEOUT,
+            "idle_timeout": SERVICE_IDLE_TIMEOUT,
+            "max_stream_duration": {"max_stream_duration": SERVICE_DURATION},
+        },
+        "typed_per_filter_config": {
+            EXT_AUTHZ: {
+                "@type": type_url("extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute"),
+                "disabled": True,
+            },
+            # Whole requests only: one that is never finished waits in Envoy, not in the service.
+            "buffer": {
+                "@type": type_url("extensions.filters.http.buffer.v3.BufferPerRoute"),
+                "buffer": {"max_request_bytes": MAX_BODY},
+            },
+        },
+    }
+    reading = {
+        **service,
+        "route": {
+            "cluster": SERVICE,
+            "timeout": "0s",
+            "idle_timeout": READING_IDLE_TIMEOUT,
+            "max_stream_duration": {"max_stream_duration": MAX_DURATION},
+        },
+    }
+    return [
+        *({"match": {"path_separated_prefix": path}, **service} for path in RESERVED),
+        {
+            "match": {"prefix": PROXY_PREFIX},
+            "route": {
+                "cluster": "upstream",
+                "prefix_rewrite": f"{upstream.prefix}/",
+                "host_rewrite_literal": upstream.authority,
+                # Answers may stream for as long as they move; MAX_DURATION ends the rest.
+                "timeout": "0s",
+            },
+        },
+        *({"match": {"path_separated_prefix": path}, **reading} for path in READING),
+        {"match": {"prefix": "/"}, **service},
+    ]

@@ -1,0 +1,64 @@
+"""What Envoy answers itself: JSON, because SDKs decode every body they get (CONTRACT §16.2)."""
+
+from typing import Any
+
+from authz.core.errors import Code
+from authz.core.names import DECISION_HEADER, RETRY_AFTER_S
+from authz.envoy_config.clusters import SERVICE
+from authz.envoy_config.parts import Config, type_url
+
+
+def local_replies(decision_timeout_ms: int) -> Config:
+    """JSON for what Envoy refuses itself: SDKs decode every body they get (CONTRACT §16.2)."""
+
+    def when(expression: str, body: Config, **more: Any) -> Config:
+        return {
+            "filter": {
+                "extension_filter": {
+                    "name": "envoy.access_loggers.extension_filters.cel",
+                    "typed_config": {
+                        "@type": type_url(
+                            "extensions.access_loggers.filters.cel.v3.ExpressionFilter"
+                        ),
+                        "expression": expression,
+                    },
+                }
+            },
+            "body_format_override": {"json_format": body},
+            **more,
+        }
+
+    # What the service answered carries its decision, and keeps the body it came with.
+    not_ours = f'!("{DECISION_HEADER}" in response.headers)'
+    no_decision = (
+        "the authorization service is not running or gave no decision within"
+        f" {decision_timeout_ms} ms; the request was not forwarded"
+    )
+    return {
+        "mappers": [
+            when(
+                f'{not_ours} && (response.code_details == "ext_authz_error"'
+                f' || xds.cluster_name == "{SERVICE}" && response.code >= 500)',
+                {"error": "unavailable", "code": str(Code.CIRCUIT_OPEN), "message": no_decision},
+                headers_to_add=[
+                    {"header": {"key": "retry-after", "value": str(RETRY_AFTER_S)}},
+                ],
+            ),
+            when(
+                f"{not_ours} && response.code >= 500",
+                {
+                    "error": "upstream_unreachable",
+                    "message": "the upstream could not be reached, or broke off",
+                    "detail": "%RESPONSE_CODE_DETAILS%",
+                },
+            ),
+            when(
+                not_ours,
+                {
+                    "error": "request_refused",
+                    "message": "Envoy does not carry this request; it was not decided",
+                    "detail": "%RESPONSE_CODE_DETAILS%",
+                },
+            ),
+        ]
+    }
