@@ -1,7 +1,7 @@
 #!/bin/sh
 # Takes out of a virtual environment what nothing needs at run time, and compiles the rest.
 #
-#   strip-image.sh VENV
+#   prune-venv.sh VENV
 #
 # A container has a read-only file system and a quarter of a CPU: without the bytecode each start
 # would compile everything anew. It is not checked against the sources' times, which layers change.
