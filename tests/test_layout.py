@@ -22,6 +22,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "reference": {"core", "edges"},
     "logs": {"core"},
     "run_dir": set(),
+    "probe": set(),
     "settings": {"core"},
     "dev_secrets": {"settings"},
     "envoy_config": {"core", "settings"},
@@ -31,10 +32,10 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
         "stores",
     },
     "cli": {
-        "core", "dev_secrets", "edges", "envoy_config", "logs", "memory", "operations", "run_dir",
-        "settings", "stores", "supervisor", "wiring",
+        "core", "dev_secrets", "edges", "envoy_config", "logs", "memory", "operations", "probe",
+        "run_dir", "settings", "stores", "supervisor", "wiring",
     },
-    "__main__": {"cli"},
+    "__main__": {"cli", "probe"},
     "__init__": set(),
 }  # fmt: skip
 

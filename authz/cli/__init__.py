@@ -20,6 +20,7 @@ from authz.cli import (
     options,
     pending,
     policy,
+    probe,
     run,
     settings,
     status,
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command("run", cls=options.LocalCommand)(run.run)
 app.command("serve", cls=options.LocalCommand)(run.serve)
 app.command("echo", cls=options.LocalCommand, hidden=True)(run.echo)
+app.command("probe", cls=options.LocalCommand)(probe.probe)
 app.command("settings", cls=options.LocalCommand)(settings.show)
 app.command("status", cls=options.RemoteCommand)(status.status)
 app.add_typer(mode.app, name="mode")
