@@ -36,7 +36,7 @@ def config(
         "SSL_CERT_FILE",
     )  # fmt: skip
     try:
-        options = envoy_config.EnvoyOptions.of(settings_of(os.environ, *names))
+        options = envoy_config.EnvoyOptions.of(settings_of(os.environ, "MODE_FILE", *names))
     except SettingsError as error:
         fail(error.problems, 2)
     if out is not None:
