@@ -46,7 +46,7 @@ def program(name: str) -> str:
 
 
 def require(name: str) -> str:
-    """For a test: `program`. Without it the test is skipped; where REQUIRE_TOOLS is set, it fails."""
+    """For a test: `program`. Without it the test is skipped; with REQUIRE_TOOLS it fails."""
     try:
         return program(name)
     except ToolMissing as missing:

@@ -70,11 +70,20 @@ capabilities:
 {{- if .Values.jwksConfigMap -}}
 {{- $_ := set $settings "JWKS_FILE" "/etc/authz/jwks/jwks.json" -}}
 {{- end -}}
+{{- with .Values.agent.tier -}}
+{{- $_ := set $settings "SIDECAR_AGENT_TIER" . -}}
+{{- end -}}
+{{- with .Values.agent.tags -}}
+{{- $_ := set $settings "SIDECAR_AGENT_TAGS" . -}}
+{{- end -}}
 {{- if .Values.capture.enabled -}}
 {{- $_ := set $settings "CAPTURE_PORT" (toString .Values.capture.port) -}}
 {{- $_ := set $settings "FORWARD_PROXY_PORT" (toString .Values.capture.forwardProxyPort) -}}
 {{- end -}}
 {{- range $name, $value := .Values.sidecar.settings -}}
+{{- if has $name (list "MODE" "JWT_SECRET" "ADMIN_TOKEN" "PROXY_AUTHORIZATION") -}}
+{{- fail (printf "sidecar.settings.%s: is set by mode, secrets or upstream, as it is followed or secret" $name) -}}
+{{- end -}}
 {{- if hasKey $settings $name -}}
 {{- fail (printf "sidecar.settings.%s: has a value of its own in values.yaml, or is made from one" $name) -}}
 {{- end -}}
@@ -85,6 +94,16 @@ capabilities:
 
 {{/* What cannot work together, each as one sentence. */}}
 {{- define "authz.check" -}}
+{{- range $name, $_ := .Values.podLabels -}}
+{{- if has $name (list "app.kubernetes.io/name" "app.kubernetes.io/instance") -}}
+{{- fail (printf "podLabels.%s: is what the pods are selected by; choose another label" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $_ := .Values.policies -}}
+{{- if not (regexMatch "^[-_a-zA-Z0-9][-._a-zA-Z0-9]*\\.ya?ml$" $name) -}}
+{{- fail (printf "policies: %s is no name of a policy file; it must end in .yaml or .yml" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- $reserved := list "mode" "policies" "audit" "run" "authz-tmp" "agent-tmp" "jwks" "upstream-authorization" -}}
 {{- range .Values.extraVolumes -}}
 {{- if has .name $reserved -}}
