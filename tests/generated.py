@@ -21,9 +21,7 @@ from tests.edges.world import World
 
 ROOT: Final = Path(__file__).parents[1]
 
-_NOTE: Final = (
-    "# Made by `make generated` from authz/envoy_config/; `authz run` writes its own.\n"
-)
+_NOTE: Final = "# Made by `make generated` from authz/envoy_config/; `authz run` writes its own.\n"
 _DEFAULTS: Final = EnvoyOptions(
     host="0.0.0.0",
     port=3100,

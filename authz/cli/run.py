@@ -32,8 +32,9 @@ def run(
 ) -> None:
     """Run the sidecar: service and Envoy, supervised, until Ctrl-C or SIGTERM."""
     import asyncio
+    import socket
 
-    from authz import logs, supervisor
+    from authz import launch, logs, supervisor
     from authz.run_dir import StartError
     from authz.settings import SettingsError
 
@@ -43,21 +44,25 @@ def run(
         if not env.get("HOST", "").strip():
             env["HOST"] = "127.0.0.1"
         if not env.get("PROXY_TARGET", "").strip():
-            echo = supervisor.Echo.bind()
-            env["PROXY_TARGET"] = echo.url
+            # On a free port of the loopback interface.
+            echo = socket.create_server(("127.0.0.1", 0))
+            env["PROXY_TARGET"] = f"http://127.0.0.1:{echo.getsockname()[1]}"
     settings = read_settings(env)
     logs.configure(settings.log_level, settings.log_format, "run")
 
     def on_ready() -> None:
-        if demo:
-            from authz.cli.banner import banner, readiness
+        from authz.cli.banner import banner, readiness
 
-            typer.echo(banner(settings, unready=readiness(settings)))
+        typer.echo(banner(settings, unready=readiness(settings)))
 
     try:
-        code = asyncio.run(supervisor.run(settings, env, echo=echo, on_ready=on_ready))
+        plan = launch.plan(settings, echo.fileno() if echo else None)
+        if not demo:
+            launch.execute(plan, env)
+        # The banner needs the settings, so this process stays as it is.
+        code = asyncio.run(supervisor.run(plan, env, on_ready=on_ready))
     except StartError as error:
-        fail([str(error)], 1)
+        fail([str(error)], error.code)
     except SettingsError as error:
         fail(error.problems, 2)
     raise typer.Exit(code)
@@ -81,7 +86,7 @@ def serve(insecure_dev_secrets: DevSecrets = False, ready_fd: ReadyFd = -1) -> N
     try:
         uvloop.run(serve_until_stopped(settings, on_ready=lambda: _say_ready(ready_fd)))
     except StartError as error:
-        fail([str(error)], 1)
+        fail([str(error)], error.code)
 
 
 def echo(
