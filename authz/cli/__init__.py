@@ -14,6 +14,7 @@ from authz.cli import (
     audit,
     config,
     delegation,
+    doctor,
     envoy,
     fuse,
     mode,
@@ -41,6 +42,7 @@ app.command("echo", cls=options.LocalCommand, hidden=True)(run.echo)
 app.command("probe", cls=options.LocalCommand)(probe.probe)
 app.command("settings", cls=options.LocalCommand)(settings.show)
 app.command("status", cls=options.RemoteCommand)(status.status)
+app.command("doctor", cls=options.RemoteCommand)(doctor.doctor)
 app.add_typer(mode.app, name="mode")
 app.add_typer(config.app, name="config")
 app.add_typer(token.app, name="token")
