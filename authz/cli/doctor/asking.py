@@ -5,6 +5,7 @@ Unlike `remote.py` this takes every answer as one: a wrong status is what a chec
 
 import contextlib
 import json
+import os
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ class Asker:
             is_trusted: it is this machine's, so that its certificate need not be for this name.
         """
         self.base_url = base_url
+        self._socket_path = socket_path
         verify: ssl.SSLContext | bool = True
         if is_trusted:
             verify = ssl.create_default_context()
@@ -49,6 +51,8 @@ class Asker:
 
     def ask(self, path: str, token: str = "") -> Answer | None:
         """The answer to a GET; None where there is none."""
+        if self._socket_path is not None and not _is_there(self._socket_path):
+            return None
         headers = {"authorization": f"Bearer {token}"} if token else {}
         try:
             with self._client.stream("GET", path, headers=headers) as answer:
@@ -78,12 +82,14 @@ def asker(
         one.close()
 
 
-def takes_connections(host: str, port: int) -> bool:
-    """Somebody listens there."""
-    try:
-        socket.create_connection((host, port), timeout=PATIENCE_S).close()
-    except OSError:
-        return False
+def _is_there(path: Path) -> bool:
+    """Somebody listens on a unix socket. httpcore leaves one open that it could not connect."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(PATIENCE_S)
+        try:
+            probe.connect(os.fspath(path))
+        except OSError:
+            return False
     return True
 
 

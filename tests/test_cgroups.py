@@ -1,0 +1,112 @@
+"""What control groups of both versions say of memory, and who may write what."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from authz.cgroups import Memory, memory
+from authz.ownership import why_not_written
+
+MIB: Final = 1 << 20
+UNLIMITED_V1: Final = 9223372036854771712
+
+
+def group(path: Path, **files: object) -> None:
+    """A group's files; `__` stands for a dot."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (path / name.replace("__", ".")).write_text(f"{content}\n")
+
+
+@pytest.fixture
+def membership(tmp_path: Path) -> Path:
+    return tmp_path / "membership"
+
+
+def test_version_2(tmp_path: Path, membership: Path) -> None:
+    membership.write_text("0::/pod/container\n")
+    group(tmp_path / "pod", memory__max=256 * MIB, memory__current=1, memory__peak=2)
+    group(
+        tmp_path / "pod/container",
+        memory__max="max",
+        memory__current=7,
+        memory__events="low 0\noom 3\noom_kill 2\noom_group_kill 0",
+    )
+    (tmp_path / "pod/memory.stat").write_text("anon 1\ninactive_file 30\nactive_file 12\n")
+    # The limit is the pod's, and so are the figures that it is held against.
+    assert memory(tmp_path, membership) == Memory(256 * MIB, 1, 2, 42, 2)
+
+
+def test_version_1(tmp_path: Path, membership: Path) -> None:
+    membership.write_text("5:cpu:/x\n4:memory:/docker/abc\n0::/\n")
+    # In a container the path is the host's, and what is mounted is ours.
+    group(
+        tmp_path / "memory",
+        memory__limit_in_bytes=128 * MIB,
+        memory__usage_in_bytes=5,
+        memory__max_usage_in_bytes=6,
+        memory__oom_control="oom_kill_disable 0\nunder_oom 0\noom_kill 1",
+        memory__stat="cache 9\ntotal_inactive_file 2\ntotal_active_file 3",
+    )
+    assert memory(tmp_path, membership) == Memory(128 * MIB, 5, 6, 5, 1)
+
+
+def test_the_smallest_limit_counts_and_no_limit_is_none(tmp_path: Path, membership: Path) -> None:
+    membership.write_text("4:memory:/a/b\n")
+    group(tmp_path / "memory/a/b", memory__limit_in_bytes=300 * MIB)
+    group(tmp_path / "memory/a", memory__limit_in_bytes=200 * MIB)
+    group(tmp_path / "memory", memory__limit_in_bytes=UNLIMITED_V1)
+    assert memory(tmp_path, membership).limit == 200 * MIB
+    group(tmp_path / "memory/a", memory__limit_in_bytes=UNLIMITED_V1)
+    group(tmp_path / "memory/a/b", memory__limit_in_bytes=UNLIMITED_V1, memory__usage_in_bytes=4)
+    assert memory(tmp_path, membership) == Memory(None, 4, None, None, None)
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "4:memory:/../..\n", "0::/\n"])
+def test_what_cannot_be_read_says_nothing(tmp_path: Path, membership: Path, text: str) -> None:
+    membership.write_text(text)
+    assert memory(tmp_path / "nothing", membership) == Memory(None, None, None, None, None)
+    assert memory(tmp_path, tmp_path / "none") == Memory(None, None, None, None, None)
+
+
+def test_here_it_says_something() -> None:
+    assert (memory().used or 0) >= 0
+
+
+def test_a_file_that_can_be_written_has_no_excuse(tmp_path: Path) -> None:
+    assert why_not_written(tmp_path / "audit.db") == ""
+    (tmp_path / "audit.db").touch()
+    assert why_not_written(tmp_path / "audit.db") == ""
+
+
+def test_somebody_elses_directory_is_named_with_its_owner_us_and_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write everywhere, so what the kernel would say to somebody else is said here."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o750)
+    monkeypatch.setattr(os, "access", lambda path, _: not str(path).startswith(str(data)))
+    uid, gid = os.geteuid(), os.getegid()
+    expected = (
+        f"{data} belongs to {uid}:{gid} with mode 0750, and this process is {uid}:{gid};"
+        f" give it {data} (chown; in Kubernetes securityContext.fsGroup: {gid})"
+    )
+    assert why_not_written(data / "audit.db") == expected
+
+
+def test_a_read_only_and_a_full_file_system_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs(tmp_path)
+
+    def changed(position: int, value: int) -> None:
+        fields = list(real)
+        fields[position] = value
+        monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
+
+    changed(8, os.ST_RDONLY)
+    assert why_not_written(tmp_path / "a.db").startswith(f"{tmp_path} is mounted read-only; ")
+    changed(4, 0)
+    assert why_not_written(tmp_path / "a.db").startswith(f"the file system of {tmp_path} is full")
