@@ -22,11 +22,17 @@ def why_not_written(path: Path) -> str:
     # SQLite makes files beside it, so the directory counts too.
     for one in (path, path.parent) if is_there else (path.parent,):
         seen, _ = nearest(one)
-        if seen is None or not os.access(seen, os.W_OK | (os.X_OK if seen.is_dir() else 0)):
+        if seen is None or not _may_write(seen):
             return who_may(one)
     if not system.f_bavail:
         return f"the file system of {there} is full; make room there, or give it a larger volume"
     return ""
+
+
+def _may_write(path: Path) -> bool:
+    effective = os.access in os.supports_effective_ids
+    mode = os.W_OK | (os.X_OK if path.is_dir() else 0)
+    return os.access(path, mode, effective_ids=effective)
 
 
 def nearest(path: Path) -> tuple[Path | None, bool]:

@@ -1,13 +1,11 @@
-"""What control groups of both versions say of memory, and who may write what."""
+"""What control groups of both versions say of memory."""
 
-import os
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from authz.cgroups import Memory, memory
-from authz.ownership import why_not_written
 
 MIB: Final = 1 << 20
 UNLIMITED_V1: Final = 9223372036854771712
@@ -73,40 +71,3 @@ def test_what_cannot_be_read_says_nothing(tmp_path: Path, membership: Path, text
 
 def test_here_it_says_something() -> None:
     assert (memory().used or 0) >= 0
-
-
-def test_a_file_that_can_be_written_has_no_excuse(tmp_path: Path) -> None:
-    assert why_not_written(tmp_path / "audit.db") == ""
-    (tmp_path / "audit.db").touch()
-    assert why_not_written(tmp_path / "audit.db") == ""
-
-
-def test_somebody_elses_directory_is_named_with_its_owner_us_and_the_cure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Root may write everywhere, so what the kernel would say to somebody else is said here."""
-    data = tmp_path / "data"
-    data.mkdir(mode=0o750)
-    monkeypatch.setattr(os, "access", lambda path, _: not str(path).startswith(str(data)))
-    uid, gid = os.geteuid(), os.getegid()
-    expected = (
-        f"{data} belongs to {uid}:{gid} with mode 0750, and this process is {uid}:{gid};"
-        f" give it {data} (chown; in Kubernetes securityContext.fsGroup: {gid})"
-    )
-    assert why_not_written(data / "audit.db") == expected
-
-
-def test_a_read_only_and_a_full_file_system_are_told_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = os.statvfs(tmp_path)
-
-    def changed(position: int, value: int) -> None:
-        fields = list(real)
-        fields[position] = value
-        monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
-
-    changed(8, os.ST_RDONLY)
-    assert why_not_written(tmp_path / "a.db").startswith(f"{tmp_path} is mounted read-only; ")
-    changed(4, 0)
-    assert why_not_written(tmp_path / "a.db").startswith(f"the file system of {tmp_path} is full")
