@@ -4,7 +4,9 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
+import peewee
 import pytest
 
 from authz import memory
@@ -14,10 +16,15 @@ from authz.exits import Exit
 from authz.ownership import why_not_written
 from authz.run_dir import StartError, hold
 from authz.settings import Settings
-from authz.stores.audit_log import AuditLog
+from authz.stores.audit_check import NotATrail, newest_head
+from authz.stores.audit_log import AuditLog, AuditReader
+from authz.stores.audit_query import Unreadable, opened
+from authz.stores.version_log import VersionReader
 from authz.stores.versions import Versions
 from tests.e2e import sidecar as starter
 from tests.strangers import closed
+
+DENIED: Final = "cannot be opened: Permission denied"
 
 
 @pytest.fixture
@@ -83,6 +90,22 @@ def test_keys_and_versions_beside_such_a_store_do_not_stop_a_start(around: Path)
         versions.start(Snapshot(()))
         # And nothing is in the log of somebody else's: what was there is not known.
         assert not audit.probe()
+
+
+def test_whoever_only_reads_such_a_trail_is_not_told_that_there_is_none(around: Path) -> None:
+    data = around / "data"
+    data.mkdir()
+    path = data / "audit.db"
+    with closed(data):
+        for reader in (AuditReader, VersionReader):
+            with pytest.raises(
+                peewee.OperationalError, match="cannot be opened: Permission denied"
+            ):
+                reader(path)
+        with pytest.raises(NotATrail, match=DENIED):
+            newest_head(path)
+        with pytest.raises(Unreadable, match=DENIED):
+            opened(path)
 
 
 def test_a_run_directory_of_somebody_elses_is_a_sentence_and_a_code(around: Path) -> None:

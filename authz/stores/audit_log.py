@@ -55,7 +55,7 @@ from authz.stores.audit_schema import (
     prepare,
     unwrapped,
 )
-from authz.stores.audit_table import TABLE, AuditEntry, entry_of
+from authz.stores.audit_table import TABLE, AuditEntry, entry_of, is_there
 
 log = logging.getLogger(__name__)
 
@@ -395,8 +395,9 @@ class AuditReader:
         """
         Raises:
             FileNotFoundError: there is no such file.
+            peewee.OperationalError: it may not be looked for.
         """
-        if not path.is_file():
+        if not is_there(path):
             raise FileNotFoundError(path)
         self._database = peewee.SqliteDatabase(
             f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5, pragmas={"query_only": 1}

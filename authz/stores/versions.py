@@ -269,7 +269,7 @@ class Versions:
             before = reader.activations(limit=MAX_PAST)
         except FileNotFoundError:
             pass
-        except (peewee.PeeweeException, OSError) as error:
+        except peewee.PeeweeException as error:
             if not self._warned:
                 log.warning(
                     "AUDIT_DB_PATH: earlier policy versions, and whether one is pinned, cannot be"
