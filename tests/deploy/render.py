@@ -60,8 +60,12 @@ def overlays() -> list[str]:
     return sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
 
 
+#: What every set of values comes on top of.
+EXAMPLE: Final = CHART / "examples/code-review-values.yaml"
+
+
 def value_files() -> list[Path]:
-    """Every set of values that the chart is rendered with."""
+    """Every set of values that the chart is rendered with, on top of the example."""
     return sorted((CHART / "ci").glob("*-values.yaml"))
 
 
@@ -101,7 +105,9 @@ def files() -> dict[Path, str]:
         made[RENDERED / f"kustomize-{name}.yaml"] = _noted(source, kustomize(source))
     for values in value_files():
         name = values.name.removesuffix("-values.yaml")
-        made[RENDERED / f"helm-{name}.yaml"] = _noted(values, template("--values", str(values)))
+        made[RENDERED / f"helm-{name}.yaml"] = _noted(
+            values, template("--values", str(EXAMPLE), "--values", str(values))
+        )
     return made
 
 

@@ -12,8 +12,9 @@ from authz.core.tiers import TIERS
 from tests.deploy import render
 from tests.deploy.objects import Manifest, Object
 
+POLICY: Final = ("--set", "policies.a\\.yaml=name: a")
 #: The least that the chart wants.
-GIVEN: Final = ("--set", "secrets.existingSecret=authz-secrets")
+GIVEN: Final = ("--set", "secrets.existingSecret=authz-secrets", *POLICY)
 STRONG: Final = "0123456789abcdef" * 4
 
 
@@ -83,8 +84,8 @@ def test_what_cannot_work_is_refused(values: str, sentence: str) -> None:
 
 
 def test_secrets_have_to_be_given() -> None:
-    assert "secrets.existingSecret: name a Secret with the keys" in _refused()
-    said = _refused("--set", f"secrets.jwtSecret={STRONG}")
+    assert "secrets.existingSecret: name a Secret with the keys" in _refused(*POLICY)
+    said = _refused(*POLICY, "--set", f"secrets.jwtSecret={STRONG}")
     assert "secrets.adminToken: set it" in said
     assert STRONG not in said
 
@@ -94,7 +95,7 @@ def test_secrets_have_to_be_given() -> None:
 def test_a_weak_secret_is_refused_and_not_repeated(name: str, value: str) -> None:
     given = {"jwtSecret": STRONG, "adminToken": STRONG[:32], name: value}
     flags = [part for key, text in given.items() for part in ("--set", f"secrets.{key}={text}")]
-    said = _refused(*flags)
+    said = _refused(*POLICY, *flags)
     assert f"secrets.{name}: must be" in said
     assert value not in said
 
@@ -102,7 +103,7 @@ def test_a_weak_secret_is_refused_and_not_repeated(name: str, value: str) -> Non
 def test_secrets_that_are_given_become_a_secret_and_nothing_else() -> None:
     token = STRONG[::-1]
     flags = ("--set", f"secrets.jwtSecret={STRONG}", "--set", f"secrets.adminToken={token}")
-    made = _rendered(*flags)
+    made = _rendered(*POLICY, *flags)
     [secret] = made.of("Secret")
     assert secret["stringData"] == {"jwt-secret": STRONG, "admin-token": token}
     names = {

@@ -33,13 +33,16 @@ def test_what_is_checked_in_is_what_is_rendered() -> None:
     fresh = _fresh()
     assert set(render.RENDERED.iterdir()) == set(fresh), "run `make manifests`"
     for path, text in fresh.items():
-        assert path.read_text() == text, f"{path.name}: run `make manifests`"
+        # As objects: helm 3 and 4 put their empty lines in different places.
+        now, then = (list(yaml.safe_load_all(each)) for each in (text, path.read_text()))
+        assert now == then, f"{path.name}: run `make manifests`"
 
 
 @pytest.mark.parametrize("values", render.value_files(), ids=lambda path: path.name)
 def test_helm_finds_nothing_wrong_with_the_chart(values: Path) -> None:
     render.require("helm")
-    said = render.helm("lint", "--strict", str(render.CHART), "--values", str(values))
+    files = [flag for path in (render.EXAMPLE, values) for flag in ("--values", str(path))]
+    said = render.helm("lint", "--strict", str(render.CHART), *files)
     assert "1 chart(s) linted, 0 chart(s) failed" in said
 
 
