@@ -298,7 +298,7 @@ def test_probes_ask_what_is_there(manifest: Manifest) -> None:
         # The agent's start waits for the startup probe of a native sidecar; a plain one's liveness
         # does.
         startup = container["startupProbe"]
-        assert 30 <= startup["periodSeconds"] * startup["failureThreshold"] <= 120
+        assert 60 <= startup["periodSeconds"] * startup["failureThreshold"] <= 120
 
     # The kubelet asks the pod's address.
     if not loopback:

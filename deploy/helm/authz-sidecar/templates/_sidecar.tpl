@@ -59,7 +59,7 @@ exec:
     {{- $health | nindent 4 }}
     periodSeconds: 2
     timeoutSeconds: 5
-    failureThreshold: 30
+    failureThreshold: 60
   livenessProbe:
     {{- $health | nindent 4 }}
     periodSeconds: 10
