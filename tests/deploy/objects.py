@@ -1,5 +1,6 @@
 """Rendered manifests as objects, and the few questions that tests ask of them."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,12 +92,13 @@ class Manifest:
 
 def read(path: Path) -> Manifest:
     """One rendered file."""
-    documents = [found for found in yaml.safe_load_all(path.read_text()) if found]
+    documents = [found for found in yaml.load_all(path.read_text(), yaml.CSafeLoader) if found]
     return Manifest(path.name.removesuffix(".yaml"), documents)
 
 
+@functools.cache
 def manifests() -> list[Manifest]:
-    """Every rendered file."""
+    """Every rendered file, read once: not to be changed."""
     return [read(path) for path in sorted(RENDERED.glob("*.yaml"))]
 
 

@@ -80,7 +80,10 @@ def _refused(*arguments: str) -> str:
 def test_what_cannot_work_is_refused(values: str, sentence: str) -> None:
     said = _refused(*GIVEN, "--set", values)
     assert sentence in said
-    render.template(*GIVEN)
+
+
+def test_the_least_is_enough() -> None:
+    assert _rendered(*GIVEN).workload["kind"] == "StatefulSet"
 
 
 def test_secrets_have_to_be_given() -> None:

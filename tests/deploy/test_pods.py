@@ -48,12 +48,7 @@ COMING: Final = {
     "SIDECAR_AGENT_TAGS",
 }
 
-COMING_COMMANDS: Final = {
-    ("capture", "install"),
-    ("probe",),
-    ("probe", "--socket"),
-    ("probe", "--ready"),
-}
+COMING_COMMANDS: Final = {("capture", "install")}
 
 #: Settings whose values are secrets.
 SECRET: Final = {"JWT_SECRET", "ADMIN_TOKEN", "PROXY_AUTHORIZATION"}
