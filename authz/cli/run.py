@@ -1,11 +1,12 @@
 """`authz run`, `authz serve` and the bundled echo upstream."""
 
 import os
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
-from authz.cli.shared import environment, fail, read_settings
+from authz.cli.shared import FAILED, environment, fail, note, read_settings
 
 ReadyFd = Annotated[
     int, typer.Option(hidden=True, help="Descriptor to write a byte to when serving.")
@@ -39,6 +40,8 @@ def run(
     from authz.settings import SettingsError
 
     env = environment(dev_secrets=insecure_dev_secrets or demo)
+    if insecure_dev_secrets:
+        _say_made_up(env)
     echo = None
     if demo:
         if not env.get("HOST", "").strip():
@@ -74,7 +77,10 @@ def serve(insecure_dev_secrets: DevSecrets = False, ready_fd: ReadyFd = -1) -> N
 
     # It means "reload" later on; until there is something to reload it must not end us.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    settings = read_settings(environment(dev_secrets=insecure_dev_secrets))
+    env = environment(dev_secrets=insecure_dev_secrets)
+    if insecure_dev_secrets:
+        _say_made_up(env)
+    settings = read_settings(env)
 
     import uvloop
 
@@ -90,7 +96,9 @@ def serve(insecure_dev_secrets: DevSecrets = False, ready_fd: ReadyFd = -1) -> N
 
 
 def echo(
-    fd: Annotated[int, typer.Option(help="Descriptor of a listening socket.")],
+    fd: Annotated[int, typer.Option(help="Descriptor of a listening socket.")] = -1,
+    host: Annotated[str, typer.Option(help="Address to listen on, without --fd.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on, without --fd.")] = 8080,
     ready_fd: ReadyFd = -1,
 ) -> None:
     """Answer every request with what it was."""
@@ -108,9 +116,32 @@ def echo(
         ws="none",
         server_header=False,
     )
+    if fd >= 0:
+        listener = socket.socket(fileno=fd)
+    else:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            listener = socket.create_server((host, port), family=family)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            fail([f"--host, --port: cannot listen on {host} port {port}: {reason}"], FAILED)
     # The socket listens already, so whoever connects from now on is answered.
     _say_ready(ready_fd)
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _say_made_up(env: Mapping[str, str]) -> None:
+    """Nobody is to take secrets that were made up for their own."""
+    from authz import dev_secrets as made_up
+    from authz.settings import settings_of
+
+    names = [name for name in made_up.NAMES if not os.environ.get(name, "").strip()]
+    if names:
+        path = settings_of(env, "AUTHZ_RUN_DIR").run_dir / made_up.FILE
+        note(
+            f"{' and '.join(names)} not set: made up for trying things out, and kept in {path};"
+            " whoever can read it can be any agent"
+        )
 
 
 def _say_ready(descriptor: int) -> None:
