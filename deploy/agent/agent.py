@@ -8,8 +8,8 @@ not.
 - `API_BASE_URL`: the sidecar, with the path below which it forwards: `http://sidecar:3100/proxy`.
 - `AGENT_TOKEN_FILE`: a file with the token that says who it is.
 - `AGENT`: whose plan it follows, `code-reviewer` (the default) or `summarizer`.
-- `AROUND`, if set: URLs that it must not get to, separated by blanks. A good agent does not try; one
-  that was talked into something does.
+- `AROUND`, if set: URLs that it must not get to, separated by blanks. A good agent does not try;
+  one that was talked into something does.
 - `OTHER_SIDECAR`, if set: another agent's sidecar, which must not take its token.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from meshguard import AuthenticationError, MeshGuardClient, MeshGuardError, PolicyDeniedError
+from meshguard import MeshGuardClient, MeshGuardError, PolicyDeniedError
 
 #: Seconds that an answer may take, and that trying to get round the sidecar may.
 TIMEOUT_S: Final = 10.0
@@ -163,17 +163,23 @@ class Agent:
 
     def impersonate(self, url: str) -> None:
         """Try what another agent's sidecar says to our token."""
-        with MeshGuardClient(gateway_url=url, agent_token=self.client.agent_token) as other:
-            try:
-                said = other.check("read:documents/7")
-            except AuthenticationError as refused:
-                print(f"  {url}: REFUSED ({refused})")
-            except MeshGuardError as error:
-                self.expect(False, f"{url} answered: {error}")
-            else:
-                print(f"  {url}: {said.decision}")
-                # Audit mode forwards everything, this too, and has it on record.
-                self.expect(not self.blocks, f"{url} took the token of another agent")
+        # By hand: the SDK keeps to itself why a token is refused.
+        answer = httpx.get(
+            f"{url}/proxy/check",
+            headers={
+                "Authorization": f"Bearer {self.client.agent_token}",
+                "X-MeshGuard-Action": "read:documents/7",
+            },
+            timeout=TIMEOUT_S,
+        )
+        said = answer.json()
+        verdict = "REFUSED" if answer.status_code == 401 else str(said.get("decision")).upper()
+        print(f"  {url}: {verdict} {said.get('code', '')} ({said.get('message', '')})")
+        # Audit mode forwards everything, this too, and has it on record.
+        self.expect(
+            answer.status_code == (401 if self.blocks else 200),
+            f"{url} answered the token of another agent with {answer.status_code}",
+        )
 
     def say(
         self,
