@@ -172,6 +172,9 @@ exec:
 - name: capture
   {{- include "authz.sidecarImage" . | nindent 2 }}
   command: [authz, capture, install]
+  {{- with .Values.capture.args }}
+  args: {{- toYaml . | nindent 4 }}
+  {{- end }}
   {{- include "authz.envFrom" . | nindent 2 }}
   securityContext:
     runAsUser: 0
