@@ -6,6 +6,7 @@
 - It imports next to nothing: the supervisor uses it, and stays small for the same limits.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ CGROUPS: Final = Path("/sys/fs/cgroup")
 MEMBERSHIP: Final = Path("/proc/self/cgroup")
 #: Version 1 writes "no limit" as the largest number of whole pages; no machine has that much.
 _NO_LIMIT: Final = 1 << 60
+#: The most there is: as if all of the memory were its own.
+GIVES_WAY: Final = 1000
 
 
 class Memory(NamedTuple):
@@ -86,6 +89,25 @@ def memory(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> Memory:
 def oom_kills() -> int:
     """How often the kernel has killed a process of our group for want of memory; 0 if unknown."""
     return memory().oom_kills or 0
+
+
+def own_memory() -> int:
+    """Bytes that this process has for itself; 0 where that is not known."""
+    try:
+        text = Path("/proc/self/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    found = [line.split()[1] for line in text.splitlines() if line.startswith("Anonymous:")]
+    return int(found[0]) << 10 if found else 0
+
+
+def give_way(how_much: int = GIVES_WAY) -> None:
+    """Be killed before others of our group when memory runs out (proc_pid_oom_score_adj(5)).
+
+    What a person asks, or an answer that can be asked for again, is not to cost the sidecar.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(how_much))
 
 
 def _limit(directory: Path) -> int | None:

@@ -1,11 +1,13 @@
 """What control groups of both versions say of memory."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from authz.cgroups import Memory, memory
+from authz.cgroups import GIVES_WAY, Memory, memory, own_memory
 
 MIB: Final = 1 << 20
 UNLIMITED_V1: Final = 9223372036854771712
@@ -71,3 +73,25 @@ def test_what_cannot_be_read_says_nothing(tmp_path: Path, membership: Path, text
 
 def test_here_it_says_something() -> None:
     assert (memory().used or 0) >= 0
+
+
+@pytest.mark.parametrize(("command", "gives_way"), [("settings", True), ("serve", False)])
+def test_a_command_gives_way_to_the_sidecar_in_whose_container_it_runs(
+    command: str, gives_way: bool
+) -> None:
+    """When memory runs out, the kernel is to end what a person asked, and not what answers."""
+    program = (
+        "import authz.cli, pathlib, sys\n"
+        "authz.cli.app = lambda: print(pathlib.Path('/proc/self/oom_score_adj').read_text())\n"
+        f"sys.argv = ['authz', {command!r}]\n"
+        "authz.cli.main()\n"
+    )
+    before = int(Path("/proc/self/oom_score_adj").read_text())
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == (GIVES_WAY if gives_way else before)
+
+
+def test_what_we_have_ourselves_is_not_the_sidecars() -> None:
+    assert MIB < own_memory() < 4096 * MIB

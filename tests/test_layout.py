@@ -15,7 +15,7 @@ PACKAGE: Final = Path(__file__).parents[1] / "authz"
 MAY_IMPORT: Final[dict[str, set[str]]] = {
     "core": set(),
     "gate": {"core"},
-    "stores": {"core", "ownership"},
+    "stores": {"cgroups", "core", "ownership"},
     "operations": {"core", "stores"},
     "memory": {"core", "operations", "settings", "stores"},
     "edges": {"cgroups", "core", "gate", "operations", "stores"},

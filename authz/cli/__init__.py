@@ -4,11 +4,12 @@ Exit codes (CONTRACT §14): 0 fine, 1 failed, 2 arguments or settings, 3 not aut
 nobody there.
 """
 
+import sys
 from typing import Annotated
 
 import typer
 
-from authz import __version__
+from authz import __version__, cgroups
 from authz.cli import (
     agent,
     audit,
@@ -79,6 +80,9 @@ def begin(
 
 def main() -> None:
     """Entry point of the console script."""
+    if not {"run", "serve", "echo"} & set(sys.argv[1:]):
+        # In the sidecar's container a command shares the sidecar's memory limit.
+        cgroups.give_way()
     try:
         app()
     except KeyboardInterrupt:

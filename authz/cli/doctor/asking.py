@@ -1,18 +1,18 @@
 """What a sidecar says over HTTP, by its socket, its PORT or a gateway's URL.
 
-Unlike `remote.py` this takes every answer as one: a wrong status is what a check looks for.
+- Unlike `remote.py` this takes every answer as one: a wrong status is what a check looks for.
+- It runs within the sidecar's own memory limit, where httpx would be a tenth of it: so it is the
+  standard library's client, an answer a connection.
 """
 
-import contextlib
+import http.client
 import json
-import os
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-
-import httpx
+from urllib.parse import urlsplit
 
 from authz.cli.doctor.facts import Answer
 
@@ -26,71 +26,73 @@ class Asker:
     """One way to a sidecar."""
 
     def __init__(
-        self, base_url: str, socket_path: Path | None = None, *, is_trusted: bool = False
+        self, base_url: str, socket_path: Path | None = None, *, is_ours: bool = False
     ) -> None:
         """
         Args:
-            is_trusted: it is this machine's, so that its certificate need not be for this name.
+            is_ours: it is on this machine, so that its certificate need not be for this name.
         """
         self.base_url = base_url
+        self._parts = urlsplit(base_url)
         self._socket_path = socket_path
-        verify: ssl.SSLContext | bool = True
-        if is_trusted:
-            verify = ssl.create_default_context()
-            verify.check_hostname = False
-            verify.verify_mode = ssl.CERT_NONE
-        transport = None if socket_path is None else httpx.HTTPTransport(uds=str(socket_path))
-        self._client = httpx.Client(
-            base_url=base_url,
-            transport=transport,
-            verify=verify,
-            trust_env=base_url.startswith("https:") and not is_trusted,
-            follow_redirects=False,
-            timeout=PATIENCE_S,
-        )
+        self._is_ours = is_ours
 
     def ask(self, path: str, token: str = "") -> Answer | None:
         """The answer to a GET; None where there is none."""
-        if self._socket_path is not None and not _is_there(self._socket_path):
-            return None
-        headers = {"authorization": f"Bearer {token}"} if token else {}
+        headers = {"accept": "application/json"}
+        if token:
+            headers["authorization"] = f"Bearer {token}"
         try:
-            with self._client.stream("GET", path, headers=headers) as answer:
-                read = bytearray()
-                for part in answer.iter_bytes():
-                    read += part
-                    if len(read) > MAX_ANSWER:
-                        break
-        except (httpx.HTTPError, httpx.InvalidURL, OSError):
+            connection = self._connection()
+            try:
+                connection.request("GET", self._parts.path.rstrip("/") + path, headers=headers)
+                answer = connection.getresponse()
+                return Answer(answer.status, _object(answer.read(MAX_ANSWER)))
+            finally:
+                connection.close()
+        except (OSError, http.client.HTTPException, ValueError):
             return None
-        return Answer(answer.status_code, _object(bytes(read)))
 
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._client.close()
+    def _connection(self) -> http.client.HTTPConnection:
+        host, port = self._parts.hostname or "", self._parts.port
+        if self._socket_path is not None:
+            return _UnixConnection(self._socket_path)
+        if self._parts.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
+        context = ssl.create_default_context()
+        if self._is_ours:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            return http.client.HTTPSConnection(host, port, timeout=PATIENCE_S, context=context)
+        proxy = _proxy(host)
+        if proxy is None:
+            return http.client.HTTPSConnection(host, port, timeout=PATIENCE_S, context=context)
+        through = http.client.HTTPSConnection(*proxy, timeout=PATIENCE_S, context=context)
+        through.set_tunnel(host, port or http.client.HTTPS_PORT)
+        return through
 
 
-@contextlib.contextmanager
-def asker(
-    base_url: str, socket_path: Path | None = None, *, is_trusted: bool = False
-) -> Iterator[Asker]:
-    """An `Asker` for as long as the block lasts."""
-    one = Asker(base_url, socket_path, is_trusted=is_trusted)
-    try:
-        yield one
-    finally:
-        one.close()
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("sidecar", timeout=PATIENCE_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
-def _is_there(path: Path) -> bool:
-    """Somebody listens on a unix socket. httpcore leaves one open that it could not connect."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(PATIENCE_S)
-        try:
-            probe.connect(os.fspath(path))
-        except OSError:
-            return False
-    return True
+def _proxy(host: str) -> tuple[str, int] | None:
+    """The environment's proxy for an https URL; what goes through it stays unread there."""
+    # Only here: it is large, and most sidecars are asked from inside.
+    import urllib.request
+
+    url = urllib.request.getproxies().get("https", "")
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if not parts.hostname or urllib.request.proxy_bypass(host):
+        return None
+    return parts.hostname, parts.port or 3128
 
 
 def _object(content: bytes) -> Mapping[str, Any]:

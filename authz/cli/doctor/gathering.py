@@ -19,7 +19,7 @@ from typing import Final
 
 from authz import cgroups, dev_secrets
 from authz.cli.destination import Destination
-from authz.cli.doctor.asking import Asker, asker
+from authz.cli.doctor.asking import Asker
 from authz.cli.doctor.facts import (
     Answer,
     Audit,
@@ -69,8 +69,7 @@ def from_outside(there: Destination) -> Facts:
     Raises:
         Nobody: none answers.
     """
-    with asker(there.base_url, there.socket) as way:
-        facts = _facts(there.name, way, None, None)
+    facts = _facts(there.name, Asker(there.base_url, there.socket), None, None)
     if not facts.said:
         raise Nobody(f"{there.name}: no sidecar answers there")
     return facts
@@ -82,13 +81,12 @@ def from_inside(settings: Settings, env: Mapping[str, str]) -> Facts:
     Raises:
         Nobody: it answers neither on PORT nor on its socket.
     """
-    with asker("http://sidecar", settings.http_socket) as way:
-        service = way.ask("/health")
-        host = _loopback(settings.host)
-        with _port(host, settings.port) as door:
-            # Tokens go to the socket alone: on PORT may be anybody.
-            inside = _inside(settings, env, way if service is not None else None)
-            facts = _facts(door.base_url, door, service, inside)
+    way = Asker("http://sidecar", settings.http_socket)
+    service = way.ask("/health")
+    # Tokens go to the socket alone: on PORT may be anybody.
+    inside = _inside(settings, env, way if service is not None else None)
+    door = _port(_loopback(settings.host), settings.port)
+    facts = _facts(door.base_url, door, service, inside)
     if not facts.said:
         raise Nobody(
             f"no sidecar answers on {facts.name} or {settings.http_socket}; start it, or set PORT"
@@ -124,19 +122,13 @@ def _loopback(host: str) -> str:
     return "127.0.0.1" if address.version == 4 else "[::1]"
 
 
-@contextlib.contextmanager
-def _port(host: str, port: int) -> Iterator[Asker]:
+def _port(host: str, port: int) -> Asker:
     """The way through PORT, whether it has TLS or not. No credential is sent by it."""
-    with asker(f"http://{host}:{port}") as plain:
-        if plain.ask("/health") is not None:
-            yield plain
-            return
-    with asker(f"https://{host}:{port}", is_trusted=True) as encrypted:
-        if encrypted.ask("/health") is not None:
-            yield encrypted
-            return
-    with asker(f"http://{host}:{port}") as plain:
-        yield plain
+    plain = Asker(f"http://{host}:{port}")
+    encrypted = Asker(f"https://{host}:{port}", is_ours=True)
+    if plain.ask("/health") is None and encrypted.ask("/health") is not None:
+        return encrypted
+    return plain
 
 
 def _inside(settings: Settings, env: Mapping[str, str], way: Asker | None) -> Inside:
@@ -161,7 +153,7 @@ def _inside(settings: Settings, env: Mapping[str, str], way: Asker | None) -> In
         private_files=tuple(_private(settings, env)),
         policies=_policies(settings.policies_dir),
         audit=_audit(settings),
-        memory=cgroups.memory(),
+        memory=_memory(),
         cpus=cpus_allowed(),
         otel_enabled=settings.otel_enabled,
         port=settings.port,
@@ -172,6 +164,14 @@ def _inside(settings: Settings, env: Mapping[str, str], way: Asker | None) -> In
         ),
         admin_ports=tuple(port for port in ADMIN_PORTS if _is_envoy_admin(port)),
     )
+
+
+def _memory() -> cgroups.Memory:
+    """Of the sidecar, which is less than that of its group: we are in it, too."""
+    found = cgroups.memory()
+    if found.used is None:
+        return found
+    return found._replace(used=max(0, found.used - cgroups.own_memory()))
 
 
 def _admin_status(way: Asker | None, token: str) -> int:
@@ -296,6 +296,5 @@ def _address(text: str) -> str:
 def _is_envoy_admin(port: int) -> bool:
     if not any(listening(port)):
         return False
-    with asker(f"http://127.0.0.1:{port}") as way:
-        answer = way.ask("/server_info")
+    answer = Asker(f"http://127.0.0.1:{port}").ask("/server_info")
     return answer is not None and answer.status == 200 and "command_line_options" in answer.body
