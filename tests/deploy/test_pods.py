@@ -715,7 +715,7 @@ def _literal(name: str) -> Object:
             test_wide_egress_leaves_out_what_is_inside,
         ),
         (
-            _set("authz", "image", to=f"ghcr.io/x/authz-sidecar:{__version__}"),
+            _set("authz", "image", to=f"registry.example.com/authz-sidecar:{__version__}"),
             test_images_name_a_version_and_no_registry,
         ),
         (
