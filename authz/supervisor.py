@@ -60,6 +60,8 @@ _STABLE_S: Final = 10.0
 #: Envoy's level for each of ours. Not its debug: that prints every header, tokens included.
 _ENVOY_LEVEL: Final = {"debug": "info", "info": "warning", "warning": "warning", "error": "error"}
 _PR_SET_PDEATHSIG: Final = 1
+#: A connection's state in /proc/net/tcp (include/net/tcp_states.h).
+_ESTABLISHED: Final = "01"
 _SERVICE: Final = "service"
 
 
@@ -85,6 +87,10 @@ class Plan:
     log_format: str
     #: The descriptor that holds the run directory.
     lock: int
+    #: Envoy's worker threads.
+    workers: int = 1
+    #: The file that Envoy has its listeners from where it has no admin endpoint.
+    listeners: str | None = None
     #: The bundled echo upstream's listening socket, where it is wanted; the child inherits it.
     echo: int | None = None
 
@@ -444,14 +450,21 @@ def _envoy_child(plan: Plan) -> _Child:
     admin = Path(plan.admin_socket)
 
     async def is_ready() -> bool:
-        return (await asyncio.to_thread(_admin, admin, "GET", "/ready"))[0] == 200
+        if plan.listeners is None:
+            return (await asyncio.to_thread(_admin, admin, "GET", "/ready"))[0] == 200
+        # Envoy accepts nothing before its workers run, which wait for all that it subscribes to.
+        return await asyncio.to_thread(_accepts, plan.host, plan.port)
 
     return _Child(
         "envoy",
         lambda _: [
             plan.envoy,
             *("--config-path", plan.config),
-            *("--concurrency", "1"),
+            *("--concurrency", str(plan.workers)),
+            # The access log's: who looks at it need not wait 10 s, Envoy's own choice.
+            *("--file-flush-interval-msec", "1000"),
+            # What listeners get that are taken away, where there is no admin endpoint.
+            *("--drain-time-s", str(int(_DRAIN_S)), "--drain-strategy", "immediate"),
             # Its shared memory and domain socket are per network namespace, not per Envoy.
             "--disable-hot-restart",
             *("--log-level", _ENVOY_LEVEL[plan.log_level]),
@@ -459,7 +472,7 @@ def _envoy_child(plan: Plan) -> _Child:
         ],
         env={**_inherited(os.environ), "TZ": "UTC"},
         is_ready=is_ready,
-        drain=lambda: _drain(admin),
+        drain=lambda: _drain(admin) if plan.listeners is None else _drain_by_file(plan),
     )
 
 
@@ -522,9 +535,51 @@ async def _drain(admin: Path) -> None:
         await asyncio.sleep(0.02)
 
 
+async def _drain_by_file(plan: Plan) -> None:
+    """The same without an admin endpoint: then nobody says what is in flight.
+
+    So connections are waited for, idle ones too: Envoy ends each with the answer that it is giving.
+    """
+    assert plan.listeners is not None
+    await asyncio.to_thread(_close_listeners, Path(plan.listeners))
+    while await asyncio.to_thread(_connections, plan.port):
+        await asyncio.sleep(0.02)
+
+
+def _close_listeners(file: Path) -> None:
+    """Leave Envoy none of its listeners; renamed over the old file, which is what it watches for.
+
+    Not by `envoy_config`, which would bring all that the settings need. JSON is YAML.
+    """
+    new = file.with_name(f".{file.name}.new")
+    new.write_text('{"resources": []}')
+    new.replace(file)
+
+
+def _connections(port: int) -> int:
+    """How many TCP connections of this network namespace end at the port (proc(5), Linux)."""
+    count = 0
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+                _, local, _, state = line.split()[:4]
+                count += state == _ESTABLISHED and int(local.rpartition(":")[2], 16) == port
+    return count
+
+
+def _accepts(host: str, port: int) -> bool:
+    """Somebody accepts connections there, or on this host where it is every address."""
+    every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+    try:
+        socket.create_connection((every.get(host, host), port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
 def _admin(path: Path, method: str, target: str) -> tuple[int, bytes]:
     """Ask Envoy's admin endpoint; status 0 when nobody answers."""
-    connection = _UnixConnection(path)
+    connection = UnixConnection(path)
     try:
         connection.request(method, target)
         answer = connection.getresponse()
@@ -535,12 +590,15 @@ def _admin(path: Path, method: str, target: str) -> tuple[int, bytes]:
         connection.close()
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("envoy", timeout=1.0)
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, timeout_s: float = 1.0) -> None:
+        super().__init__("sidecar", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
+        """Connect, as HTTPConnection does when it has to."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
