@@ -122,7 +122,6 @@ def _for_envoy(
             content += pem.for_envoy(certificate, key)
         if ca is not None:
             content.append(pem.certificates(ca))
-            pem.readable_for_envoy(ca)
     except pem.Unusable as error:
         raise ValueError(_named(prefix, certificate, key, of_ca, error)) from None
     return hashlib.sha256(b"\0".join(content)).hexdigest() if content else ""

@@ -17,8 +17,6 @@ MAX_PEM: Final = 1024 * 1024
 #: What Envoy signs with (ServerContextImpl): RSA of so many bits, and these curves.
 _MIN_RSA_BITS: Final = 2048
 _CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-#: Envoy reads nothing below these (Filesystem::InstanceImplPosix::illegalPath).
-_NOT_ENVOYS: Final = ("/dev", "/proc", "/sys")
 
 
 class Unusable(Exception):
@@ -63,7 +61,7 @@ def for_envoy(chain: Path, key: Path) -> tuple[bytes, bytes]:
     """A pair that Envoy can use, as `key_pair` gives it.
 
     Raises:
-        Unusable: as there, or Envoy takes no such key, or reads no such file.
+        Unusable: as there, or Envoy takes no such key.
     """
     pair = key_pair(chain, key)
     public = _parsed(chain, pair[0])[0].public_key()
@@ -76,19 +74,7 @@ def for_envoy(chain: Path, key: Path) -> tuple[bytes, bytes]:
             chain,
             "Envoy takes RSA keys of at least 2048 bits and ECDSA keys on P-256, P-384 or P-521",
         )
-    for path in (chain, key):
-        readable_for_envoy(path)
     return pair
-
-
-def readable_for_envoy(path: Path) -> None:
-    """
-    Raises:
-        Unusable: Envoy would refuse to read it, because of where it is.
-    """
-    real = os.path.realpath(path)
-    if real.startswith(_NOT_ENVOYS):
-        raise Unusable(path, "Envoy reads no file below /dev, /proc or /sys; put it elsewhere")
 
 
 def validity(content: bytes) -> tuple[datetime, datetime]:
