@@ -60,8 +60,9 @@ _STABLE_S: Final = 10.0
 #: Envoy's level for each of ours. Not its debug: that prints every header, tokens included.
 _ENVOY_LEVEL: Final = {"debug": "info", "info": "warning", "warning": "warning", "error": "error"}
 _PR_SET_PDEATHSIG: Final = 1
-#: A connection's state in /proc/net/tcp (include/net/tcp_states.h).
+#: A socket's state in /proc/net/tcp (include/net/tcp_states.h).
 _ESTABLISHED: Final = "01"
+_LISTEN: Final = "0A"
 _SERVICE: Final = "service"
 
 
@@ -452,10 +453,11 @@ def _envoy_child(plan: Plan) -> _Child:
     async def is_ready() -> bool:
         if plan.listeners is None:
             return (await asyncio.to_thread(_admin, admin, "GET", "/ready"))[0] == 200
-        # Envoy accepts nothing before its workers run, which wait for all that it subscribes to.
-        return await asyncio.to_thread(_accepts, plan.host, plan.port)
+        # It listens once its workers run, and those wait for all that it subscribes to.
+        process = child.process
+        return process is not None and await asyncio.to_thread(_listens, process.pid, plan.port)
 
-    return _Child(
+    child = _Child(
         "envoy",
         lambda _: [
             plan.envoy,
@@ -474,6 +476,7 @@ def _envoy_child(plan: Plan) -> _Child:
         is_ready=is_ready,
         drain=lambda: _drain(admin) if plan.listeners is None else _drain_by_file(plan),
     )
+    return child
 
 
 def _inherited(env: Mapping[str, str]) -> dict[str, str]:
@@ -557,24 +560,34 @@ def _close_listeners(file: Path) -> None:
 
 
 def _connections(port: int) -> int:
-    """How many TCP connections of this network namespace end at the port (proc(5), Linux)."""
-    count = 0
+    """How many TCP connections of this network namespace end at the port."""
+    return len(_tcp_sockets(port, _ESTABLISHED))
+
+
+def _listens(process: int, port: int) -> bool:
+    """A process of ours listens there, and not somebody else of this network namespace."""
+    listening = {f"socket:[{inode}]" for inode in _tcp_sockets(port, _LISTEN)}
+    try:
+        descriptors = list(Path(f"/proc/{process}/fd").iterdir())
+    except OSError:
+        return False
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            if str(descriptor.readlink()) in listening:
+                return True
+    return False
+
+
+def _tcp_sockets(port: int, state: str) -> list[str]:
+    """The inodes of TCP sockets of this network namespace at a local port (proc(5), Linux)."""
+    found = []
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
             for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-                _, local, _, state = line.split()[:4]
-                count += state == _ESTABLISHED and int(local.rpartition(":")[2], 16) == port
-    return count
-
-
-def _accepts(host: str, port: int) -> bool:
-    """Somebody accepts connections there, or on this host where it is every address."""
-    every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-    try:
-        socket.create_connection((every.get(host, host), port), timeout=1.0).close()
-    except OSError:
-        return False
-    return True
+                fields = line.split()
+                if fields[3] == state and int(fields[1].rpartition(":")[2], 16) == port:
+                    found.append(fields[9])
+    return found
 
 
 def _admin(path: Path, method: str, target: str) -> tuple[int, bytes]:

@@ -123,14 +123,14 @@ def documents(options: EnvoyOptions, directory: Path) -> dict[str, Config]:
         BOOTSTRAP_FILE: bootstrap(options, directory),
         **listeners,
         EXT_AUTHZ_FILE: ext_authz_discovery(options.mode, options.decision_timeout_ms),
-        **secrets(options.tls, target.tls if target else None, directory),
+        **secrets(options.tls, target.tls if target else None, directory, is_woken=target is None),
     }
 
 
 def write(options: EnvoyOptions, directory: Path) -> Path:
     """Write all files, which belong together; returns the bootstrap's path."""
     directory = directory.absolute()
-    if options.tls is not None:
+    if options.tls is not None and options.target is None:
         (directory / WAKE_DIRECTORY).mkdir(exist_ok=True)
     for name, content in documents(options, directory).items():
         if name == EXT_AUTHZ_FILE:

@@ -5,7 +5,7 @@
 - The listener's are read again when `wake` says so, and never because a file has changed: the
   service looks at the new pair first. What Envoy would take for itself it could not give back, and
   it sees renames alone, neither a file that is written over nor a link above it.
-- The files for the service on another host have no service beside them that could look. Envoy
+- Where the service is on another host there is none beside the files that could look. Then Envoy
   watches their directories for renames: a Kubernetes secret's update is one.
 - TLS 1.2 is the least. Nothing is resumed: a ticket would let a client in whose certificate has
   expired or whose issuer is not trusted any more.
@@ -110,12 +110,18 @@ def target_socket(
 
 
 def secrets(
-    listener: ListenerTls | None, target: TargetTls | None, directory: Path
+    listener: ListenerTls | None, target: TargetTls | None, directory: Path, *, is_woken: bool
 ) -> dict[str, Config]:
-    """The files that the subscriptions read, by name: each a DiscoveryResponse with one secret."""
+    """The files that the subscriptions read, by name: each a DiscoveryResponse with one secret.
+
+    Args:
+        is_woken: a service that runs here says when the listener's files are to be read again.
+    """
     found: dict[str, Config] = {}
     if listener is not None:
-        watched: Config = {"watched_directory": {"path": str(directory / WAKE_DIRECTORY)}}
+        watched: Config = {}
+        if is_woken:
+            watched["watched_directory"] = {"path": str(directory / WAKE_DIRECTORY)}
         found |= _secret(LISTENER_CERTIFICATE, _certificate(listener.pair, watched))
         if listener.client_ca is not None:
             found |= _secret(LISTENER_CLIENT_CA, _trusted(listener.client_ca, watched))

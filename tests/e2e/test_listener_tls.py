@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from authz.exits import Exit
 from tests.e2e import sidecar as starter
 from tests.e2e.certificates import Authority, Issued
 from tests.e2e.sidecar import PATIENCE_S, bearer, environment, free_port, wait_until
@@ -359,7 +360,7 @@ def test_a_certificate_that_cannot_be_used_is_one_sentence_before_anything_start
         TLS_CLIENT_CA_FILE=str(folder / "ca.pem"),
     )
     with starter.start(workspace, env, "run") as process:
-        assert process.wait(PATIENCE_S) not in (0, -9)
+        assert process.wait(PATIENCE_S) == Exit.KEY_FILE
     [said] = (workspace / "stderr").read_text().splitlines()
     assert said.startswith(f"authz: {variable}: {file}: ")
     assert not (workspace / "run/envoy.yaml").exists()

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from authz.exits import Exit
 from authz.supervisor import envoy_binary
 from tests.e2e import sidecar as starter
 from tests.e2e.bare_envoy import connects, process
@@ -71,7 +72,9 @@ def _service(path: Path, **env: str) -> Iterator[Ports]:
 
 
 @contextlib.contextmanager
-def _envoy(path: Path, target: str, ports: Ports, **env: str) -> Iterator[httpx.Client]:
+def _envoy(
+    path: Path, target: str, ports: Ports, verify: ssl.SSLContext | None = None, /, **env: str
+) -> Iterator[httpx.Client]:
     """An Envoy with what `authz envoy config` writes, and with nothing of the service's."""
     path.mkdir(exist_ok=True)
     port = free_port()
@@ -88,9 +91,12 @@ def _envoy(path: Path, target: str, ports: Ports, **env: str) -> Iterator[httpx.
     }
     with starter.start(path, full, "envoy", "config", "--out", str(path / "run")) as writing:
         assert writing.wait(PATIENCE_S) == 0, (path / "stderr").read_text()
+    scheme = "http" if verify is None else "https"
     with (
         process(path, path / "run/envoy.yaml"),
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client,
+        httpx.Client(
+            base_url=f"{scheme}://127.0.0.1:{port}", timeout=PATIENCE_S, verify=verify or True
+        ) as client,
     ):
         wait_until(lambda: connects(client), "Envoy to listen")
         yield client
@@ -171,6 +177,55 @@ def _only_with_a_certificate(ports: Ports, authority: Authority, mine: Issued) -
             health(port, None)
         with pytest.raises(httpx.TransportError):
             httpx.get(f"http://localhost:{port}/health")
+
+
+def test_an_envoy_alone_takes_over_what_is_renamed_into_place(
+    workspace: Path, upstream: Upstream, authority: Authority
+) -> None:
+    """No service is beside it that could look at the files."""
+    first, second = (authority.issue(workspace / name, "door") for name in ("first", "second"))
+    live = workspace / "live"
+    live.mkdir()
+    ca = workspace / "ca.pem"
+    ca.write_bytes(Authority("another").pem)
+
+    def put(file: Path, content: bytes) -> None:
+        draft = file.with_name("draft")
+        draft.write_bytes(content)
+        draft.replace(file)
+
+    def show(issued: Issued) -> None:
+        put(live / "tls.key", issued.key.read_bytes())
+        put(live / "tls.crt", issued.certificate.read_bytes())
+
+    show(first)
+    trusting = ssl.create_default_context(cadata=authority.pem.decode())
+    env = {
+        "TLS_CERT_FILE": str(live / "tls.crt"),
+        "TLS_KEY_FILE": str(live / "tls.key"),
+        "EXT_AUTHZ_TARGET_CA_FILE": str(ca),
+    }
+    served = _shows("EXT_AUTHZ_TLS", authority.issue(workspace / "theirs", "service"))
+    with (
+        _service(workspace / "service", **served) as ports,
+        _envoy(workspace / "envoy", upstream.url, ports, trusting, **env) as client,
+    ):
+
+        def shown() -> bytes:
+            with contextlib.suppress(OSError):
+                return ssl.PEM_cert_to_DER_cert(
+                    ssl.get_server_certificate(("127.0.0.1", int(str(client.base_url.port))))
+                )
+            return b""
+
+        assert shown() == first.der
+        assert client.get("/proxy/docs", headers=bearer()).status_code == 503
+        put(ca, authority.pem)
+        wait_until(
+            lambda: client.get("/proxy/docs", headers=bearer()).status_code == 200, "the issuer"
+        )
+        show(second)
+        wait_until(lambda: shown() == second.der, "the second certificate")
 
 
 @pytest.mark.parametrize("mode", ["enforce", "audit"])
@@ -269,7 +324,7 @@ def test_run_connects_its_two_processes_itself(
     if command != "serve":
         env["HTTP_TARGET"] = "127.0.0.1:9192"
     code, said = _said(workspace, env, "run")
-    assert code not in (0, -9)
+    assert code == Exit.SETTINGS
     assert said == [
         f"authz: {variable}: is for `authz {command}` with an Envoy of your own; `authz run`"
         " connects its two processes by a unix socket"
@@ -282,7 +337,7 @@ def test_an_address_that_is_taken_is_one_sentence(workspace: Path) -> None:
         workspace, 3100, "", EXT_AUTHZ_ADDRESS=f"127.0.0.1:{port}", HTTP_ADDRESS=f"127.0.0.1:{port}"
     )
     code, said = _said(workspace, env, "serve")
-    assert code not in (0, -9)
+    assert code == Exit.ADDRESS
     assert said[-1] == (
         f"authz: HTTP_ADDRESS: 127.0.0.1:{port} cannot be listened on (Address already in use);"
         " stop what uses it or choose another"
