@@ -51,7 +51,7 @@ _DRAIN_S: Final = 2.0
 #: Seconds that a child which failed to get ready has to end before it is killed.
 _TERM_S: Final = 1.0
 #: Seconds within which a child must get ready for the first time.
-_START_S: Final = 20.0
+_START_S: Final = 60.0
 #: Seconds before a restart: the first, and the most.
 _BACKOFF_S: Final = (0.1, 5.0)
 #: A child that lived this long has recovered, and its back-off starts over.
