@@ -26,7 +26,7 @@ os.environ.setdefault("DOCKER_CONFIG", str(Path.home() / ".docker"))
 
 import docker
 from docker.errors import DockerException, ImageNotFound
-from docker.utils import exclude_paths  # type: ignore[attr-defined]
+from docker.utils import exclude_paths
 from testcontainers.core.labels import LABEL_SESSION_ID, SESSION_ID
 
 ROOT: Final = Path(__file__).parents[2]
@@ -142,7 +142,7 @@ def sources_hash() -> str:
 
 def remove_leftovers() -> None:
     """Remove what this session made and did not remove itself."""
-    mine = {"label": f"{LABEL_SESSION_ID}={SESSION_ID}"}
+    mine: dict[str, str | list[str] | bool] = {"label": f"{LABEL_SESSION_ID}={SESSION_ID}"}
     for container in client().containers.list(all=True, filters=mine):
         with contextlib.suppress(docker.errors.NotFound):
             container.remove(force=True, v=True)

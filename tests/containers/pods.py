@@ -13,7 +13,6 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, cast
 
 import httpx
@@ -76,7 +75,9 @@ class Box:
 
     def log(self) -> str:
         """What it has written so far."""
-        return self.container.logs().decode(errors="replace")
+        said = self.container.logs()
+        assert isinstance(said, bytes)
+        return said.decode(errors="replace")
 
     def exec(self, *command: str, code: int | None = 0) -> str:
         """The output of a command in it."""
@@ -333,7 +334,7 @@ def pod(
     image: str,
     shape: Shape = "run",
     *,
-    mounts: Mapping[str | Path, str] | None = None,
+    mounts: Mapping[str, str] | None = None,
     limits: Mapping[str, Any] | None = None,
     **env: str,
 ) -> Iterator[Pod]:
@@ -342,7 +343,7 @@ def pod(
         one = Pod(stack, image, shape, env)
         for source, target in (mounts or {}).items():
             path, _, how = target.partition(":")
-            one.mounts[path] = (str(source), how or "rw")
+            one.mounts[path] = (source, how or "rw")
         one.limits = dict(limits or {})
         try:
             one.start()

@@ -46,7 +46,7 @@ def two(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
             directory: Path = tmp_path_factory.mktemp(agent)
             directory.chmod(0o755)
             (directory / "policy.yaml").write_text(policy)
-            mounts: dict[str | Path, str] = {directory: "/policies:ro"}
+            mounts: dict[str, str] = {str(directory): "/policies:ro"}
             pods.append(stack.enter_context(pod(image, mounts=mounts, SIDECAR_AGENT_ID=agent)))
         yield Two(*pods)
 

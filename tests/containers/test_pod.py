@@ -8,7 +8,6 @@ import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -94,9 +93,9 @@ def shared(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liv
     policies = ConfigMap(path / "policies", {"policy.yaml": SAMPLE})
     # It starts in audit mode, of which Envoy's own configuration knows nothing.
     mode = ConfigMap(path / "mode", {"MODE": "audit\n"})
-    mounts: dict[str | Path, str] = {
-        policies.path: "/policies:ro",
-        mode.path: "/etc/authz/mode:ro",
+    mounts: dict[str, str] = {
+        str(policies.path): "/policies:ro",
+        str(mode.path): "/etc/authz/mode:ro",
     }
     with pod(image, "serve", mounts=mounts, MODE_FILE="/etc/authz/mode/MODE") as one:
         live = Live(one, policies, mode)
