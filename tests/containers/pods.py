@@ -75,13 +75,13 @@ class Box:
 
     def log(self) -> str:
         """What it has written so far."""
-        said = self.container.logs()
-        assert isinstance(said, bytes)
-        return said.decode(errors="replace")
+        said: Any = self.container.logs()
+        return str(said.decode(errors="replace"))
 
     def exec(self, *command: str, code: int | None = 0) -> str:
         """The output of a command in it."""
         done = self.container.exec_run(list(command))
+        assert isinstance(done.output, bytes)
         said = done.output.decode(errors="replace")
         assert code is None or done.exit_code == code, said
         return said
@@ -125,6 +125,7 @@ def boxed(
     entrypoint: str | None = None,
     env: Mapping[str, str] | None = None,
     volumes: Mapping[str, str] | None = None,
+    tmpfs: Mapping[str, str] | None = None,
     network_of: Box | None = None,
     ports: tuple[int, ...] = (),
     **kwargs: Any,
@@ -133,6 +134,7 @@ def boxed(
 
     Args:
         volumes: `path:mode` in the container by the name of a volume or a path of this machine.
+        tmpfs: options by path in the container.
         network_of: whose network namespace it shares.
         ports: to be published on a free port of 127.0.0.1.
         kwargs: the rest is docker's own, and overrides what is ours.
@@ -157,6 +159,8 @@ def boxed(
     for source, target in (volumes or {}).items():
         path, _, mode = target.partition(":")
         container.with_volume_mapping(source, path, mode or "rw")
+    for path, how in (tmpfs or {}).items():
+        container.with_tmpfs_mount(path, how)
     for inner in ports:
         # Their own ways of saying it publish on every address of the machine.
         cast("dict[str, Any]", container.ports)[f"{inner}/tcp"] = ("127.0.0.1", None)
@@ -180,16 +184,19 @@ def volume() -> str:
 def owned(image: str, owner: str, mode: str) -> str:
     """A volume whose root has another owner and mode than the image's, to be mounted as `KEPT`."""
     name = volume()
-    program = (
-        "import os\n"
-        f"os.chown('/volume', *map(int, '{owner}'.split(':')))\n"
-        f"os.chmod('/volume', 0o{mode})\n"
-    )
-    root: dict[str, Any] = {"user": "0:0", "cap_add": ["CHOWN"], "volumes": {name: "/volume"}}
-    with boxed(image, "-c", program, entrypoint="python", **root) as one:
-        ended = one.ended()
-        assert ended.code == 0, ended.log
+    give(image, name, owner, mode)
     return name
+
+
+def give(image: str, name: str, owner: str, mode: str) -> None:
+    """Give a volume to somebody, as root, whoever uses it."""
+    user, group = map(int, owner.split(":"))
+    program = f"import os; os.chown('/volume', {user}, {group}); os.chmod('/volume', 0o{mode})"
+    root: dict[str, Any] = {"user": "0:0", "cap_add": ["CHOWN", "FOWNER"]}
+    volumes = {name: f"/volume:{KEPT}"}
+    with boxed(image, "-c", program, entrypoint="python", volumes=volumes, **root) as one:
+        ended = one.ended()
+    assert ended.code == 0, ended.log
 
 
 def until(condition: Callable[[], object], what: str) -> None:
