@@ -42,6 +42,9 @@ ECHO: Final = (
     *("--no-access-log", "--log-level", "warning"),
 )
 
+#: Kubernetes' own.
+_PERIOD_US: Final = 100_000
+
 _ROWS: Final = """
 import contextlib, json, sqlite3
 names = "seq source agent_id action decision enforced mode code policy trace_id".split()
@@ -56,6 +59,17 @@ class Ended(NamedTuple):
 
     code: int
     log: str
+
+
+class Used(NamedTuple):
+    """What a container has used, as its cgroup counts."""
+
+    #: The most memory so far, in MiB, and what was read of files is in it.
+    peak_mb: float
+    cpu_s: float
+    #: Periods of 0.1 s in which it had work, and those in which it had to wait for the next one.
+    periods: int
+    throttled: int
 
 
 class Box:
@@ -100,6 +114,34 @@ class Box:
         """Wait for its end."""
         code = self.container.wait(timeout=PATIENCE_S)["StatusCode"]
         return Ended(int(code), self.log())
+
+    def hold(self, cpus: float, memory_mb: int) -> None:
+        """Limit it from now on; there is no swap besides."""
+        memory = memory_mb << 20
+        self.container.update(
+            cpu_period=_PERIOD_US,
+            cpu_quota=round(cpus * _PERIOD_US),
+            mem_limit=memory,
+            memswap_limit=memory,
+        )
+
+    def used(self) -> "Used":
+        """What it has used so far."""
+        said: Any = self.container.stats(stream=False, one_shot=True)
+        memory, cpu = said["memory_stats"], said["cpu_stats"]
+        # The second version of cgroups has its peak in a file alone.
+        peak = memory.get("max_usage") or int(self.exec("cat", "/sys/fs/cgroup/memory.peak"))
+        waits = cpu["throttling_data"]
+        return Used(
+            peak / 2**20,
+            cpu["cpu_usage"]["total_usage"] / 1e9,
+            waits["periods"],
+            waits["throttled_periods"],
+        )
+
+    def was_short_of_memory(self) -> bool:
+        """Something in it was killed for want of memory."""
+        return bool(self.state()["OOMKilled"]) or "signal SIGKILL" in self.log()
 
     def kill(self) -> None:
         """SIGKILL to its first process, which takes the others along."""
@@ -271,8 +313,16 @@ class Pod:
                 entrypoint="envoy",
                 env={},
                 volumes=self.volumes("/run/authz"),
+                # What is the service's alone in there it cannot read.
+                user=f"10002:{UID}",
             )
         self.until_answering()
+
+    def hold(self, cpus: float, memory_mb: int) -> None:
+        """Limit what the sidecar has in all from now on; two containers have half of it each."""
+        share = len(self.boxes)
+        for box in self.boxes.values():
+            box.hold(cpus / share, memory_mb // share)
 
     def box(self, *command: str, **kwargs: Any) -> contextlib.AbstractContextManager[Box]:
         """A container of the sidecar's, with its settings and volumes unless others are given."""
@@ -285,13 +335,16 @@ class Pod:
         """The same, until the pod ends."""
         return self._stack.enter_context(self.box(*command, **kwargs))
 
-    def agent(self, *command: str, env: Mapping[str, str]) -> Ended:
+    def agent(
+        self, *command: str, env: Mapping[str, str], volumes: Mapping[str, str] | None = None
+    ) -> Ended:
         """Run a program of an agent's: another user, in the pod, with nothing of the sidecar's."""
         with boxed(
             self.image,
             *command,
             entrypoint="python",
             env=env,
+            volumes=volumes,
             network_of=self.owner,
             user="20001:20001",
         ) as one:
@@ -323,9 +376,22 @@ class Pod:
         """Requests that have reached the upstream."""
         return int(self._upstream.get("/__hits").json()["hits"])
 
-    def rows(self, *, control: bool = False) -> list[dict[str, Any]]:
-        """The rows of requests, oldest first; with `control` also those about the sidecar."""
-        rows: list[dict[str, Any]] = json.loads(self.service.python(_ROWS))
+    def rows(self, *, control: bool = False, apart: bool = False) -> list[dict[str, Any]]:
+        """The rows of requests, oldest first.
+
+        Args:
+            control: also those about the sidecar.
+            apart: read in a container of its own: the service has neither the work nor the memory.
+        """
+        if apart:
+            mine: dict[str, Any] = {"volumes": self.volumes("/data"), "env": {}}
+            with boxed(self.image, "-c", _ROWS, entrypoint="python", **mine) as reader:
+                ended = reader.ended()
+            assert ended.code == 0, ended.log
+            said = ended.log
+        else:
+            said = self.service.python(_ROWS)
+        rows: list[dict[str, Any]] = json.loads(said)
         return [row for row in rows if control or row["source"] != "control"]
 
     def verify(self) -> str:
