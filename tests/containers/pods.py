@@ -36,11 +36,7 @@ KEPT: Final = "rw,nocopy"
 Shape = Literal["run", "serve"]
 SHAPES: Final[tuple[Shape, ...]] = ("run", "serve")
 
-ECHO: Final = (
-    *("-m", "uvicorn", "--factory", "authz.edges.echo_upstream:EchoUpstream"),
-    *("--host", "0.0.0.0", "--port", str(ECHO_PORT), "--lifespan", "off"),
-    *("--no-access-log", "--log-level", "warning"),
-)
+ECHO: Final = ("echo", "--host", "0.0.0.0", "--port", str(ECHO_PORT))
 
 #: Kubernetes' own.
 _PERIOD_US: Final = 100_000
@@ -275,9 +271,7 @@ class Pod:
         }
         #: What docker is told of the containers of the sidecar.
         self.limits: dict[str, Any] = {}
-        self.owner = stack.enter_context(
-            boxed(image, *ECHO, entrypoint="python", ports=(PORT, ECHO_PORT))
-        )
+        self.owner = stack.enter_context(boxed(image, *ECHO, ports=(PORT, ECHO_PORT)))
         self.port = self.owner.port(PORT)
         self.client = stack.enter_context(
             httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE_S)

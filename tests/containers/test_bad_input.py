@@ -9,15 +9,9 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
+from authz.exits import Exit
 from tests.containers.pods import KEPT, PORT, Pod, boxed, give, owned, pod, until, volume
 from tests.e2e.sidecar import JWT_SECRET, bearer
-
-#: What a container ends with, by what is wrong with it: the numbers of `authz.exits.Exit`.
-SETTINGS: Final = 2
-RUN_DIRECTORY: Final = 10
-ADDRESS: Final = 11
-ENVOY: Final = 13
-MEMORY: Final = 15
 
 GOOD: Final = {"JWT_SECRET": JWT_SECRET, "PROXY_TARGET": "http://127.0.0.1:9"}
 WRITABLE: Final = "uid=10001,gid=10001,mode=0770"
@@ -28,7 +22,7 @@ WEAK: Final = "hunter2"
 class Bad(NamedTuple):
     """Something that nobody can work with."""
 
-    code: int
+    code: Exit
     #: Each has to be in the log.
     sentences: tuple[str, ...]
     env: Mapping[str, str] = GOOD
@@ -38,12 +32,12 @@ class Bad(NamedTuple):
 
 BAD: Final = {
     "no secret": Bad(
-        SETTINGS,
+        Exit.SETTINGS,
         ("authz: JWT_SECRET: not set; make one with: openssl rand -hex 32\n",),
         env={},
     ),
     "weak secrets": Bad(
-        SETTINGS,
+        Exit.SETTINGS,
         (
             "authz: JWT_SECRET: shorter than 32 characters; make one with: openssl rand -hex 32\n",
             "authz: ADMIN_TOKEN: shorter than 16 characters; make one with: openssl rand -hex 16\n",
@@ -51,15 +45,17 @@ BAD: Final = {
         env={"JWT_SECRET": WEAK, "ADMIN_TOKEN": WEAK},
     ),
     "a mode that is none": Bad(
-        SETTINGS, ("authz: MODE: must be enforce, audit or bypass\n",), env=GOOD | {"MODE": "off"}
+        Exit.SETTINGS,
+        ("authz: MODE: must be enforce, audit or bypass\n",),
+        env=GOOD | {"MODE": "off"},
     ),
     "a run directory that is read-only": Bad(
-        RUN_DIRECTORY,
+        Exit.RUN_DIRECTORY,
         ("authz: AUTHZ_RUN_DIR: /run/authz cannot be used: Read-only file system; mount",),
         tmpfs={"/data": WRITABLE},
     ),
     "a run directory of somebody else": Bad(
-        RUN_DIRECTORY,
+        Exit.RUN_DIRECTORY,
         (
             "authz: AUTHZ_RUN_DIR: /run/authz cannot be used: Permission denied; /run/authz belongs"
             " to 0:0 with mode 0770, and this process is 10001:10001;",
@@ -68,12 +64,12 @@ BAD: Final = {
         tmpfs=PLACES | {"/run/authz": "uid=0,gid=0,mode=0770"},
     ),
     "no Envoy": Bad(
-        ENVOY,
+        Exit.ENVOY,
         ("authz: ENVOY_BIN: /nowhere is not an executable file\n",),
         env=GOOD | {"ENVOY_BIN": "/nowhere"},
     ),
     "a quarter of the least memory": Bad(
-        MEMORY, ("because the memory limit of 32 MiB is too small; raise it: ",), memory="32m"
+        Exit.MEMORY, ("because the memory limit of 32 MiB is too small; raise it: ",), memory="32m"
     ),
 }
 
@@ -102,7 +98,7 @@ def first(image: str) -> Iterator[Pod]:
 def test_a_second_sidecar_in_a_pod_finds_the_port_taken(first: Pod) -> None:
     with first.box(volumes={volume(): "/run/authz", volume(): "/data"}) as second:
         ended = second.ended()
-    assert ended.code == ADDRESS
+    assert ended.code == Exit.ADDRESS
     assert (
         f"authz: PORT: 0.0.0.0:{PORT} cannot be listened on (Address already in use)" in ended.log
     )
@@ -112,7 +108,7 @@ def test_a_second_sidecar_in_a_pod_finds_the_port_taken(first: Pod) -> None:
 def test_a_second_sidecar_on_the_same_sockets_ends(first: Pod) -> None:
     with first.box(env=first.env | {"PORT": "3101"}) as second:
         ended = second.ended()
-    assert ended.code == RUN_DIRECTORY
+    assert ended.code == Exit.RUN_DIRECTORY
     assert "authz: AUTHZ_RUN_DIR: another sidecar uses /run/authz" in ended.log
     assert first.client.get("/proxy/docs", headers=bearer()).status_code == 200
 
