@@ -33,7 +33,8 @@ def config(
 
     names = (
         "MODE", "DECISION_TIMEOUT_MS", "HOST", "PORT", "PROXY_TARGET", "AUTHZ_RUN_DIR",
-        "SSL_CERT_FILE",
+        "SSL_CERT_FILE", "SIDECAR_AGENT_ID", "FORWARD_PROXY_PORT", "FORWARD_PROXY_HOST",
+        "FORWARD_DENY_CIDRS", "CAPTURE_PORT",
     )  # fmt: skip
     try:
         options = envoy_config.EnvoyOptions.of(settings_of(os.environ, *names))

@@ -1,18 +1,26 @@
 """Envoy's configuration: Settings to a bootstrap and an ext_authz filter (DESIGN §7).
 
-- One listener. `/proxy/…` asks ext_authz and goes to the upstream; everything else goes to the
-  service over its unix socket, without asking.
+- The listener on PORT: `/proxy/…` asks ext_authz and goes to the upstream; everything else goes to
+  the service over its unix socket, without asking. Where they are wanted, one that is a forward
+  proxy and one for captured connections; each request there asks, and goes where it says.
 - No secret is ever written here.
 
-`listener` is who asks what, `filters` what stands in the way, `clusters` whom Envoy talks to,
-`replies` what it says itself, `limits` its bounds, `files` what is written where.
+`listener`, `forward` and `capture` are who asks what, `filters` what stands in the way, `clusters`
+whom Envoy talks to, `replies` what it says itself, `limits` its bounds, `files` what is written
+where.
 """
 
 from pathlib import Path
 
+from authz.envoy_config.capture import (
+    capture_listeners,
+    captured_cluster,
+    internal_listeners,
+)
 from authz.envoy_config.clusters import SERVICE, service_cluster, upstream_cluster
 from authz.envoy_config.files import BOOTSTRAP_FILE, EXT_AUTHZ_FILE, write_mode
 from authz.envoy_config.filters import EXT_AUTHZ, ext_authz_discovery
+from authz.envoy_config.forward import forward_listener, outward_clusters
 from authz.envoy_config.limits import (
     MAX_CONNECTIONS,
     MAX_HEADERS_KIB,
@@ -38,13 +46,20 @@ def bootstrap(options: EnvoyOptions, directory: Path) -> Config:
         "node": {"id": "authz-sidecar", "cluster": "authz-sidecar"},
         "admin": {"address": pipe(options.run_dir / ENVOY_ADMIN_SOCKET, 0o600)},
         "static_resources": {
-            "listeners": [listener(options, directory)],
+            "listeners": [
+                listener(options, directory),
+                *([forward_listener(options, directory)] if options.forward else []),
+                *(capture_listeners(options, directory) if options.capture else []),
+            ],
             "clusters": [
                 service_cluster(options, "ext_authz", EXT_AUTHZ_SOCKET, HTTP2, MAX_IN_FLIGHT),
                 service_cluster(options, SERVICE, HTTP_SOCKET, HTTP1, SERVICE_MAX_IN_FLIGHT),
                 upstream_cluster(options),
+                *(outward_clusters() if options.forward or options.capture else []),
+                *([captured_cluster()] if options.capture else []),
             ],
         },
+        **({"bootstrap_extensions": [internal_listeners()]} if options.capture else {}),
         "overload_manager": {
             "resource_monitors": [
                 {

@@ -1,10 +1,17 @@
 """What Envoy's configuration is made from."""
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from authz.core.mode import Mode
-from authz.settings import Settings, Upstream, trusted_ca_file
+from authz.settings import (
+    DENIED_NETWORKS,
+    Network,
+    Settings,
+    Upstream,
+    trusted_ca_file,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +28,12 @@ class EnvoyOptions:
     #: The circuit breaker, milliseconds: without a decision until then there is none. The seed's
     #: hard one is 100.
     decision_timeout_ms: int
+    #: Address and port of the forward proxy; None where there is none.
+    forward: tuple[str, int] | None = None
+    #: Addresses and ports that captured connections come to; empty where none are captured.
+    capture: tuple[tuple[str, int], ...] = ()
+    #: What neither of them connects to.
+    denied_networks: tuple[Network, ...] = DENIED_NETWORKS
 
     @classmethod
     def of(cls, settings: Settings) -> "EnvoyOptions":
@@ -37,4 +50,21 @@ class EnvoyOptions:
             run_dir=settings.run_dir.absolute(),
             ca_file=trusted_ca_file(settings).absolute() if secure else None,
             decision_timeout_ms=settings.decision_timeout_ms,
+            forward=(settings.forward_proxy_host, settings.forward_proxy_port)
+            if settings.forward_proxy_port
+            else None,
+            capture=_loopback(settings.capture_port) if settings.capture_port else (),
+            denied_networks=settings.forward_deny_cidrs,
         )
+
+
+def _loopback(port: int) -> tuple[tuple[str, int], ...]:
+    """Where the kernel redirects connections to that are made on this host: loopback, by family."""
+    addresses: tuple[tuple[str, int], ...] = (("127.0.0.1", port),)
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        # No IPv6 here, and nothing to capture.
+        return addresses
+    return (*addresses, ("::1", port))
