@@ -55,6 +55,9 @@ _STABLE_S: Final = 10.0
 
 #: Envoy's level for each of ours. Not its debug: that prints every header, tokens included.
 _ENVOY_LEVEL: Final = {"debug": "info", "info": "warning", "warning": "warning", "error": "error"}
+#: It warns of every network in FORWARD_DENY_CIDRS, twice: the message that holds a network lies in
+#: a file that is marked as work in progress (envoyproxy/envoy, `xds/core/v3/cidr.proto`).
+_QUIET: Final = ("--component-log-level", "misc:error")
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -102,7 +105,11 @@ async def run(
         stack.enter_context(run_directory(settings.run_dir, "supervisor"))
         envoy = envoy_binary(settings.envoy_bin)
         options = EnvoyOptions.of(settings)
-        _require_free_port(settings.host, settings.port)
+        _require_free_port("PORT", settings.host, settings.port)
+        if options.forward:
+            _require_free_port("FORWARD_PROXY_PORT", *options.forward)
+        for host, port in options.capture:
+            _require_free_port("CAPTURE_PORT", host, port)
         config = envoy_config.write(options, options.run_dir)
         children: list[_Child] = []
         try:
@@ -126,6 +133,10 @@ async def run(
                 log.info(
                     "listening on %s:%d, forwarding to %s", settings.host, settings.port, target
                 )
+                if options.forward:
+                    log.info("forward proxy on %s:%d, to any host", *options.forward)
+                if options.capture:
+                    log.info("captured connections come to port %d", options.capture[0][1])
                 on_ready()
                 keepers = [asyncio.create_task(child.keep_up()) for child in children]
                 await stop.wait()
@@ -401,6 +412,7 @@ def _envoy_child(binary: Path, config: Path, settings: Settings) -> _Child:
             "--disable-hot-restart",
             *("--log-level", _ENVOY_LEVEL[settings.log_level]),
             *("--log-format", envoy_log_format(settings.log_format)),
+            *(_QUIET if settings.forward_proxy_port or settings.capture_port else ()),
         ],
         env={**_inherited(os.environ), "TZ": "UTC"},
         is_ready=is_ready,
@@ -478,7 +490,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def _require_free_port(host: str, port: int) -> None:
+def _require_free_port(name: str, host: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # Without this a port whose connections linger in TIME_WAIT would count as taken.
@@ -488,8 +500,8 @@ def _require_free_port(host: str, port: int) -> None:
             probe.listen(1)
         except OSError as error:
             raise StartError(
-                f"PORT: {host}:{port} cannot be listened on ({error.strerror}); stop what uses it"
-                " or choose another PORT"
+                f"{name}: {host}:{port} cannot be listened on ({error.strerror}); stop what uses it"
+                f" or choose another {name}"
             ) from None
 
 

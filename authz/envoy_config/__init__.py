@@ -20,7 +20,7 @@ from authz.envoy_config.capture import (
 from authz.envoy_config.clusters import SERVICE, service_cluster, upstream_cluster
 from authz.envoy_config.files import BOOTSTRAP_FILE, EXT_AUTHZ_FILE, write_mode
 from authz.envoy_config.filters import EXT_AUTHZ, ext_authz_discovery
-from authz.envoy_config.forward import forward_listener, outward_clusters
+from authz.envoy_config.forward import anywhere_cluster, forward_listener
 from authz.envoy_config.limits import (
     MAX_CONNECTIONS,
     MAX_HEADERS_KIB,
@@ -55,7 +55,7 @@ def bootstrap(options: EnvoyOptions, directory: Path) -> Config:
                 service_cluster(options, "ext_authz", EXT_AUTHZ_SOCKET, HTTP2, MAX_IN_FLIGHT),
                 service_cluster(options, SERVICE, HTTP_SOCKET, HTTP1, SERVICE_MAX_IN_FLIGHT),
                 upstream_cluster(options),
-                *(outward_clusters() if options.forward or options.capture else []),
+                *([anywhere_cluster(options)] if options.forward or options.capture else []),
                 *([captured_cluster()] if options.capture else []),
             ],
         },

@@ -2,10 +2,10 @@
 
 - What leaves is what was judged: Envoy itself resolves the name that the decision was about, once
   it may pass.
-- Of the addresses that the name has, one is taken, looked at, and then dialled: that one and no
-  other. A name that has several, or has others a moment later (DNS rebinding), gets nobody past the
-  look. For that the request changes its route: the cluster that knows names carries nothing, and
-  the one that dials knows nothing but the address that was looked at.
+- What nobody may reach is taken out of what a name resolves to before that is kept, so that no
+  connection can choose it, also where a name has several addresses, or others a moment later (DNS
+  rebinding). Where an address stands in place of a name nothing is resolved, and a filter looks at
+  it.
 - HTTP/1.1 in cleartext, and CONNECT. An `https://` URL in cleartext is refused, not sent to port
   443 as it is: whoever sends one means TLS, and CONNECT has that.
 - Which listener a call came by is said by the route, in a place that no client can write to.
@@ -42,7 +42,6 @@ from authz.envoy_config.limits import (
 )
 from authz.envoy_config.options import EnvoyOptions
 from authz.envoy_config.parts import (
-    HTTP1,
     Config,
     circuit_breakers,
     protocol_options,
@@ -52,12 +51,8 @@ from authz.envoy_config.parts import (
 from authz.envoy_config.replies import local_replies
 from authz.settings import Network
 
-#: The cluster that resolves names, and the one that dials addresses.
-_NAMES: Final = "names"
-_ADDRESSES: Final = "addresses"
-#: Where the address that was found stands, and where the one to be dialled; inside Envoy.
-_FOUND: Final = "envoy.stream.upstream_address"
-_DIALLED: Final = "envoy.network.transport_socket.original_dst_address"
+#: The cluster of every host there is.
+_ANYWHERE: Final = "anywhere"
 _ANY_ADDRESS: Final = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 #: Prefixes behind which an IPv4 address can hide in an IPv6 one: mapped (RFC 4291 §2.5.5.2), which
 #: the kernel takes for that IPv4 address, and NAT64 (RFC 6052 §2.1).
@@ -150,12 +145,11 @@ def http_manager(
                         "@type": type_url(
                             "extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig"
                         ),
-                        "dns_cache_config": _dns_cache(),
+                        "dns_cache_config": _dns_cache(options),
                         "save_upstream_address": True,
                     },
                 },
                 _allowed_addresses(options.denied_networks),
-                _dial(),
                 {
                     "name": "envoy.filters.http.router",
                     "typed_config": {
@@ -168,7 +162,7 @@ def http_manager(
     }
 
 
-def outward_clusters() -> list[Config]:
+def anywhere_cluster(options: EnvoyOptions) -> Config:
     """Every host there is, and what is done to every request that goes there."""
     codec = {
         "name": "envoy.filters.http.upstream_codec",
@@ -183,89 +177,52 @@ def outward_clusters() -> list[Config]:
             "http2_protocol_options": {},
         }
     }
-    return [
-        {
-            "name": _NAMES,
-            "lb_policy": "CLUSTER_PROVIDED",
-            # It carries nothing; see above.
-            "circuit_breakers": circuit_breakers(0),
-            "cluster_type": {
-                "name": "envoy.clusters.dynamic_forward_proxy",
-                "typed_config": {
-                    "@type": type_url("extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig"),
-                    "dns_cache_config": _dns_cache(),
-                },
-            },
-            # Without these Envoy takes it for a cluster that would not look at certificates.
-            "typed_extension_protocol_options": protocol_options(
-                {
-                    **HTTP1,
-                    "upstream_http_protocol_options": {
-                        "auto_sni": True,
-                        "auto_san_validation": True,
-                    },
-                },
-                "60s",
-            ),
-        },
-        {
-            "name": _ADDRESSES,
-            "type": "ORIGINAL_DST",
-            "lb_policy": "CLUSTER_PROVIDED",
-            "connect_timeout": "5s",
-            "per_connection_buffer_limit_bytes": BUFFER_LIMIT,
-            "circuit_breakers": circuit_breakers(MAX_IN_FLIGHT),
-            "typed_extension_protocol_options": protocol_options(
-                {**same, "http_filters": [strip(), codec]}, "60s"
-            ),
-        },
-    ]
-
-
-def _routes(*, only_connect: bool) -> list[Config]:
-    """First to be resolved; once there is an address, to it."""
-    dialled = {"filter_state": [{"key": _DIALLED, "string_match": {"safe_regex": {"regex": ".+"}}}]}
-    routes = []
-    for more, cluster in ((dialled, _ADDRESSES), ({}, _NAMES)):
-        # Answers and tunnels may go on for as long as they move; MAX_DURATION ends the rest.
-        route: Config = {"cluster": cluster, "timeout": "0s"}
-        tunnel = {**route, "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}]}
-        routes.append({"match": {"connect_matcher": {}, **more}, "route": tunnel})
-        if not only_connect:
-            routes.append({"match": {"prefix": "/", **more}, "route": route})
-    return routes
-
-
-def _dial() -> Config:
-    """Sends the request to the address that was found, which has been looked at."""
     return {
-        "name": "envoy.filters.http.set_filter_state",
-        "typed_config": {
-            "@type": type_url("extensions.filters.http.set_filter_state.v3.Config"),
-            "on_request_headers": [
-                {
-                    "object_key": _DIALLED,
-                    "format_string": {
-                        "text_format_source": {"inline_string": f"%FILTER_STATE({_FOUND}:PLAIN)%"}
-                    },
-                }
-            ],
-            "clear_route_cache": True,
+        "name": _ANYWHERE,
+        "connect_timeout": "5s",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "per_connection_buffer_limit_bytes": BUFFER_LIMIT,
+        "circuit_breakers": circuit_breakers(MAX_IN_FLIGHT),
+        "cluster_type": {
+            "name": "envoy.clusters.dynamic_forward_proxy",
+            "typed_config": {
+                "@type": type_url("extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig"),
+                "dns_cache_config": _dns_cache(options),
+            },
         },
+        "typed_extension_protocol_options": protocol_options(
+            {
+                **same,
+                # There is no TLS here; without them Envoy takes it for a cluster that would not
+                # look at certificates.
+                "upstream_http_protocol_options": {"auto_sni": True, "auto_san_validation": True},
+                "http_filters": [strip(), codec],
+            },
+            "60s",
+        ),
     }
 
 
-def _dns_cache() -> Config:
+def _routes(*, only_connect: bool) -> list[Config]:
+    # Answers and tunnels may go on for as long as they move; MAX_DURATION ends the rest.
+    route: Config = {"cluster": _ANYWHERE, "timeout": "0s"}
+    tunnel = {**route, "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}]}
+    routes = [{"match": {"connect_matcher": {}}, "route": tunnel}]
+    return routes if only_connect else [*routes, {"match": {"prefix": "/"}, "route": route}]
+
+
+def _dns_cache(options: EnvoyOptions) -> Config:
     """What names resolve to; the filter and the cluster have one and the same."""
     return {
-        "name": _NAMES,
-        "dns_lookup_family": "V4_PREFERRED",
+        "name": _ANYWHERE,
+        "dns_lookup_family": "ALL",
         "max_hosts": DNS_CACHE_HOSTS,
         "host_ttl": DNS_CACHE_UNUSED,
         "dns_query_timeout": DNS_TIMEOUT,
         # A name that could not be resolved is asked for again by the next request.
         "disable_dns_refresh_on_failure": True,
         "dns_cache_circuit_breaker": {"max_pending_requests": DNS_CACHE_CALLS},
+        "resolved_address_filter": {"ranges": [*map(_range, _hidden(options.denied_networks))]},
     }
 
 
