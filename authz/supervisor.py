@@ -105,11 +105,7 @@ async def run(
         stack.enter_context(run_directory(settings.run_dir, "supervisor"))
         envoy = envoy_binary(settings.envoy_bin)
         options = EnvoyOptions.of(settings)
-        _require_free_port("PORT", settings.host, settings.port)
-        if options.forward:
-            _require_free_port("FORWARD_PROXY_PORT", *options.forward)
-        for host, port in options.capture:
-            _require_free_port("CAPTURE_PORT", host, port)
+        _require_free_ports(options)
         config = envoy_config.write(options, options.run_dir)
         children: list[_Child] = []
         try:
@@ -133,10 +129,8 @@ async def run(
                 log.info(
                     "listening on %s:%d, forwarding to %s", settings.host, settings.port, target
                 )
-                if options.forward:
-                    log.info("forward proxy on %s:%d, to any host", *options.forward)
-                if options.capture:
-                    log.info("captured connections come to port %d", options.capture[0][1])
+                for name, host, port in _ports(options)[1:]:
+                    log.info("%s: listening on %s:%d, forwarding to any host", name, host, port)
                 on_ready()
                 keepers = [asyncio.create_task(child.keep_up()) for child in children]
                 await stop.wait()
@@ -488,6 +482,19 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+def _ports(options: EnvoyOptions) -> list[tuple[str, str, int]]:
+    """What Envoy listens on: the variable, the address and the port; PORT first."""
+    found = [("PORT", options.host, options.port)]
+    if options.forward:
+        found.append(("FORWARD_PROXY_PORT", *options.forward))
+    return found + [("CAPTURE_PORT", *address) for address in options.capture]
+
+
+def _require_free_ports(options: EnvoyOptions) -> None:
+    for name, host, port in _ports(options):
+        _require_free_port(name, host, port)
 
 
 def _require_free_port(name: str, host: str, port: int) -> None:

@@ -21,6 +21,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "edges": {"core", "gate", "operations", "stores"},
     "reference": {"core", "edges"},
     "logs": {"core"},
+    "capture_rules": set(),
     "run_dir": set(),
     "settings": {"core"},
     "dev_secrets": {"settings"},
@@ -31,8 +32,8 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
         "stores",
     },
     "cli": {
-        "core", "dev_secrets", "edges", "envoy_config", "logs", "memory", "operations", "run_dir",
-        "settings", "stores", "supervisor", "wiring",
+        "capture_rules", "core", "dev_secrets", "edges", "envoy_config", "logs", "memory",
+        "operations", "run_dir", "settings", "stores", "supervisor", "wiring",
     },
     "__main__": {"cli"},
     "__init__": set(),

@@ -12,6 +12,7 @@ from authz import __version__
 from authz.cli import (
     agent,
     audit,
+    capture,
     config,
     delegation,
     envoy,
@@ -50,6 +51,7 @@ app.add_typer(wallet.app, name="wallet")
 app.add_typer(fuse.app, name="fuse")
 app.add_typer(audit.app, name="audit")
 app.add_typer(envoy.app, name="envoy")
+app.add_typer(capture.app, name="capture")
 
 
 @app.callback()
