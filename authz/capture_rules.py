@@ -4,8 +4,8 @@
   redirected, and the rest is rejected, except DNS to the resolvers. What stays in the namespace
   (the loopback interface) is left alone.
 - Replies to connections that others made to the agent pass; they begin nothing.
-- IPv6 needs ICMP to find its neighbours; the kernel sends that itself, and whoever has no raw socket
-  cannot.
+- IPv6 needs ICMP to find its neighbours; the kernel sends that itself, and an agent without raw
+  sockets cannot.
 - In chains of our own, which are filled anew each time, so that a second install is as the first.
   Ours is the first rule of OUTPUT, or another one's could let something through before it.
 - `filter` comes before `nat`: until both are there, nothing gets out, rather than everything.
