@@ -114,7 +114,7 @@ def http_manager(
             "use_remote_address": True,
             "skip_xff_append": True,
             "server_header_transformation": "PASS_THROUGH",
-            "local_reply_config": local_replies(options.decision_timeout_ms),
+            "local_reply_config": local_replies(options.decision_timeout_ms, outward=True),
             # No other upgrade: what is spoken after one would be governed by nobody.
             "upgrade_configs": [{"upgrade_type": "CONNECT"}],
             "route_config": {
