@@ -6,6 +6,7 @@
 import functools
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,12 @@ _DEFAULTS: Final = EnvoyOptions(
     ca_file=Path("/etc/ssl/certs/ca-certificates.crt"),
     decision_timeout_ms=100,
 )
+#: With the ways out to any host.
+_OUTWARD: Final = replace(
+    _DEFAULTS,
+    forward=("127.0.0.1", 3128),
+    capture=(("127.0.0.1", 15001), ("::1", 15001)),
+)
 
 
 @functools.cache
@@ -41,6 +48,8 @@ def files() -> dict[Path, str]:
     return {
         ROOT / "envoy/envoy.yaml": _NOTE
         + envoy_config.to_yaml(envoy_config.bootstrap(_DEFAULTS, _DEFAULTS.run_dir)),
+        ROOT / "envoy/envoy.outward.yaml": _NOTE
+        + envoy_config.to_yaml(envoy_config.bootstrap(_OUTWARD, _OUTWARD.run_dir)),
         ROOT / "envoy/ext_authz.yaml": _NOTE
         + envoy_config.to_yaml(envoy_config.ext_authz_discovery(Mode.ENFORCE, 100)),
         ROOT / "envoy/ext_authz.audit.yaml": _NOTE

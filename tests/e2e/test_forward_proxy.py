@@ -50,7 +50,7 @@ def start(upstream: Upstream, policies: Path) -> Callable[..., Any]:
     """A sidecar with a forward proxy that may connect to the loopback interface."""
 
     def starting(**env: str) -> Any:
-        given = {
+        given: dict[str, Any] = {
             "POLICIES_DIR": str(policies), "FORWARD_PROXY_PORT": str(free_port()),
             "FORWARD_DENY_CIDRS": "169.254.0.0/16", "SIDECAR_AGENT_ID": "pod-agent",
         }  # fmt: skip

@@ -5,6 +5,7 @@ in a namespace: no import of ours.
 """
 
 import contextlib
+import functools
 import ipaddress
 import json
 import socket
@@ -69,14 +70,14 @@ def main(certificate: str, key: str, file: str, names: dict[str, list[str]]) -> 
         for port, handler in serve.items():
             if (address, port) != ("10.77.0.3", 8081):
                 _listen(address, port, handler)
-        _datagrams(address, 9000, lambda data, at=address: _udp(write, data, at))
+        _datagrams(address, 9000, functools.partial(_udp, write, address))
     _datagrams("10.77.0.2", 53, lambda query: answer(query, names))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     threading.Event().wait()
 
 
-def _udp(write: Callable[..., None], data: bytes, address: str) -> bytes:
+def _udp(write: Callable[..., None], address: str, data: bytes) -> bytes:
     write(kind="udp", address=address, data=data.decode("latin-1"))
     return data
 
