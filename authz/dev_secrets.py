@@ -14,6 +14,8 @@ from typing import Final
 from authz.settings import SettingsError
 
 FILE: Final = "dev-secrets.json"
+#: What is made up where it is missing.
+NAMES: Final = ("JWT_SECRET", "ADMIN_TOKEN")
 
 
 def fill_in(env: Mapping[str, str], run_dir: Path) -> dict[str, str]:
@@ -35,7 +37,7 @@ def fill_in(env: Mapping[str, str], run_dir: Path) -> dict[str, str]:
             made = json.loads(path.read_text())
         finally:
             draft.unlink()
-        found = {name: str(made[name]) for name in ("JWT_SECRET", "ADMIN_TOKEN")}
+        found = {name: str(made[name]) for name in NAMES}
     except OSError as error:
         raise SettingsError(
             [f"AUTHZ_RUN_DIR: {run_dir} cannot be used: {error.strerror}"]

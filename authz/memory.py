@@ -44,7 +44,7 @@ class Delegations:
         self._own: dict[str, Fits] = {}
         self._others: dict[str, Fits] = {}
         self._signer: Signer | None = None
-        if public_file(self._key_file).exists():
+        if _is_there(public_file(self._key_file)):
             try:
                 self._trust_own()
             except KeyUnusable as error:
@@ -91,7 +91,7 @@ class Delegations:
         Our own may be one that a command has made in another process since.
         """
         found = self._own.get(kid) or self._others.get(kid)
-        if found is None and not self._own and public_file(self._key_file).exists():
+        if found is None and not self._own and _is_there(public_file(self._key_file)):
             with contextlib.suppress(KeyUnusable):
                 self._trust_own()
             found = self._own.get(kid)
@@ -118,6 +118,11 @@ class _Trusted(Mapping[str, Fits]):
 
     def __len__(self) -> int:
         return len(self._delegations.keys())
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a file that can be seen: what lies in somebody else's directory cannot."""
+    return os.path.exists(path)  # noqa: PTH110 - `Path.exists` raises what a stranger's mode causes
 
 
 def default_key_file(database: Path) -> Path:

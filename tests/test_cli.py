@@ -124,6 +124,12 @@ def test_envoys_configuration_needs_no_secret(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == ["envoy.yaml", "ext_authz.yaml"]
+    # As the service will: what happens while that is away is the mode's.
+    (tmp_path / "MODE").write_text("audit\n")
+    done = _authz(
+        "envoy", "config", MODE_FILE=str(tmp_path / "MODE"), PROXY_TARGET="http://a", MODE="enforce"
+    )
+    assert "failure_mode_allow: true" in done.stdout
     done = _authz("envoy", "config", PROXY_TARGET="nonsense")
     assert done.returncode == 2
     assert done.stderr == "authz: PROXY_TARGET: must start with http:// or https://\n"

@@ -4,23 +4,26 @@ Exit codes (CONTRACT §14): 0 fine, 1 failed, 2 arguments or settings, 3 not aut
 nobody there.
 """
 
+import sys
 from typing import Annotated
 
 import typer
 
-from authz import __version__
+from authz import __version__, cgroups
 from authz.cli import (
     agent,
     audit,
     capture,
     config,
     delegation,
+    doctor,
     envoy,
     fuse,
     mode,
     options,
     pending,
     policy,
+    probe,
     run,
     settings,
     status,
@@ -38,8 +41,10 @@ app = typer.Typer(
 app.command("run", cls=options.LocalCommand)(run.run)
 app.command("serve", cls=options.LocalCommand)(run.serve)
 app.command("echo", cls=options.LocalCommand, hidden=True)(run.echo)
+app.command("probe", cls=options.LocalCommand)(probe.probe)
 app.command("settings", cls=options.LocalCommand)(settings.show)
 app.command("status", cls=options.RemoteCommand)(status.status)
+app.command("doctor", cls=options.RemoteCommand)(doctor.doctor)
 app.add_typer(mode.app, name="mode")
 app.add_typer(config.app, name="config")
 app.add_typer(token.app, name="token")
@@ -77,6 +82,9 @@ def begin(
 
 def main() -> None:
     """Entry point of the console script."""
+    if not {"run", "serve", "echo"} & set(sys.argv[1:]):
+        # In the sidecar's container a command shares the sidecar's memory limit.
+        cgroups.give_way()
     try:
         app()
     except KeyboardInterrupt:

@@ -37,7 +37,7 @@ def config(
         "FORWARD_DENY_CIDRS", "CAPTURE_PORT",
     )  # fmt: skip
     try:
-        options = envoy_config.EnvoyOptions.of(settings_of(os.environ, *names))
+        options = envoy_config.EnvoyOptions.of(settings_of(os.environ, "MODE_FILE", *names))
     except SettingsError as error:
         fail(error.problems, 2)
     if out is not None:

@@ -34,6 +34,7 @@ from authz.operations import NotPossible, Operations, Unknown
 from authz.settings import Settings, SettingsError, settings_of
 from authz.stores import policies
 from authz.stores.audit_log import AuditLog, AuditReader
+from authz.stores.audit_table import is_there
 from authz.stores.version_log import VersionReader
 
 #: Seconds that a change waits for the lock. A sidecar has it for some milliseconds at a time, and
@@ -126,8 +127,11 @@ def changing(
     """
     settings = settings_for(database, dev_secrets=dev_secrets)
     path, state = settings.audit_db_path, State()
-    if not (make or path.exists()):
-        fail([f"{path}: there is no audit database yet"], FAILED)
+    try:
+        if not (make or is_there(path)):
+            fail([f"{path}: there is no audit database yet"], FAILED)
+    except peewee.OperationalError as error:
+        fail([f"{path}: {error}"], FAILED)
     version = _version_in_force(settings)
     # What it logs is said once, by us.
     logging.getLogger("authz").addHandler(logging.NullHandler())
@@ -228,8 +232,10 @@ def _in_sentences(audit: AuditLog, path: Path) -> Iterator[None]:
 
 def identity(agent_id: str) -> Identity | None:
     """An agent as it is registered here; None where it is not. Ends for one that was revoked."""
-    if not settings_for(None).audit_db_path.exists():
-        return None
+    with contextlib.suppress(peewee.OperationalError):
+        # What may not be looked for is for `reading` to say.
+        if not is_there(settings_for(None).audit_db_path):
+            return None
     with reading(None) as there:
         found = there.state.agents.get(agent_id)
     if found is None:

@@ -1,11 +1,12 @@
 """`authz run`, `authz serve` and the bundled echo upstream."""
 
 import os
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
-from authz.cli.shared import environment, fail, read_settings
+from authz.cli.shared import FAILED, environment, fail, note, read_settings
 
 ReadyFd = Annotated[
     int, typer.Option(hidden=True, help="Descriptor to write a byte to when serving.")
@@ -32,32 +33,39 @@ def run(
 ) -> None:
     """Run the sidecar: service and Envoy, supervised, until Ctrl-C or SIGTERM."""
     import asyncio
+    import socket
 
-    from authz import logs, supervisor
+    from authz import launch, logs, supervisor
     from authz.run_dir import StartError
     from authz.settings import SettingsError
 
     env = environment(dev_secrets=insecure_dev_secrets or demo)
+    if insecure_dev_secrets:
+        _say_made_up(env)
     echo = None
     if demo:
         if not env.get("HOST", "").strip():
             env["HOST"] = "127.0.0.1"
         if not env.get("PROXY_TARGET", "").strip():
-            echo = supervisor.Echo.bind()
-            env["PROXY_TARGET"] = echo.url
+            # On a free port of the loopback interface.
+            echo = socket.create_server(("127.0.0.1", 0))
+            env["PROXY_TARGET"] = f"http://127.0.0.1:{echo.getsockname()[1]}"
     settings = read_settings(env)
     logs.configure(settings.log_level, settings.log_format, "run")
 
     def on_ready() -> None:
-        if demo:
-            from authz.cli.banner import banner, readiness
+        from authz.cli.banner import banner, readiness
 
-            typer.echo(banner(settings, unready=readiness(settings)))
+        typer.echo(banner(settings, unready=readiness(settings)))
 
     try:
-        code = asyncio.run(supervisor.run(settings, env, echo=echo, on_ready=on_ready))
+        plan = launch.plan(settings, echo.fileno() if echo else None)
+        if not demo:
+            launch.execute(plan, env)
+        # The banner needs the settings, so this process stays as it is.
+        code = asyncio.run(supervisor.run(plan, env, on_ready=on_ready))
     except StartError as error:
-        fail([str(error)], 1)
+        fail([str(error)], error.code)
     except SettingsError as error:
         fail(error.problems, 2)
     raise typer.Exit(code)
@@ -69,7 +77,10 @@ def serve(insecure_dev_secrets: DevSecrets = False, ready_fd: ReadyFd = -1) -> N
 
     # It means "reload" later on; until there is something to reload it must not end us.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    settings = read_settings(environment(dev_secrets=insecure_dev_secrets))
+    env = environment(dev_secrets=insecure_dev_secrets)
+    if insecure_dev_secrets:
+        _say_made_up(env)
+    settings = read_settings(env)
 
     import uvloop
 
@@ -81,11 +92,13 @@ def serve(insecure_dev_secrets: DevSecrets = False, ready_fd: ReadyFd = -1) -> N
     try:
         uvloop.run(serve_until_stopped(settings, on_ready=lambda: _say_ready(ready_fd)))
     except StartError as error:
-        fail([str(error)], 1)
+        fail([str(error)], error.code)
 
 
 def echo(
-    fd: Annotated[int, typer.Option(help="Descriptor of a listening socket.")],
+    fd: Annotated[int, typer.Option(help="Descriptor of a listening socket.")] = -1,
+    host: Annotated[str, typer.Option(help="Address to listen on, without --fd.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on, without --fd.")] = 8080,
     ready_fd: ReadyFd = -1,
 ) -> None:
     """Answer every request with what it was."""
@@ -103,9 +116,32 @@ def echo(
         ws="none",
         server_header=False,
     )
+    if fd >= 0:
+        listener = socket.socket(fileno=fd)
+    else:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            listener = socket.create_server((host, port), family=family)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            fail([f"--host, --port: cannot listen on {host} port {port}: {reason}"], FAILED)
     # The socket listens already, so whoever connects from now on is answered.
     _say_ready(ready_fd)
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _say_made_up(env: Mapping[str, str]) -> None:
+    """Nobody is to take secrets that were made up for their own."""
+    from authz import dev_secrets as made_up
+    from authz.settings import settings_of
+
+    names = [name for name in made_up.NAMES if not os.environ.get(name, "").strip()]
+    if names:
+        path = settings_of(env, "AUTHZ_RUN_DIR").run_dir / made_up.FILE
+        note(
+            f"{' and '.join(names)} not set: made up for trying things out, and kept in {path};"
+            " whoever can read it can be any agent"
+        )
 
 
 def _say_ready(descriptor: int) -> None:

@@ -1,6 +1,7 @@
 """`authz token`: agent tokens."""
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,12 +31,18 @@ def mint(
     ttl: Annotated[
         str, typer.Option(help="Lifetime: 30s, 15m, 24h, 7d. JWT_EXPIRES_IN when left out.")
     ] = "",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write the token to this file, readable by you alone."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace that file.")] = False,
     as_json: AsJson = False,
     insecure_dev_secrets: DevSecrets = False,
 ) -> None:
-    """Print a signed agent token, and nothing else."""
+    """Print a signed agent token, and nothing else; with --output nothing at all."""
     import json
 
+    from authz.cli.whole_file import whole_file
     from authz.core import identity
     from authz.core.durations import parse_duration
     from authz.core.timestamps import rfc3339
@@ -70,7 +77,12 @@ def mint(
         )
     except ValueError as error:
         fail([str(error)], 2)
-    if as_json:
+    if output is not None:
+        with whole_file("--output", output, replace=force) as file:
+            file.write(f"{minted}\n".encode("ascii"))
+        if as_json:
+            typer.echo(json.dumps({"expiresAt": rfc3339(int(now) + ttl_s)}))
+    elif as_json:
         typer.echo(json.dumps({"token": minted, "expiresAt": rfc3339(int(now) + ttl_s)}))
     else:
         typer.echo(minted)

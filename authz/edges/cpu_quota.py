@@ -5,15 +5,13 @@
 - What cannot be read is no limit: nothing that depends on it is more than a saving.
 """
 
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-#: Where the kernel's control groups are, and where it says in which of them a process is.
-CGROUPS: Final = Path("/sys/fs/cgroup")
-MEMBERSHIP: Final = Path("/proc/self/cgroup")
+from authz.cgroups import CGROUPS, MEMBERSHIP, groups
+
 #: Seconds between two looks at what has been used: a few in each of the kernel's periods.
 WINDOW_S: Final = 0.02
 #: The share of the quota from which on it is nearly used up.
@@ -27,7 +25,7 @@ def cpus_allowed(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> floa
     control groups: v2 says it in `cpu.max`, v1 in `cpu.cfs_quota_us` and `cpu.cfs_period_us`.
     """
     found = [float("inf")]
-    for directory in _groups(cgroups, membership):
+    for directory in groups("cpu", cgroups, membership):
         try:
             if (directory / "cpu.max").exists():
                 quota, period = (directory / "cpu.max").read_text().split()
@@ -39,27 +37,6 @@ def cpus_allowed(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> floa
         except (OSError, ValueError, ZeroDivisionError):
             continue
     return min(found)
-
-
-def _groups(cgroups: Path, membership: Path) -> Iterator[Path]:
-    """The directories that may limit us."""
-    try:
-        lines = membership.read_text().splitlines()
-    except (OSError, ValueError):
-        return
-    for line in lines:
-        number, controllers, path = (*line.split(":", 2), "", "")[:3]
-        if number == "0":
-            root = cgroups
-        elif "cpu" in controllers.split(","):
-            root = cgroups / controllers
-            root = root if os.path.isdir(root) else cgroups / "cpu"  # noqa: PTH112 - it never raises
-        else:
-            continue
-        # In a container the path may be the host's, and what is mounted ours.
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        for length in range(len(parts), -1, -1):
-            yield root.joinpath(*parts[:length])
 
 
 class Thrift:

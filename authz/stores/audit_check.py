@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import peewee
+
 from authz.core.audit_chain import HASH_BYTES, SIGNATURE_BYTES, Head
 from authz.core.audit_verify import Fits, Problem, Report, TrailVerifier
 from authz.core.text import word
@@ -26,6 +28,7 @@ from authz.stores.audit_schema import (
     AuditAnchor,
     AuditHead,
 )
+from authz.stores.audit_table import is_there
 
 #: Rows that are read at a time: some milliseconds, about a megabyte.
 PORTION: Final = 2000
@@ -234,8 +237,11 @@ def _foreign(connection: sqlite3.Connection) -> list[Problem]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[sqlite3.Connection, Callable[[], bool]]]:
     """A read-only connection, and whether nobody disturbed it so far."""
-    if not path.is_file():
-        raise FileNotFoundError(path)
+    try:
+        if not is_there(path):
+            raise FileNotFoundError(path)
+    except peewee.OperationalError as error:
+        raise NotATrail(str(error)) from None
     wal, journal = (Path(f"{path.resolve()}-{kind}") for kind in ("wal", "journal"))
     if _size(journal):
         raise NotATrail(

@@ -38,6 +38,7 @@ from authz.core.errors import AuditUnavailable
 from authz.core.ledger import Change, Ledger
 from authz.core.sources import GOVERNED
 from authz.core.timestamps import seconds_of
+from authz.ownership import why_not_written
 from authz.stores import ledger_log
 from authz.stores.audit_schema import (
     COLUMNS,
@@ -54,7 +55,7 @@ from authz.stores.audit_schema import (
     prepare,
     unwrapped,
 )
-from authz.stores.audit_table import TABLE, AuditEntry, entry_of
+from authz.stores.audit_table import TABLE, AuditEntry, entry_of, is_there
 
 log = logging.getLogger(__name__)
 
@@ -365,12 +366,15 @@ class AuditLog:
             self.close()
 
     def _fail(self, error: Exception) -> None:
-        said = str(error)
+        # Of the system's, without the path: anybody may read this in `/health`.
+        said = (error.strerror if isinstance(error, OSError) else None) or str(error)
         if said != self.failure:
+            cause = why_not_written(self._path)
             log.error(
-                "AUDIT_DB_PATH: %s cannot be written, and decisions cannot be recorded: %s",
+                "AUDIT_DB_PATH: %s cannot be written, and decisions cannot be recorded: %s%s",
                 self._path.absolute(),
                 said,
+                f"; {cause}" if cause else "",
             )
         self.failure = said or type(error).__name__
 
@@ -391,8 +395,9 @@ class AuditReader:
         """
         Raises:
             FileNotFoundError: there is no such file.
+            peewee.OperationalError: it may not be looked for.
         """
-        if not path.is_file():
+        if not is_there(path):
             raise FileNotFoundError(path)
         self._database = peewee.SqliteDatabase(
             f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5, pragmas={"query_only": 1}

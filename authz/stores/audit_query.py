@@ -22,7 +22,7 @@ from authz.core.pattern import compile_pattern, fold
 from authz.core.sources import GOVERNED
 from authz.core.tiers import rank, spellings
 from authz.core.timestamps import rfc3339, seconds_of
-from authz.stores.audit_table import TABLE, AuditEntry, entry_of, forgiving
+from authz.stores.audit_table import TABLE, AuditEntry, entry_of, forgiving, is_there
 
 Order = Literal["asc", "desc"]
 
@@ -201,8 +201,11 @@ def opened(path: Path, breathe: Callable[[], None] | None = None) -> sqlite3.Con
     Raises:
         Unreadable: there is no such file, or it is not an audit database.
     """
-    if not path.is_file():
-        raise Unreadable("there is no audit database yet")
+    try:
+        if not is_there(path):
+            raise Unreadable("there is no audit database yet")
+    except peewee.OperationalError as error:
+        raise Unreadable(f"the audit database cannot be read: {error}") from None
     connection = sqlite3.connect(
         f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None
     )

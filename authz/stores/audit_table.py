@@ -7,6 +7,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import peewee
@@ -52,6 +53,19 @@ class AuditEntry(peewee.Model):
 
     class Meta:
         table_name = TABLE
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        peewee.OperationalError: that cannot be known, since it lies in a directory that is closed
+            to us: to say that there is none would be to say that nothing was recorded.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise peewee.OperationalError(f"it cannot be opened: {error.strerror}") from None
 
 
 def _key(name: str) -> str:

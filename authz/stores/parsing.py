@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Final
 
+from authz import cgroups
 from authz.core.policy_file import Parsed, parse_file
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class ParserProcess:
         done = 0
         if len(items) > FEW or sum(len(data) for data, _ in items) > LITTLE:
             # Not a fork: the service has threads, and connections that are its own.
-            self._pool = ProcessPoolExecutor(1, get_context("spawn"), os.nice, (NICENESS,))
+            self._pool = ProcessPoolExecutor(1, get_context("spawn"), _stand_back)
             try:
                 for parsed in self._pool.map(_parse, items, chunksize=AT_ONCE):
                     done += 1
@@ -61,6 +62,12 @@ class ParserProcess:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=wait, cancel_futures=True)
+
+
+def _stand_back() -> None:
+    os.nice(NICENESS)
+    # Without it the files are parsed in the service, which has its own memory already.
+    cgroups.give_way()
 
 
 def _parse(item: Item) -> Parsed:

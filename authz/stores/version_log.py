@@ -23,6 +23,7 @@ from authz.core.policy_doc import PolicyDoc
 from authz.core.policy_entry import kind_and_name
 from authz.core.policy_set import POLICY
 from authz.core.snapshot import VERSION_LENGTH, Snapshot, sha256_of
+from authz.stores.audit_table import is_there
 from authz.stores.pace import UNPACED, Pace
 
 Why = Literal["start", "reload", "rollback", "pin", "release", "resume"]
@@ -220,8 +221,9 @@ class VersionReader:
 
         Raises:
             FileNotFoundError: there is no such file.
+            peewee.OperationalError: it may not be looked for.
         """
-        if not path.is_file():
+        if not is_there(path):
             raise FileNotFoundError(path)
         self._database = peewee.SqliteDatabase(
             f"{path.resolve().as_uri()}?mode=ro",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from authz.exits import Exit
 from tests.e2e import sidecar as starter
 from tests.e2e.sidecar import Sidecar, bearer, children, environment, free_port, wait_until
 from tests.e2e.upstream import Upstream
@@ -80,7 +81,7 @@ def test_a_port_in_use_is_one_sentence(workspace: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, said = _fails(workspace, environment(workspace, port, "http://127.0.0.1:9"))
-    assert code == 1
+    assert code == Exit.ADDRESS
     assert said == (
         f"authz: PORT: 127.0.0.1:{port} cannot be listened on (Address already in use); stop what"
         " uses it or choose another PORT\n"
@@ -90,7 +91,8 @@ def test_a_port_in_use_is_one_sentence(workspace: Path) -> None:
 def test_a_missing_envoy_is_one_sentence(workspace: Path) -> None:
     env = environment(workspace, free_port(), "http://127.0.0.1:9", ENVOY_BIN="/nowhere/envoy")
     code, said = _fails(workspace, env)
-    assert (code, said) == (1, "authz: ENVOY_BIN: /nowhere/envoy is not an executable file\n")
+    assert code == Exit.ENVOY
+    assert said == "authz: ENVOY_BIN: /nowhere/envoy is not an executable file\n"
 
 
 def test_an_envoy_that_does_not_run_ends_the_run(workspace: Path) -> None:
@@ -99,7 +101,7 @@ def test_an_envoy_that_does_not_run_ends_the_run(workspace: Path) -> None:
     fake.chmod(0o755)
     env = environment(workspace, free_port(), "http://127.0.0.1:9", ENVOY_BIN=str(fake))
     code, said = _fails(workspace, env)
-    assert code == 7
+    assert code == Exit.CHILD  # and not Envoy's own number, which may be one of ours
     assert f"envoy could not start (exit code 7): {fake}" in said
 
 
@@ -109,8 +111,44 @@ def test_an_envoy_that_is_no_program_is_one_sentence(workspace: Path) -> None:
     fake.chmod(0o755)
     env = environment(workspace, free_port(), "http://127.0.0.1:9", ENVOY_BIN=str(fake))
     code, said = _fails(workspace, env)
-    assert code == 1
-    assert said.splitlines()[-1].endswith("authz: envoy cannot be run: Exec format error")
+    assert code == Exit.ENVOY
+    assert said.splitlines()[-1] == f"authz: envoy cannot be run: {fake}: Exec format error"
+
+
+def test_what_keeps_the_service_from_starting_is_its_code_and_the_runs(workspace: Path) -> None:
+    (workspace / "no.pem").write_text("nothing of the kind")
+    env = environment(
+        workspace,
+        free_port(),
+        "http://127.0.0.1:9",
+        EXT_AUTHZ_TRANSPORT="grpc",
+        EXT_AUTHZ_TLS_CERT_FILE=str(workspace / "no.pem"),
+        EXT_AUTHZ_TLS_KEY_FILE=str(workspace / "no.pem"),
+    )
+    for command in ("serve", "run"):
+        code, said = _fails(workspace, env, command)
+        assert code == Exit.KEY_FILE
+        assert "authz: EXT_AUTHZ_TLS_KEY_FILE: " in said
+        assert "not PEM certificates" in said
+    assert "was not ready within" not in said
+
+
+def test_an_address_that_is_not_here_is_the_hosts_fault(workspace: Path) -> None:
+    # TEST-NET-1 (RFC 5737): nobody's.
+    env = environment(workspace, free_port(), "http://127.0.0.1:9", HOST="192.0.2.1")
+    code, said = _fails(workspace, env)
+    assert code == Exit.ADDRESS
+    assert said.startswith("authz: HOST: 192.0.2.1:")
+    assert said.endswith("no interface here has this address; choose one that has\n")
+
+
+def test_an_upstream_that_nobody_knows_is_told_of_and_answered_503(upstream: Upstream) -> None:
+    target = "http://no-such-host.invalid"
+    with starter.running(upstream, target=target) as sidecar:
+        answer = sidecar.get("/proxy/docs", headers=bearer())
+        assert (answer.status_code, answer.json()["error"]) == (503, "upstream_unreachable")
+        wait_until(lambda: "PROXY_TARGET: no-such-host.invalid cannot" in sidecar.log(), "the line")
+        assert sidecar.stop() == 0
 
 
 def test_an_unusable_run_directory_is_one_sentence(workspace: Path) -> None:
@@ -118,7 +156,7 @@ def test_an_unusable_run_directory_is_one_sentence(workspace: Path) -> None:
     target = "http://127.0.0.1:9"
     env = environment(workspace, free_port(), target, AUTHZ_RUN_DIR=str(workspace / "file" / "run"))
     code, said = _fails(workspace, env)
-    assert code == 1
+    assert code == Exit.RUN_DIRECTORY
     assert said.startswith("authz: AUTHZ_RUN_DIR: ")
     assert said.endswith("cannot be used: Not a directory\n")
     long = environment(workspace, free_port(), target, AUTHZ_RUN_DIR="/tmp/" + "x" * 200)
@@ -139,10 +177,10 @@ def test_a_second_sidecar_in_the_same_directory_is_refused(upstream: Upstream) -
     with starter.running(upstream) as sidecar, starter.directory() as path:
         env = sidecar.env | {"PORT": str(free_port())}
         code, said = _fails(path, env)
-        assert code == 1
+        assert code == Exit.RUN_DIRECTORY
         assert "another sidecar uses" in said
         code, said = _fails(path, env, "serve")
-        assert code == 1
+        assert code == Exit.RUN_DIRECTORY
         assert "another sidecar uses" in said
         assert sidecar.get("/proxy/docs", headers=bearer()).status_code == 200
 
@@ -349,12 +387,14 @@ def test_ctrl_c_while_starting_ends_it(workspace: Path, moment: str) -> None:
     where = {
         "imports": "import authz.cli.run; kill()",
         "before the loop": "import authz.logs as m; before(m, 'configure')",
-        "set-up": "import authz.supervisor as m; before(m, '_require_free_port')",
-        "children": "import authz.supervisor as m; before(m, '_envoy_child')",
+        "set-up": "import authz.supervisor as m; before(m, 'require_free_port')",
+        # It is another program by then, which is here run in the first one's process.
+        "children": "import authz.supervisor as m; before(m, '_envoy_child');"
+        " os.execve = lambda path, argv, env: sys.exit(m.main(argv[3:]))",
     }
     program = workspace / "program.py"
     program.write_text(
-        "import os, signal\n"
+        "import os, signal, sys\n"
         # As in a terminal: what a shell starts in the background ignores it.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def kill():\n"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import fastapi.dependencies.models
 import httpx
 from fastapi import FastAPI
 
@@ -104,6 +105,17 @@ class _Reading:
         world.loaded = PolicyDirectory(world.policies).read()
         world.versions.reload(world.loaded.snapshot)
         return world.loaded
+
+
+def _forget_endpoints() -> None:
+    """Drop what FastAPI remembers of endpoints: it keeps the last thousands, and each its world.
+
+    A service has one application for as long as it lives; here one comes with every test, and
+    every collection of garbage would look at all of them again.
+    """
+    for remembered in vars(fastapi.dependencies.models).values():
+        if hasattr(remembered, "cache_clear"):
+            remembered.cache_clear()
 
 
 class World:
@@ -221,6 +233,7 @@ class World:
         self.readers.close()
         self._runner.close()
         self.audit.close()
+        _forget_endpoints()
 
     def ask(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         """A request without credentials; its answer is one that the reference describes."""

@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from authz import cgroups
+
 #: The share of the processor time that a container may use which one process takes at most.
 SHARE: Final = 0.1
 #: Seconds of work between two rests.
@@ -33,6 +35,8 @@ NICENESS: Final = 19
 def _step_back() -> None:
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
+    # What was asked can be asked again: the service that is beside us is not to be killed for it.
+    cgroups.give_way()
     # Even a nice process is let finish its turn before one that wakes up; an idle one is not.
     with contextlib.suppress(AttributeError, OSError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
