@@ -258,7 +258,8 @@ class _Tables:
         try:
             return subprocess.run(
                 command, input=given, capture_output=True, text=True, timeout=_PATIENCE_S,
-                check=False, env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
+                check=False,
+                env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", **_lock_file()},
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
             return subprocess.CompletedProcess(command, 1, "", str(error))
@@ -270,6 +271,15 @@ class _Tables:
             return f"{self._program}: not allowed; run it as root with the capability {needs}"
         last = " ".join(said.split())[-300:] or "it failed and does not say why"
         return f"{self._program}: {last}"
+
+
+def _lock_file() -> dict[str, str]:
+    """Where iptables-legacy keeps its lock: a container's /run may be read-only."""
+    if "XTABLES_LOCKFILE" in os.environ:
+        return {"XTABLES_LOCKFILE": os.environ["XTABLES_LOCKFILE"]}
+    if os.access("/run", os.W_OK) or not os.access("/dev/shm", os.W_OK):  # noqa: S108
+        return {}
+    return {"XTABLES_LOCKFILE": "/dev/shm/xtables.lock"}  # noqa: S108
 
 
 def _families(backend: str) -> list[_Tables]:

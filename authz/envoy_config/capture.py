@@ -75,6 +75,8 @@ def capture_listeners(options: EnvoyOptions, directory: Path) -> list[Config]:
         {
             "name": CAPTURED,
             "internal_listener": {},
+            # Each belongs to a captured connection, and that one has been counted.
+            "ignore_global_conn_limit": True,
             "per_connection_buffer_limit_bytes": BUFFER_LIMIT,
             "filter_chains": [
                 {
