@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 
+from authz.cli.policy.records import asked_of
 from authz.core.agents import Agent, new_agent
 from authz.core.call import MAX_NAME, Call, from_check_request
+from authz.core.compiled import compile_policy
 from authz.core.identity import EMPTY, Identity, Registry, TokenVerifier, Unidentified
 from authz.core.mode import Mode
 from authz.core.routes import Routes
+from authz.core.snapshot import Snapshot
 from authz.core.wire_pb2 import CheckRequest, CheckResponse
 from authz.gate import Gate
+from authz.stores.audit_log import Recorded
 from tests import builders
 from tests.builders import NOW, SECRET, MemoryRecorder, bearer, policy, snapshot
 from tests.core.test_core_chain_doc import route_map
@@ -297,3 +301,43 @@ def test_only_a_route_map_that_names_hosts_says_what_a_request_there_is() -> Non
         assert (found and found.map_name) == outward
         assert routes.match("GET", "api.example.com", "v1/users") is not None
     assert Routes((named,)).match("GET", "evil.test", "v1/users", named=True) is None
+
+
+@pytest.mark.parametrize("raw", [tunnel(), asked(path="/v1/orders")])
+def test_what_no_route_fits_is_denied_where_a_map_says_so(raw: bytes) -> None:
+    """A tunnel fits no route: nobody sees what goes through it."""
+    strict = route_map("crm", "GET /v1/users users:list", hosts=["api.*"], unmapped="deny")
+    policies = Snapshot(
+        [compile_policy(policy("p", [("allow", "*")]))],
+        [strict],
+    )
+    recorder = MemoryRecorder()
+    gate = builders.gate(policies, recorder)
+    gate._tokens = TokenVerifier(SECRET, resident=RESIDENT)
+    gate.check(raw)
+    gate.check(asked())
+    codes = [(row.code, row.action) for row in recorder.rows]
+    assert codes[0][0] == "intent_unmapped"
+    assert codes[1] == ("rule_allowed", "users:list")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [tunnel("api.example.com:8443"), tunnel(), asked("PUT", "/v1/a%20b?x=1", via="capture")],
+    ids=["port", "tunnel", "request"],
+)
+def test_a_recorded_one_is_judged_again_as_it_was(raw: bytes) -> None:
+    """`authz policy diff --replay`: a row becomes the call that it is of."""
+    call = read(raw)
+    _, recorder = answered(raw)
+    [row] = recorder.rows
+    again = asked_of(
+        Recorded(
+            source=row.source, agent_id=row.agent_id or "", agent_name="", trust_tier="verified",
+            org_id="", action=row.action, resource=row.resource or "", method=row.method or "",
+            path=row.path or "", metadata=json.loads(row.metadata or "{}"), enforced="allow",
+            decision="allow", times=1,
+        )
+    ).call  # fmt: skip
+    same = ("source", "action", "resource", "method", "path", "host", "upstream_path", "defect")
+    assert [getattr(again, name) for name in same] == [getattr(call, name) for name in same]
