@@ -40,7 +40,8 @@ MEANING: Final = {
         "give it to the user of the sidecar, or choose another one",
     ),
     Exit.ADDRESS: (
-        "PORT, EXT_AUTHZ_ADDRESS or HTTP_ADDRESS cannot be listened on",
+        "PORT, FORWARD_PROXY_PORT, CAPTURE_PORT, EXT_AUTHZ_ADDRESS or HTTP_ADDRESS cannot be"
+        " listened on",
         "stop what uses it, or choose another one",
     ),
     Exit.KEY_FILE: (

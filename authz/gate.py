@@ -29,6 +29,7 @@ from authz.core.mode import Mode
 from authz.core.outcome import Outcome
 from authz.core.report import REPORTS, Report, report_row
 from authz.core.snapshot import Snapshot
+from authz.core.sources import OUTWARD
 from authz.core.stages import CHAIN
 from authz.core.stages.stage import Stage
 from authz.core.verdict import BYPASSED, Decision
@@ -258,7 +259,11 @@ class Gate:
         case = None
         mark = ledger.mark
         try:
-            caller = self._tokens.identify(call.authorization, now)
+            if call.source in OUTWARD:
+                caller = self._tokens.identify_outward(call.authorization, now)
+                call = self._without_ours(call, now)
+            else:
+                caller = self._tokens.identify(call.authorization, now)
             case = Case.of(call, caller, snapshot, environment, now, steady)
             decided = BYPASSED if mode is Mode.BYPASS else verdict.judge(case, chain or self._chain)
             if decided.more is not None:
@@ -289,6 +294,13 @@ class Gate:
             latency_us=(self._monotonic_ns() - started) // 1000,
             steady=steady,
         )
+
+    def _without_ours(self, call: Call, now: float) -> Call:
+        """The call without a token of ours that was put where the upstream's credential belongs."""
+        credential = call.upstream_authorization
+        if not credential or not self._tokens.is_ours(credential, now):
+            return call
+        return call._replace(governance_headers=(*call.governance_headers, "authorization"))
 
     def _unrecorded(self, outcomes: list[Outcome], code: Code, reason: str) -> list[Outcome]:
         self._recorder.missed(len(outcomes))

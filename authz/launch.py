@@ -43,6 +43,11 @@ def plan(settings: Settings, echo: int | None = None) -> Plan:
     options = EnvoyOptions.of(settings)
     _look_at_certificates(settings)
     supervisor.require_free_port(settings.host, settings.port)
+    outward = tuple(("CAPTURE_PORT", *address) for address in options.capture)
+    if options.forward is not None:
+        outward = (("FORWARD_PROXY_PORT", *options.forward), *outward)
+    for variable, host, port in outward:
+        supervisor.require_free_port(host, port, variable)
     try:
         config = envoy_config.write(options, options.run_dir)
     except OSError as error:
@@ -62,6 +67,7 @@ def plan(settings: Settings, echo: int | None = None) -> Plan:
         workers=settings.envoy_workers,
         listeners=None if options.admin else str(options.run_dir / envoy_config.LISTENERS_FILE),
         echo=echo,
+        outward=outward,
     )
 
 

@@ -31,6 +31,7 @@ from pydantic import (
 from authz.core.durations import parse_duration
 from authz.core.intent import Intent
 from authz.core.mode import Mode
+from authz.core.tiers import TIERS, rank
 
 if TYPE_CHECKING:
     from authz.core.jwks import KeySet
@@ -53,6 +54,24 @@ _CA_FILES: Final = (
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/cert.pem",
 )
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+#: What nobody is to reach by the forward proxy or by capture: this host and this pod, whatever
+#: answers on the link (cloud metadata among it), and groups of hosts. The single addresses are
+#: metadata services elsewhere: Alibaba Cloud, Oracle Cloud, Azure, AWS by IPv6.
+DENIED_NETWORKS: Final[tuple[Network, ...]] = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "100.100.100.200/32",
+        "192.0.0.192/32", "168.63.129.16/32", "::/128", "::1/128", "fe80::/10", "ff00::/8",
+        "fd00:ec2::254/128",
+    )
+)  # fmt: skip
+#: Networks that FORWARD_DENY_CIDRS may name; each is compared with every address.
+MAX_NETWORKS: Final = 256
+#: An agent's tags, and the longest of its tags, tier, organisation, characters (CONTRACT §4).
+MAX_TAGS: Final = 64
+MAX_TAG: Final = 256
 
 _DNS_LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
@@ -216,6 +235,45 @@ def _address(value: object) -> object:
         raise ValueError("not an IP address; write 0.0.0.0, 127.0.0.1 or ::") from None
 
 
+def _networks(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    words = [word.strip() for word in value.split(",") if word.strip()]
+    if not 0 < len(words) <= MAX_NETWORKS:
+        raise ValueError(f"must name 1 to {MAX_NETWORKS} networks, with commas between them")
+    try:
+        return tuple(ipaddress.ip_network(word) for word in words)
+    except ValueError:
+        raise ValueError(
+            "not networks with commas between them; write 169.254.0.0/16,::1/128, without host bits"
+        ) from None
+
+
+def _tier(value: object) -> object:
+    word = value.strip() if isinstance(value, str) else value
+    if not isinstance(word, str) or rank(word) is None:
+        raise ValueError(f"must be one of {', '.join(TIERS)}")
+    return word
+
+
+def _tags(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    tags = tuple(dict.fromkeys(tag.strip() for tag in value.split(",") if tag.strip()))
+    if len(tags) > MAX_TAGS or any(len(tag) > MAX_TAG or not tag.isprintable() for tag in tags):
+        raise ValueError(
+            f"must be at most {MAX_TAGS} tags with commas between them, each of at most {MAX_TAG}"
+            " printable characters"
+        )
+    return tags
+
+
+def _printable(value: object) -> object:
+    if isinstance(value, str) and not value.isprintable():
+        raise ValueError("may only contain printable characters")
+    return value
+
+
 def _listener(value: object) -> object:
     host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     if not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65_536):
@@ -340,6 +398,44 @@ class Settings(BaseModel):
         alias="SIDECAR_AGENT_ID",
         max_length=256,
         description="the one agent of this sidecar; tokens of others are refused",
+    )
+    agent_tier: Annotated[str, BeforeValidator(_tier)] = Field(
+        "unverified",
+        alias="SIDECAR_AGENT_TIER",
+        description="trust tier of SIDECAR_AGENT_ID where it comes without a token, by the forward"
+        " proxy or by capture; what is registered of it wins, and of both tiers the lower counts",
+    )
+    agent_tags: Annotated[tuple[str, ...], BeforeValidator(_tags)] = Field(
+        (), alias="SIDECAR_AGENT_TAGS", description="its tags there, with commas between them"
+    )
+    agent_org: Annotated[str, BeforeValidator(_printable)] = Field(
+        "",
+        alias="SIDECAR_AGENT_ORG",
+        max_length=MAX_TAG,
+        description="its organisation there",
+    )
+    forward_proxy_port: Annotated[int | None, _whole_number(1, 65_535)] = Field(
+        None,
+        alias="FORWARD_PROXY_PORT",
+        description="port of the forward proxy, for agents that are pointed at it by HTTP_PROXY and"
+        " HTTPS_PROXY; off when unset",
+    )
+    forward_proxy_host: Annotated[str, BeforeValidator(_address)] = Field(
+        "127.0.0.1",
+        alias="FORWARD_PROXY_HOST",
+        description="address of the forward proxy; whoever reaches it is SIDECAR_AGENT_ID",
+    )
+    capture_port: Annotated[int | None, _whole_number(1, 65_535)] = Field(
+        None,
+        alias="CAPTURE_PORT",
+        description="port on the loopback interface that `authz capture install` sends the agent's"
+        " connections to; off when unset",
+    )
+    forward_deny_cidrs: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = Field(
+        DENIED_NETWORKS,
+        alias="FORWARD_DENY_CIDRS",
+        description="networks that the forward proxy and capture never connect to, in every mode,"
+        " whatever a name resolves to; private networks are not among the default",
     )
     delegation_key_file: Path | None = Field(
         None,
@@ -607,6 +703,8 @@ _WRITTEN: Final = {
     "PROXY_TARGET": "https://httpbin.org",
     "JWT_EXPIRES_IN": "24h",
     "POLICIES_POLL_INTERVAL": "30s",
+    "SIDECAR_AGENT_TAGS": "",
+    "FORWARD_DENY_CIDRS": ",".join(map(str, DENIED_NETWORKS)),
     "DESTRUCTIVE_GATE": "false",
     "ACCESS_LOG_PROBES": "false",
     "METRICS_ENABLED": "false",
@@ -744,10 +842,38 @@ def _joint_problems(settings: Settings) -> list[str]:
     if settings.admin_token and settings.admin_token == settings.jwt_secret:
         problems.append("ADMIN_TOKEN: must differ from JWT_SECRET")
     problems += _listener_problems(settings)
+    problems += _outward_problems(settings)
     if settings.proxy_authorization and "upstream" not in settings.model_fields_set:
         problems.append(
             "PROXY_AUTHORIZATION: given without PROXY_TARGET, so the default upstream would get it"
         )
+    return problems
+
+
+def _outward_problems(settings: Settings) -> list[str]:
+    """What is wrong with the ways out to other hosts than PROXY_TARGET."""
+    problems = []
+    ports = {"PORT": settings.port}
+    for name, port in (
+        ("FORWARD_PROXY_PORT", settings.forward_proxy_port),
+        ("CAPTURE_PORT", settings.capture_port),
+    ):
+        same = next((other for other, taken in ports.items() if taken == port), "")
+        if same:
+            problems.append(f"{name}: must differ from {same}")
+        elif port is not None:
+            ports[name] = port
+    if settings.agent_id:
+        return problems
+    if settings.capture_port is not None:
+        problems.append(
+            "CAPTURE_PORT: needs SIDECAR_AGENT_ID, whose connections these are: a captured one"
+            " carries no token"
+        )
+    for name in ("agent_tier", "agent_tags", "agent_org"):
+        field = Settings.model_fields[name]
+        if getattr(settings, name) != field.default:
+            problems.append(f"{field.alias}: has no effect without SIDECAR_AGENT_ID")
     return problems
 
 

@@ -59,6 +59,9 @@ _STABLE_S: Final = 10.0
 
 #: Envoy's level for each of ours. Not its debug: that prints every header, tokens included.
 _ENVOY_LEVEL: Final = {"debug": "info", "info": "warning", "warning": "warning", "error": "error"}
+#: It warns of every network in FORWARD_DENY_CIDRS, twice: the message that holds a network lies in
+#: a file that is marked as work in progress (envoyproxy/envoy, `xds/core/v3/cidr.proto`).
+_QUIET: Final = ("--component-log-level", "misc:error")
 _PR_SET_PDEATHSIG: Final = 1
 #: A socket's state in /proc/net/tcp (include/net/tcp_states.h).
 _ESTABLISHED: Final = "01"
@@ -94,6 +97,8 @@ class Plan:
     listeners: str | None = None
     #: The bundled echo upstream's listening socket, where it is wanted; the child inherits it.
     echo: int | None = None
+    #: Where Envoy listens besides, for any host: the variable, the address and the port.
+    outward: tuple[tuple[str, str, int], ...] = ()
 
     def to_json(self) -> bytes:
         """As `from_json` reads it."""
@@ -104,7 +109,8 @@ class Plan:
         """A plan that `launch.py` has written."""
         fields = json.loads(text)
         upstream = fields.pop("upstream")
-        return cls(upstream=upstream and (upstream[0], upstream[1]), **fields)
+        outward = tuple((name, host, port) for name, host, port in fields.pop("outward"))
+        return cls(upstream=upstream and (upstream[0], upstream[1]), outward=outward, **fields)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -154,6 +160,8 @@ async def run(
                     return _failed_to_start(child)
         else:
             log.info("listening on %s:%d, forwarding to %s", plan.host, plan.port, plan.target)
+            for listener in plan.outward:
+                log.info("%s: listening on %s:%d, forwarding to any host", *listener)
             on_ready()
             if plan.upstream is not None:
                 # Nobody waits for it, and a resolver may take its time: not even the end does.
@@ -471,6 +479,7 @@ def _envoy_child(plan: Plan) -> _Child:
             "--disable-hot-restart",
             *("--log-level", _ENVOY_LEVEL[plan.log_level]),
             *("--log-format", logs.envoy_log_format(plan.log_format)),
+            *(_QUIET if plan.outward else ()),
         ],
         env={**_inherited(os.environ), "TZ": "UTC"},
         is_ready=is_ready,
@@ -617,8 +626,11 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def require_free_port(host: str, port: int) -> None:
+def require_free_port(host: str, port: int, variable: str = "PORT") -> None:
     """Whether Envoy will be able to listen there; Envoy itself would say it less well.
+
+    Args:
+        variable: that the port comes from.
 
     Raises:
         StartError: it will not.
@@ -631,11 +643,12 @@ def require_free_port(host: str, port: int) -> None:
             probe.bind((host, port))
             probe.listen(1)
         except OSError as error:
-            name, cure = "PORT", "stop what uses it or choose another PORT"
+            name, cure = variable, f"stop what uses it or choose another {variable}"
             if error.errno == errno.EACCES:
-                cure = "this user may not use ports below 1024; choose a PORT from 1024 on"
+                cure = f"this user may not use ports below 1024; choose a {variable} from 1024 on"
             elif error.errno == errno.EADDRNOTAVAIL:
-                name, cure = "HOST", "no interface here has this address; choose one that has"
+                name = f"{variable.removesuffix('PORT')}HOST"
+                cure = "no interface here has this address; choose one that has"
             raise StartError(
                 f"{name}: {host}:{port} cannot be listened on ({error.strerror}); {cure}",
                 Exit.ADDRESS,

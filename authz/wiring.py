@@ -23,11 +23,12 @@ from fastapi import APIRouter, FastAPI
 
 from authz import __version__, envoy_config, memory, tls_files
 from authz.core.audit import AuditRow, change_row, refused_admin_row
-from authz.core.identity import TokenVerifier
+from authz.core.identity import Identity, TokenVerifier
 from authz.core.jwks import KeySet
 from authz.core.mode import Mode
 from authz.core.policy_set import counted
 from authz.core.state import State
+from authz.core.tiers import rank
 from authz.edges.cpu_quota import Thrift
 from authz.edges.h2c.server import BATCH, H2cServer
 from authz.edges.http import (
@@ -419,7 +420,24 @@ def _tokens(settings: Settings, state: State) -> TokenVerifier:
         keys = read_jwks_file(settings.jwks_file) if settings.jwks_file else None
     except ValueError as error:
         raise StartError(str(error), Exit.KEY_FILE) from None
-    return TokenVerifier(secret, settings.agent_id, keys, state.agents)
+    return TokenVerifier(secret, settings.agent_id, keys, state.agents, _resident(settings))
+
+
+def _resident(settings: Settings) -> Identity | None:
+    """Whom this sidecar is for, as the settings describe it; None where it is for no one alone."""
+    if not settings.agent_id:
+        return None
+    tier_rank = rank(settings.agent_tier)
+    assert tier_rank is not None
+    return Identity(
+        agent_id=settings.agent_id,
+        name=settings.agent_id,
+        tier=settings.agent_tier,
+        rank=tier_rank,
+        tags=frozenset(settings.agent_tags),
+        org_id=settings.agent_org,
+        effective_rank=tier_rank,
+    )
 
 
 def _delegations(settings: Settings) -> Delegations:

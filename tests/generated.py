@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,12 @@ _DEFAULTS: Final = EnvoyOptions(
     run_dir=Path("/run/authz"),
     ca_file=Path("/etc/ssl/certs/ca-certificates.crt"),
     decision_timeout_ms=100,
+)
+#: With the ways out to any host.
+_OUTWARD: Final = replace(
+    _DEFAULTS,
+    forward=("127.0.0.1", 3128),
+    capture=(("127.0.0.1", 15001), ("::1", 15001)),
 )
 
 #: The other example: an Envoy that other hosts reach, and a service on another one.
@@ -62,6 +69,8 @@ def files() -> dict[Path, str]:
     return {
         ROOT / "envoy/envoy.yaml": _NOTE
         + envoy_config.to_yaml(envoy_config.bootstrap(_DEFAULTS, _DEFAULTS.run_dir)),
+        ROOT / "envoy/envoy.outward.yaml": _NOTE
+        + envoy_config.to_yaml(envoy_config.bootstrap(_OUTWARD, _OUTWARD.run_dir)),
         ROOT / "envoy/ext_authz.yaml": _NOTE
         + envoy_config.to_yaml(envoy_config.ext_authz_discovery(Mode.ENFORCE, 100)),
         ROOT / "envoy/ext_authz.audit.yaml": _NOTE
@@ -111,13 +120,15 @@ def _codes() -> str:
         "Why a request got its answer: the `code` of every answer that comes from a decision, and\n"
         "of its row in the audit trail. The number is the HTTP status in enforce mode; in audit\n"
         "mode the request is forwarded and the row says what would have happened.\n"
+        "The forward proxy answers 407 for 401, and capture 403 ([capture.md](capture.md)).\n"
         "[chain.md](chain.md) has them by the stage that they are of.\n\n"
         + "\n".join(sections)
         + "\n## Answers without a code\n\n"
         "Where nothing was decided, `error` says what happened. The service: `bad_request`,\n"
         "`unauthorized`, `Forbidden`, `not_found`, `method_not_allowed`, `conflict`, `too_large`,\n"
         "`unavailable`, `internal`. Envoy: `request_refused` (it does not carry such a request)\n"
-        "and `upstream_unreachable`, with its own word for the cause in `detail`.\n"
+        "and `upstream_unreachable`, with its own word for the cause in `detail`; and\n"
+        "`destination_denied` (`FORWARD_DENY_CIDRS`), whatever was decided before.\n"
     )
 
 

@@ -13,6 +13,7 @@ from authz import __version__, cgroups
 from authz.cli import (
     agent,
     audit,
+    capture,
     config,
     delegation,
     doctor,
@@ -55,6 +56,7 @@ app.add_typer(wallet.app, name="wallet")
 app.add_typer(fuse.app, name="fuse")
 app.add_typer(audit.app, name="audit")
 app.add_typer(envoy.app, name="envoy")
+app.add_typer(capture.app, name="capture")
 
 
 @app.callback()

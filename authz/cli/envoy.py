@@ -43,6 +43,8 @@ def config(
         "EXT_AUTHZ_TARGET", "HTTP_TARGET", "EXT_AUTHZ_TARGET_CA_FILE",
         "EXT_AUTHZ_TARGET_CERT_FILE", "EXT_AUTHZ_TARGET_KEY_FILE",
         "ENVOY_WORKERS", "ENVOY_ADMIN", "ACCESS_LOG", "ACCESS_LOG_PROBES",
+        "SIDECAR_AGENT_ID", "FORWARD_PROXY_PORT", "FORWARD_PROXY_HOST",
+        "FORWARD_DENY_CIDRS", "CAPTURE_PORT",
     )  # fmt: skip
     try:
         settings = settings_of(os.environ, "MODE_FILE", *names)

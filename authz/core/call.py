@@ -6,6 +6,9 @@
   shows, method and path (CONTRACT §1.2). The path is percent-decoded exactly once, and every
   spelling that an upstream could read as another path than the policy saw is a defect.
 - Paths lose their query string here, so that nothing later can record it.
+- By the forward proxy and by capture every host is in reach, so what is judged there is what the
+  wire shows, host first; the agent does not get to name it. `Authorization` is the upstream's
+  there, and `Proxy-Authorization` says who asks.
 """
 
 import json
@@ -16,15 +19,18 @@ from urllib.parse import unquote_to_bytes
 
 from google.protobuf.message import DecodeError
 
-from authz.core.issued import mentions_ours
+from authz.core.destination import Destination, destination
+from authz.core.issued import mentions_ours, of_proxy
 from authz.core.names import (
     ADMIN_HEADER,
     API_KEY_HEADER,
     GOVERNANCE_PREFIX,
     OUR_API_KEY_HEADER,
+    PROXY_AUTHORIZATION_HEADER,
     PROXY_PREFIX,
+    VIA,
 )
-from authz.core.sources import Source
+from authz.core.sources import OUTWARD, Source
 from authz.core.text import visible
 from authz.core.wire_pb2 import CheckRequest
 
@@ -82,6 +88,11 @@ VERBS: Final = {
     "PATCH": "write",
     "DELETE": "delete",
 }
+#: The verb of a tunnel: what goes through it nobody sees.
+TUNNEL: Final = "connect"
+#: The ports that go without saying: of HTTP in cleartext, and of a tunnel, which is for TLS.
+_HTTP_PORT: Final = 80
+_TUNNEL_PORT: Final = 443
 
 
 class Call(NamedTuple):
@@ -93,9 +104,11 @@ class Call(NamedTuple):
     method: str
     #: Without the query string, as it arrived (percent-encoding kept).
     path: str
+    #: As the request has it; outward in its one spelling, without the usual port, where it has one.
     host: str
     trace_id: str
-    #: The `Authorization` header's value, unparsed. Never recorded.
+    #: The `Authorization` header's value, unparsed. Never recorded. Outward: what
+    #: `Proxy-Authorization` says in its place, and empty where there is none.
     authorization: str
     #: What the agent wants the upstream to receive as `Authorization`. Never recorded.
     upstream_authorization: str
@@ -153,11 +166,20 @@ def unreadable(source: Source, defect: str) -> Call:
 def from_check_request(raw: bytes) -> Call:
     """Read an ext_authz `CheckRequest` (envoy.service.auth.v3, wire format)."""
     try:
-        http = CheckRequest.FromString(raw).attributes.request.http
+        attributes = CheckRequest.FromString(raw).attributes
     except DecodeError:
         return unreadable("proxy", "the CheckRequest is not a valid protobuf message")
-    if not http.method or not http.path:
+    http = attributes.request.http
+    source: Source = "proxy"
+    if attributes.context_extensions:
+        # Written by the route alone. One that is not known is no reason to take the call for
+        # another: it is judged as a request to no host.
+        via = attributes.context_extensions.get(VIA, "")
+        source = "capture" if via == "capture" else "forward"
+    elif not http.path:
         return unreadable("proxy", "the CheckRequest has no HTTP method or path")
+    if not http.method:
+        return unreadable(source, "the CheckRequest has no HTTP method or path")
     headers = http.headers
     governing: dict[str, str] = {}
     # Most requests have none, and that is seen at once in all names together.
@@ -171,7 +193,75 @@ def from_check_request(raw: bytes) -> Call:
     if API_KEY_HEADER in names and mentions_ours(headers.get(API_KEY_HEADER, "")):
         # The upstream's own key stays; a token that was put in its place by mistake does not.
         governing[API_KEY_HEADER] = headers[API_KEY_HEADER]
+    if source in OUTWARD:
+        return from_outward(
+            source, http.method, http.path, http.host, http.scheme, headers.get, governing
+        )
     return from_http("proxy", http.method, http.path, http.host, headers.get, governing)
+
+
+def from_outward(
+    source: Source,
+    method: str,
+    target: str,
+    host: str,
+    scheme: str,
+    header: Lookup,
+    governing: Mapping[str, str],
+) -> Call:
+    """Read a request, or a CONNECT, to a host of the agent's own choice; arguments as `from_http`.
+
+    Args:
+        target: empty for CONNECT, which has none.
+        host: the authority of the URL, or what stands after CONNECT.
+        scheme: of the URL.
+    """
+    path = target.partition("?")[0].partition("#")[0]
+    is_tunnel = method == "CONNECT"
+    to, defect = _to(host, None if is_tunnel else _HTTP_PORT)
+    is_known = not defect
+    if is_tunnel:
+        shown, resource, derived = to.without(_TUNNEL_PORT), to.whole, ""
+        action = f"{TUNNEL}:{resource}"
+        if target:
+            defect = defect or "path: CONNECT has none"
+    else:
+        derived, of_path = _decode_path(path, prefix="/")
+        shown = to.without(_HTTP_PORT)
+        resource = f"{shown}/{derived}"
+        action = f"{VERBS.get(method.upper(), 'execute')}:{resource}"
+        defect = defect or of_path
+        if scheme.lower() == "https":
+            defect = defect or "an https URL needs a tunnel (CONNECT); in cleartext it is refused"
+    call = from_http(source, method, path, shown if is_known else visible(host), header, governing)
+    # A captured request was not sent to us: a credential for a proxy is some other proxy's.
+    authorization = header(PROXY_AUTHORIZATION_HEADER, _ABSENT) if source == "forward" else _ABSENT
+    if not defect and len(action) > MAX_NAME:
+        defect = f"action: longer than {MAX_NAME} characters"
+    return call._replace(
+        action=action[:MAX_NAME],
+        resource=resource[:MAX_NAME],
+        authorization="" if authorization is _ABSENT else of_proxy(authorization) or EMPTY,
+        upstream_authorization=call.authorization,
+        upstream_path=derived[:MAX_NAME],
+        governance_headers=(*call.governance_headers, PROXY_AUTHORIZATION_HEADER),
+        defect=defect or defect_of_resource(resource) or _of_method(method),
+        declares_action=False,
+        declares_resource=False,
+    )
+
+
+def _to(authority: str, usual_port: int | None) -> tuple[Destination, str]:
+    """Where a request goes, and why that cannot be told."""
+    try:
+        return destination(authority, usual_port), ""
+    except ValueError as error:
+        # Its action is to be no name's; the row has what stood there as its host.
+        return Destination("(unreadable)", usual_port or _TUNNEL_PORT), str(error)
+
+
+def _of_method(method: str) -> str:
+    return f"method: longer than {MAX_METHOD} characters" if len(method) > MAX_METHOD else ""
 
 
 def from_http(
@@ -204,8 +294,7 @@ def from_http(
     named = govern("x-meshguard-resource", "").strip()
     resource = named or derived
     defect = defect or defect_of_resource(resource)
-    if len(method) > MAX_METHOD:
-        defect = defect or f"method: longer than {MAX_METHOD} characters"
+    defect = defect or _of_method(method)
     if not defect and len(action) > MAX_NAME:
         # Cut off it would be another action, and patterns match whole strings.
         defect = f"action: longer than {MAX_NAME} characters"
@@ -280,13 +369,15 @@ def defect_of_resource(resource: str) -> str:
     return ""
 
 
-def _decode_path(path: str) -> tuple[str, str]:
+def _decode_path(path: str, prefix: str = PROXY_PREFIX) -> tuple[str, str]:
     """The upstream's path as policies see it, and a defect when it is ambiguous.
+
+    `prefix` is what the upstream does not get, or a slash.
 
     Envoy normalises before it asks us; these checks hold for any other proxy too, and where
     Envoy leaves a spelling alone that some servers fold.
     """
-    rest = path[len(PROXY_PREFIX) :] if path.startswith(PROXY_PREFIX) else path.removeprefix("/")
+    rest = path[len(prefix) :] if path.startswith(prefix) else path.removeprefix("/")
     plain = rest.isascii() and "%" not in rest
     # Bytes that are no UTF-8 keep distinct spellings instead of all becoming U+FFFD.
     text = rest if plain else unquote_to_bytes(rest).decode("utf-8", "backslashreplace")

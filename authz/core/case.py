@@ -14,6 +14,7 @@ from authz.core.pattern import fold
 from authz.core.provenance import Influence, Unclear, influence_of
 from authz.core.routes import Mapped
 from authz.core.snapshot import Snapshot
+from authz.core.sources import OUTWARD
 
 
 class Case:
@@ -84,16 +85,27 @@ class Case:
     ) -> "Case":
         """The case of a call as it came; arguments as for the constructor."""
         mapped = None
-        if snapshot.routes and call.source == "proxy" and not call.defect:
-            host = environment.upstream_host or call.host
-            mapped = snapshot.routes.match(call.method, host, call.upstream_path)
+        if snapshot.routes and not call.defect:
+            if call.source == "proxy":
+                host = environment.upstream_host or call.host
+                mapped = snapshot.routes.match(call.method, host, call.upstream_path)
+            elif call.source in OUTWARD and call.path:
+                # Every host is in reach: a map that names none means PROXY_TARGET.
+                mapped = snapshot.routes.match(
+                    call.method, call.host, call.upstream_path, named=True
+                )
             if mapped is not None and not (call.declares_action and call.declares_resource):
                 call = _as_mapped(call, mapped)
         return cls(call, caller, snapshot, environment, now, steady, mapped)
 
     @property
     def host(self) -> str:
-        """Where the request goes: the agent's own Host header changes nothing about that."""
+        """Where the request goes.
+
+        To PROXY_TARGET the agent's own Host header changes nothing about that; outward it decides.
+        """
+        if self.call.source in OUTWARD:
+            return self.call.host
         return self.environment.upstream_host or self.call.host
 
     @property

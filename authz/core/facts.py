@@ -5,6 +5,7 @@
 - The agent chooses its `context` and its resource. A context that is not one JSON object with
   distinct keys tells nothing, and a path is seen without its dot segments, so that it has one
   name.
+- Of a tunnel nobody sees the path.
 - A check or a batch asks about a request that has not been made: it has no method, path or host.
 """
 
@@ -17,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from authz.core.call import MAX_META, Call
 from authz.core.identity import Identity
+from authz.core.sources import FORWARDED
 
 #: Lists and objects in a context, which also bounds how deep they nest: whoever reads the record
 #: again should not run out of stack.
@@ -62,7 +64,7 @@ def _resource(facts: Facts) -> object:
 
 def _wire(read: Callable[[Call], object]) -> Reader:
     def fact(facts: Facts) -> object:
-        return (read(facts.call) or MISSING) if facts.call.source == "proxy" else MISSING
+        return (read(facts.call) or MISSING) if facts.call.source in FORWARDED else MISSING
 
     return fact
 
@@ -171,7 +173,7 @@ PATHS: Final = frozenset({"resource", "path"})
 FACTS: Final[Mapping[str, Reader]] = {
     "resource": _resource,
     "method": _wire(lambda call: call.method),
-    "path": _wire(lambda call: _resolved("/" + call.upstream_path)),
+    "path": _wire(lambda call: _resolved("/" + call.upstream_path) if call.path else ""),
     "host": _wire(lambda call: call.host),
     "agent.id": _agent(lambda agent: agent.agent_id),
     "agent.name": _agent(lambda agent: agent.name),

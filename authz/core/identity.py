@@ -11,6 +11,8 @@
   because only the last kind must be kept from the upstream.
 - What the registry says of an agent wins over its token: a revoked agent is nobody from the next
   call on. An agent that it does not know is who its token says.
+- By the forward proxy and by capture whoever sends no token is the agent that this sidecar is for,
+  if it is for one: nobody else is in its pod. What the registry says wins there in the same way.
 - Verified tokens are cached, at most `CACHE_SIZE`, each until its `exp`. Failures are never
   cached, so nobody can push a good token out with bad ones.
 """
@@ -27,7 +29,7 @@ import jwt
 from jwt.types import Options
 
 from authz.core.errors import Code
-from authz.core.issued import ISSUER, bytes_of, mentions_ours
+from authz.core.issued import ISSUER, bytes_of, mentions_ours, of_proxy
 from authz.core.tiers import UNVERIFIED, rank
 
 ALGORITHM: Final = "HS256"
@@ -155,6 +157,17 @@ _REVOKED: Final = Unidentified(Code.AGENT_REVOKED, "the agent was revoked", ours
 _MISSING: Final = Unidentified(
     Code.TOKEN_MISSING, "the request has no Authorization: Bearer token", ours=False
 )
+_NO_PROXY_TOKEN: Final = Unidentified(
+    Code.TOKEN_MISSING,
+    "Proxy-Authorization holds no token; send it as Bearer, or as the password of Basic",
+    ours=False,
+)
+_NOBODY_AT_HOME: Final = Unidentified(
+    Code.TOKEN_MISSING,
+    "the request has no Proxy-Authorization, and this sidecar is not for one agent alone"
+    " (SIDECAR_AGENT_ID)",
+    ours=False,
+)
 #: The caller of a request that broke before its token was read: its credential may be ours.
 NOT_LOOKED_AT: Final = Unidentified(Code.INTERNAL, "the token was not looked at", ours=True)
 
@@ -176,6 +189,7 @@ class TokenVerifier:
         pinned_agent: str = "",
         keys: Keys | None = None,
         registry: Registry = EMPTY,
+        resident: Identity | None = None,
     ) -> None:
         """
         Args:
@@ -183,7 +197,9 @@ class TokenVerifier:
             pinned_agent: the only `sub` that is accepted, when not empty (SIDECAR_AGENT_ID).
             keys: verify `KEY_ALGORITHMS`; None where only the secret verifies.
             registry: whose records win over what tokens say.
+            resident: who sends without a token by the forward proxy and by capture.
         """
+        self._resident = resident
         self._secret = secret
         self._key = secret.encode()
         self._pinned_agent = pinned_agent
@@ -221,6 +237,26 @@ class TokenVerifier:
         if isinstance(result, Unidentified):
             return result
         return self._look_up(token, result)
+
+    def identify_outward(self, authorization: str, now: float) -> Identity | Unidentified:
+        """Who sends by the forward proxy or by capture; arguments as `identify`.
+
+        Args:
+            authorization: empty where no credential was sent. One that was has to be good.
+        """
+        if authorization:
+            found = self.identify(authorization, now)
+            if isinstance(found, Unidentified) and found.code is Code.TOKEN_MISSING:
+                return _NO_PROXY_TOKEN
+            return found
+        if self._resident is None:
+            return _NOBODY_AT_HOME
+        return _registered(self._resident, self._registry.get(self._resident.agent_id))
+
+    def is_ours(self, credential: str, now: float) -> bool:
+        """Whether a credential for somebody else is, or says that it is, a token of ours."""
+        found = self.identify(of_proxy(credential), now)
+        return isinstance(found, Identity) or found.ours
 
     def _look_up(self, token: str, verified: _Verified) -> Identity | Unidentified:
         """Whose a good token is by the registry; remembered, unless the agent was revoked."""

@@ -24,6 +24,22 @@ def mentions_ours(credential: str) -> bool:
     )
 
 
+def of_proxy(credential: str) -> str:
+    """A `Proxy-Authorization` as the `Authorization` that it stands for; empty where it is empty.
+
+    Programs that are given `http://agent:TOKEN@proxy` send Basic (RFC 7617), and the token is what
+    stands there in place of the password.
+    """
+    scheme, _, encoded = credential.strip().partition(" ")
+    if scheme.lower() != "basic":
+        return credential.strip()
+    try:
+        pair = base64.b64decode(encoded.strip(), validate=True).decode("ascii")
+    except ValueError:
+        return credential.strip()
+    return f"Bearer {pair.partition(':')[2]}"
+
+
 def bytes_of(segment: str) -> bytes:
     """What a base64url segment (RFC 7515 §2) encodes; nothing where it encodes nothing."""
     try:

@@ -20,6 +20,7 @@ from authz.core.identity import Identity
 from authz.core.mode import Mode
 from authz.core.names import DECISION_HEADER, RETRY_AFTER_S
 from authz.core.outcome import Outcome
+from authz.core.sources import OUTWARD
 from authz.core.verdict import Decision
 from authz.core.wire_pb2 import CheckResponse, HeaderValueOption
 
@@ -38,13 +39,14 @@ WALLET_HEADER: Final = "x-meshguard-wallet-remaining"
 MAX_KEPT: Final = 1024
 
 #: google.rpc.Code for the status of an answer; Envoy only looks at OK or not OK.
-_RPC_CODE: Final = {400: 3, 401: 16, 403: 7, 429: 8, 503: 14}
+_RPC_CODE: Final = {400: 3, 401: 16, 403: 7, 407: 16, 429: 8, 503: 14}
 
 #: The `error` word of an answer (CONTRACT §2; 400 and 503 are ours).
 _ERROR_WORD: Final = {
     400: "bad_request",
     401: "unauthorized",
     403: "Forbidden",
+    407: "unauthorized",
     429: "rate_limited",
     503: "unavailable",
 }
@@ -111,6 +113,9 @@ def http_answer(outcome: Outcome) -> Answer:
             body.update(verdict.more.body)
         return Answer(200, headers, body)
     status = verdict.code.status
+    if status == 401 and call.source in OUTWARD:
+        # RFC 9110 §15.5.8. Who was captured did not ask a proxy, and has nothing to show to one.
+        status = 407 if call.source == "forward" else 403
     body = {
         "error": _ERROR_WORD[status],
         "message": verdict.reason,
@@ -124,6 +129,8 @@ def http_answer(outcome: Outcome) -> Answer:
         # RFC 6750 §3: a challenge names the scheme, and the error only when a token was sent.
         sent = verdict.code is not Code.TOKEN_MISSING
         headers["www-authenticate"] = "Bearer" + (' error="invalid_token"' if sent else "")
+    if status == 407:
+        headers["proxy-authenticate"] = 'Basic realm="authz"'
     more = verdict.more
     if more is not None:
         body.update(more.body)
@@ -159,7 +166,12 @@ def _allowance(outcome: Outcome, proxy_authorization: str) -> bytes:
     call, caller = outcome.case.call, outcome.case.caller
     upstream = proxy_authorization or call.upstream_authorization
     removed = call.governance_headers
-    if not upstream and (isinstance(caller, Identity) or caller.ours):
+    is_outward = call.source in OUTWARD
+    if is_outward:
+        # PROXY_AUTHORIZATION is for PROXY_TARGET, and what the agent sent for its own host stays,
+        # unless it is among what is removed.
+        upstream = proxy_authorization = ""
+    if not upstream and not is_outward and (isinstance(caller, Identity) or caller.ours):
         # Another party's credential stays: in audit mode an agent may still bring its own.
         removed = (*removed, "authorization")
     # The agent's own credential is for this request, and kept no longer.

@@ -5,6 +5,8 @@
   before GET for a HEAD, and that before `*`; then what is for some hosts before what is for any;
   then the first by the map's name and the place in it.
 - Texts are compared as they stand, upper and lower case apart; hosts and methods in any case.
+- Where the agent chooses the host (`named`), only maps and routes that name hosts count: one that
+  is for any host would give the same action to hosts that nobody thought of.
 - A slash at the end of a path makes no difference: servers that tell the two apart are rare, and
   an agent could leave every route by writing one.
 
@@ -47,6 +49,8 @@ class _Host(NamedTuple):
     verification: Verification | None
     #: The first of them that denies what no route fits; empty where none does.
     denies: str
+    #: Only routes that name hosts are for it.
+    named: bool
 
 
 class _Route(NamedTuple):
@@ -61,6 +65,8 @@ class _Route(NamedTuple):
     compiled: CompiledRoute
     #: Of the parameters' segments.
     positions: tuple[int, ...]
+    #: It, or all that its map says of hosts, names some.
+    names_hosts: bool
 
 
 class _Node:
@@ -84,7 +90,8 @@ class Routes:
         self._map_hosts = [[compile_pattern(host) for host in m.hosts] for m in self._maps]
         self._root = _Node()
         self._hosts = Remembered(self._find_host)
-        self._matched: dict[tuple[str, str, str], Mapped | None] = {}
+        self._named_hosts = Remembered(self._find_named_host)
+        self._matched: dict[tuple[str, str, str, bool], Mapped | None] = {}
         #: What a route's own pattern for hosts matches, each pattern compiled once.
         self._patterns = {
             route.host: compile_pattern(route.host)
@@ -100,32 +107,33 @@ class Routes:
     def __bool__(self) -> bool:
         return bool(self._maps)
 
-    def match(self, method: str, host: str, path: str) -> Mapped | None:
+    def match(self, method: str, host: str, path: str, *, named: bool = False) -> Mapped | None:
         """What a request is; None where no route fits.
 
         Args:
             host: as the request, or the upstream's address, has it, with or without a port.
             path: decoded, without a query string, as the upstream will see it; with its first
                 slash or without.
+            named: the agent chose the host, so only routes count that name hosts.
         """
-        key = (method, host, path)
+        key = (method, host, path, named)
         if key in self._matched:
             return self._matched[key]
-        mapped = self._match(method, host, path)
+        mapped = self._match(method, path, self._named_hosts(host) if named else self._hosts(host))
         if len(path) <= MAX_REMEMBERED:
             if len(self._matched) >= MATCHES:
                 self._matched.clear()
             self._matched[key] = mapped
         return mapped
 
-    def _match(self, method: str, host: str, path: str) -> Mapped | None:
+    def _match(self, method: str, path: str, host: _Host) -> Mapped | None:
         if not self._maps:
             return None
         inside = path.removeprefix("/").removesuffix("/")
         segments = inside.split("/") if inside else []
         method = method.upper()
         asked = (method, "GET") if method == "HEAD" else (method,)
-        route = self._search(self._root, segments, 0, asked, self._hosts(host))
+        route = self._search(self._root, segments, 0, asked, host)
         return None if route is None else _mapped(route, segments)
 
     def verification(self, host: str) -> Verification | None:
@@ -139,6 +147,7 @@ class Routes:
     def forget(self) -> None:
         """Drop what is remembered."""
         self._hosts.forget()
+        self._named_hosts.forget()
         self._matched.clear()
 
     def _search(
@@ -169,7 +178,12 @@ class Routes:
 
     def _is_for(self, route: _Route, host: _Host) -> bool:
         own = route.compiled.host
+        if host.named and not route.names_hosts:
+            return False
         return route.number in host.maps and (not own or self._patterns[own](host.name))
+
+    def _find_named_host(self, host: str) -> _Host:
+        return self._find_host(host)._replace(named=True)
 
     def _find_host(self, host: str) -> _Host:
         name = _PORT.sub("", fold(host)).removesuffix(".")
@@ -184,6 +198,7 @@ class Routes:
             frozenset(numbers),
             next((verification for verification in _VERIFICATIONS if verification in said), None),
             next((self._maps[n].name for n in numbers if self._maps[n].unmapped == "deny"), ""),
+            named=False,
         )
 
     def _add(
@@ -192,8 +207,13 @@ class Routes:
         template = route.template
         positions = tuple(at for at, text in enumerate(template.segments) if text is None)
         hosts = (*document.hosts, route.host) if route.host else document.hosts
-        is_for_any_host = all(not pattern.strip().strip("*") for pattern in hosts)
-        entry = _Route(is_for_any_host, document.name, place, number, route, positions)
+        is_for_any_host = all(map(_is_any, hosts))
+        names_hosts = (
+            not _is_any(route.host)
+            if route.host
+            else bool(document.hosts) and not any(map(_is_any, document.hosts))
+        )
+        entry = _Route(is_for_any_host, document.name, place, number, route, positions, names_hosts)
         node = self._root
         for segment in template.segments[:-1] if template.has_rest else template.segments:
             if segment is not None:
@@ -203,6 +223,11 @@ class Routes:
                 node.parameter = _Node()
             node = node.parameter
         (node.rest if template.has_rest else node.here).append(entry)
+
+
+def _is_any(pattern: str) -> bool:
+    """Whether a pattern for hosts is for every host."""
+    return not pattern.strip().strip("*")
 
 
 def _sort(root: _Node) -> None:

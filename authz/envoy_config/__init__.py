@@ -1,17 +1,24 @@
 """Envoy's configuration: Settings to a bootstrap and an ext_authz filter (DESIGN §7).
 
-- One listener. `/proxy/…` asks ext_authz and goes to the upstream; everything else goes to the
-  service over its unix socket, without asking.
+- The listener on PORT: `/proxy/…` asks ext_authz and goes to the upstream; everything else goes to
+  the service over its unix socket, without asking. Where they are wanted, one that is a forward
+  proxy and one for captured connections; each request there asks, and goes where it says.
 - No secret is ever written here.
 
-`listener` is who asks what, `filters` what stands in the way, `clusters` whom Envoy talks to,
-`target` the same where the service is on another host, `tls` who has to show what, `replies` what
-Envoy says itself, `access_log` what it writes down, `limits` its bounds, `files` what is written
+`listener`, `forward` and `capture` are who asks what, `filters` what stands in the way, `clusters`
+whom Envoy talks to, `target` the same where the service is on another host, `tls` who has to show
+what, `replies` what Envoy says itself, `access_log` what it writes down, `limits` its bounds,
+`files` what is written
 where.
 """
 
 from pathlib import Path
 
+from authz.envoy_config.capture import (
+    capture_listeners,
+    captured_cluster,
+    internal_listeners,
+)
 from authz.envoy_config.clusters import (
     EXT_AUTHZ_CLUSTER,
     SERVICE,
@@ -26,6 +33,7 @@ from authz.envoy_config.files import (
     write_mode,
 )
 from authz.envoy_config.filters import EXT_AUTHZ, ext_authz_discovery
+from authz.envoy_config.forward import anywhere_cluster, forward_listener
 from authz.envoy_config.limits import (
     MAX_CONNECTIONS,
     MAX_HEADERS_KIB,
@@ -61,8 +69,11 @@ def bootstrap(options: EnvoyOptions, directory: Path) -> Config:
             "clusters": [
                 *_service_clusters(options, directory),
                 upstream_cluster(options),
+                *([anywhere_cluster(options)] if options.forward or options.capture else []),
+                *([captured_cluster()] if options.capture else []),
             ],
         },
+        **({"bootstrap_extensions": [internal_listeners()]} if options.capture else {}),
         "overload_manager": {
             "resource_monitors": [
                 {
@@ -83,7 +94,11 @@ def bootstrap(options: EnvoyOptions, directory: Path) -> Config:
 
 
 def _listeners(options: EnvoyOptions, directory: Path) -> list[Config]:
-    return [listener(options, directory)]
+    return [
+        listener(options, directory),
+        *([forward_listener(options, directory)] if options.forward else []),
+        *(capture_listeners(options, directory) if options.capture else []),
+    ]
 
 
 def _control(options: EnvoyOptions, directory: Path) -> Config:

@@ -4,10 +4,11 @@
   own filters strip it, and a credential that looks like a token when the call failed open.
 """
 
+from pathlib import Path
 from typing import Final
 
 from authz.core.mode import Mode
-from authz.core.names import ADMIN_HEADER, GOVERNANCE_PREFIX
+from authz.core.names import ADMIN_HEADER, GOVERNANCE_PREFIX, PROXY_AUTHORIZATION_HEADER
 from authz.envoy_config.parts import Config, milliseconds, type_url
 
 EXT_AUTHZ: Final = "envoy.filters.http.ext_authz"
@@ -54,6 +55,39 @@ def ext_authz_discovery(mode: Mode, decision_timeout_ms: int) -> Config:
     }
 
 
+def ext_authz_subscription(file: Path) -> Config:
+    """The filter that asks, taken from the file that a change of mode replaces."""
+    return {
+        "name": EXT_AUTHZ,
+        "config_discovery": {
+            "config_source": {
+                "resource_api_version": "V3",
+                "path_config_source": {
+                    "path": str(file),
+                    "watched_directory": {"path": str(file.parent)},
+                },
+            },
+            "type_urls": [type_url("extensions.filters.http.ext_authz.v3.ExtAuthz")],
+        },
+    }
+
+
+def strip_envoy() -> Config:
+    """Removes a client's x-envoy-* before anything reads them.
+
+    They would steer retries and timeouts, and could claim that a check failed open.
+    """
+    return {
+        "name": "strip_envoy",
+        "typed_config": {
+            "@type": type_url(
+                "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
+            ),
+            "mutations": [remove_prefix(ENVOY_PREFIX)],
+        },
+    }
+
+
 def strip() -> Config:
     """Removes what is ours from requests to the upstream, and imitations from its answers.
 
@@ -68,8 +102,7 @@ def strip() -> Config:
                 "request_mutations": [
                     remove_prefix(GOVERNANCE_PREFIX),
                     remove_prefix(ENVOY_PREFIX),
-                    # It is for the first proxy, and that is us (RFC 9110 §11.7.2).
-                    *({"remove": name} for name in (ADMIN_HEADER, "proxy-authorization")),
+                    *({"remove": name} for name in (ADMIN_HEADER, PROXY_AUTHORIZATION_HEADER)),
                     # Some frameworks let these override the method, path, host or client that
                     # was judged.
                     *({"remove": name} for name in _OVERRIDES),

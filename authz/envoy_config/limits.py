@@ -35,3 +35,13 @@ READING_IDLE_TIMEOUT: Final = "60s"
 #: Seconds that Envoy keeps an unused connection to the service: fewer than the service does, so
 #: that it never sends on one that is being closed.
 SERVICE_POOL_IDLE_S: Final = 30
+
+#: Names whose addresses are kept, and seconds without use after which one is forgotten; names that
+#: are being resolved at once, and seconds for each.
+DNS_CACHE_HOSTS: Final = 1024
+DNS_CACHE_UNUSED: Final = "300s"
+DNS_CACHE_CALLS: Final = 256
+DNS_TIMEOUT: Final = "5s"
+#: Seconds that a captured connection may say nothing before it is judged by its address: where the
+#: server speaks first nothing ever comes, and a TLS hello comes at once.
+INSPECTION_TIMEOUT: Final = "2s"

@@ -11,7 +11,12 @@ from authz.core.names import MAX_BODY, PROXY_PREFIX
 from authz.envoy_config.access_log import access_log, remember_path
 from authz.envoy_config.clusters import SERVICE
 from authz.envoy_config.files import EXT_AUTHZ_FILE
-from authz.envoy_config.filters import ENVOY_PREFIX, EXT_AUTHZ, remove_prefix, strip_failed_open
+from authz.envoy_config.filters import (
+    EXT_AUTHZ,
+    ext_authz_subscription,
+    strip_envoy,
+    strip_failed_open,
+)
 from authz.envoy_config.limits import (
     BUFFER_LIMIT,
     CONNECTION_IDLE_TIMEOUT,
@@ -95,19 +100,7 @@ def _http_connection_manager(options: EnvoyOptions, directory: Path) -> Config:
         "max_request_headers_kb": MAX_HEADERS_KIB,
         "request_headers_timeout": HEADERS_TIMEOUT,
         "stream_idle_timeout": IDLE_TIMEOUT,
-        # A client's x-envoy-* would steer retries and timeouts, and could claim that a check
-        # failed open.
-        "early_header_mutation_extensions": [
-            {
-                "name": "strip_envoy",
-                "typed_config": {
-                    "@type": type_url(
-                        "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
-                    ),
-                    "mutations": [remove_prefix(ENVOY_PREFIX)],
-                },
-            }
-        ],
+        "early_header_mutation_extensions": [strip_envoy()],
         "use_remote_address": True,
         "skip_xff_append": True,
         "server_header_transformation": "PASS_THROUGH",
@@ -121,19 +114,7 @@ def _http_connection_manager(options: EnvoyOptions, directory: Path) -> Config:
         },
         "http_filters": [
             *([remember_path()] if logs else []),
-            {
-                "name": EXT_AUTHZ,
-                "config_discovery": {
-                    "config_source": {
-                        "resource_api_version": "V3",
-                        "path_config_source": {
-                            "path": str(directory / EXT_AUTHZ_FILE),
-                            "watched_directory": {"path": str(directory)},
-                        },
-                    },
-                    "type_urls": [type_url("extensions.filters.http.ext_authz.v3.ExtAuthz")],
-                },
-            },
+            ext_authz_subscription(directory / EXT_AUTHZ_FILE),
             {
                 "name": "buffer",
                 "disabled": True,  # what goes to the upstream is streamed

@@ -1,12 +1,19 @@
 """What Envoy's configuration is made from."""
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from authz.core.mode import Mode
 from authz.envoy_config.target import Target
 from authz.envoy_config.tls import ListenerTls, Pair, TargetTls
-from authz.settings import Settings, Upstream, trusted_ca_file
+from authz.settings import (
+    DENIED_NETWORKS,
+    Network,
+    Settings,
+    Upstream,
+    trusted_ca_file,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,12 @@ class EnvoyOptions:
     #: A line of JSON for every request, and whether for those of probes too.
     access_log: bool = False
     access_log_probes: bool = False
+    #: Address and port of the forward proxy; None where there is none.
+    forward: tuple[str, int] | None = None
+    #: Addresses and ports that captured connections come to; empty where none are captured.
+    capture: tuple[tuple[str, int], ...] = ()
+    #: What neither of them connects to.
+    denied_networks: tuple[Network, ...] = DENIED_NETWORKS
 
     @classmethod
     def of(cls, settings: Settings) -> "EnvoyOptions":
@@ -56,6 +69,11 @@ class EnvoyOptions:
             admin=settings.envoy_admin == "socket",
             access_log=settings.access_log == "json",
             access_log_probes=settings.access_log_probes,
+            forward=(settings.forward_proxy_host, settings.forward_proxy_port)
+            if settings.forward_proxy_port
+            else None,
+            capture=_loopback(settings.capture_port) if settings.capture_port else (),
+            denied_networks=settings.forward_deny_cidrs,
         )
 
 
@@ -80,3 +98,15 @@ def _pair(certificate: Path | None, key: Path | None) -> Pair | None:
     if certificate is None or key is None:
         return None
     return Pair(certificate.absolute(), key.absolute())
+
+
+def _loopback(port: int) -> tuple[tuple[str, int], ...]:
+    """Where the kernel redirects connections to that are made on this host: loopback, by family."""
+    addresses: tuple[tuple[str, int], ...] = (("127.0.0.1", port),)
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        # No IPv6 here, and nothing to capture.
+        return addresses
+    return (*addresses, ("::1", port))

@@ -8,8 +8,12 @@ from authz.envoy_config.clusters import SERVICE
 from authz.envoy_config.parts import Config, type_url
 
 
-def local_replies(decision_timeout_ms: int) -> Config:
-    """JSON for what Envoy refuses itself: SDKs decode every body they get (CONTRACT §16.2)."""
+def local_replies(decision_timeout_ms: int, *, outward: bool = False) -> Config:
+    """JSON for what Envoy refuses itself: SDKs decode every body they get (CONTRACT §16.2).
+
+    Args:
+        outward: the agent chooses the host, and there are some that nobody may reach.
+    """
 
     def when(expression: str, body: Config, **more: Any) -> Config:
         return {
@@ -34,8 +38,20 @@ def local_replies(decision_timeout_ms: int) -> Config:
         "the authorization service is not running or gave no decision within"
         f" {decision_timeout_ms} ms; the request was not forwarded"
     )
+    denied = [
+        when(
+            f'{not_ours} && (response.code_details.startsWith("rbac_access_denied")'
+            ' || response.code_details.startsWith("dns_resolution_failure{address_denied"))',
+            {
+                "error": "destination_denied",
+                "message": "the host's address is one that FORWARD_DENY_CIDRS keeps out of reach",
+            },
+            status_code=403,
+        )
+    ]
     return {
         "mappers": [
+            *(denied if outward else []),
             when(
                 f'{not_ours} && (response.code_details == "ext_authz_error"'
                 f' || xds.cluster_name == "{SERVICE}" && response.code >= 500)',

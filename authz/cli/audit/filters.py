@@ -42,7 +42,9 @@ OPTIONS: Final[Mapping[str, _Option]] = {
     "enforced": _Option(("--enforced",), "What was done about it.", _DECISIONS),
     "mode": _Option(("--mode",), "Under which mode.", ("enforce", "audit", "bypass")),
     "source": _Option(
-        ("--source",), "What asked.", ("proxy", "check", "batch", "mint", "client", "control")
+        ("--source",),
+        "What asked.",
+        ("proxy", "check", "batch", "mint", "forward", "capture", "client", "control"),
     ),
     "trustTier": _Option(("--trust", "--tier"), "The agent's trust tier."),
     "orgId": _Option(("--org",), "The agent's organisation."),

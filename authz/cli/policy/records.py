@@ -12,7 +12,7 @@ from authz.cli.shared import fail
 from authz.core import call as calls
 from authz.core.asked import Asked
 from authz.core.identity import Identity
-from authz.core.sources import Source
+from authz.core.sources import OUTWARD, Source
 from authz.core.tiers import UNVERIFIED, rank
 from authz.stores.audit_log import AuditReader, Recorded
 
@@ -58,8 +58,14 @@ def asked_of(row: Recorded) -> Asked:
         "x-meshguard-resource": row.resource,
         "x-meshguard-meta": calls.meta_of(meta) if isinstance(meta, dict) else unclear,
     }
-    source: Source = "proxy" if row.source == "proxy" else "check"
-    host = metadata.get("host", "")
-    call = calls.from_http(source, row.method, row.path, str(host), headers.get)
+    host = str(metadata.get("host", ""))
+    outward = next((source for source in OUTWARD if source == row.source), None)
+    if outward is not None:
+        call = calls.from_outward(
+            outward, row.method, row.path, host, "http", lambda _, default: default, headers
+        )
+    else:
+        source: Source = "proxy" if row.source == "proxy" else "check"
+        call = calls.from_http(source, row.method, row.path, host, headers.get)
     # A derived action may hold what a declared one may not.
     return Asked(identity, call._replace(action=row.action, resource=row.resource, defect=""))

@@ -10,6 +10,7 @@ from authz.core.case import Case
 from authz.core.errors import Code
 from authz.core.finding import NO_OBJECTION, Deny, Finding, More, noted
 from authz.core.intent import Intent, difference
+from authz.core.sources import FORWARDED
 
 NAME = "intent"
 
@@ -17,11 +18,12 @@ NAME = "intent"
 def judge(case: Case) -> Finding:
     """Deny, or note, a declared action that is not the observed one."""
     call, routes = case.call, case.snapshot.routes
-    if call.source != "proxy":
+    if call.source not in FORWARDED:
         return NO_OBJECTION
     mapped = case.mapped
     if mapped is None and (unmapped := routes.denies_unmapped(case.host)):
-        said = f"no route of RouteMap {unmapped} fits {call.method} /{call.upstream_path}"
+        what = f"/{call.upstream_path}" if call.path else call.host
+        said = f"no route of RouteMap {unmapped} fits {call.method} {what}"
         return Deny(Code.INTENT_UNMAPPED, said, rule=f"{NAME}:unmapped", policy=unmapped)
     if not (call.declares_action or call.declares_resource):
         return NO_OBJECTION

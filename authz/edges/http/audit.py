@@ -93,7 +93,7 @@ class Filtered(Times):
     enforced: Text = Field("", description="What was done: one of the same.")
     mode: Text = Field("", description="`enforce`, `audit` or `bypass`, as it was then.")
     source: Text = Field(
-        "", description="How it came: `proxy`, `check`, `batch`, … or `control` for a change."
+        "", description="How it came: `proxy`, `check`, `forward`, … or `control` for a change."
     )
     policy: Text = Field("", description="The policy or document that decided, by its name.")
     rule: Text = Field("", description="The rule that decided, by its id.")
