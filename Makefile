@@ -6,9 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 FUZZ_SECONDS ?= 120
+IMAGE := authz-sidecar
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' authz/__init__.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test crash bench fuzz lint format proto generated manifests lock clean
+.PHONY: help run test crash image containers bench fuzz lint format proto generated manifests lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +24,14 @@ test: $(VENV)/.dev ## Run the whole suite, real Envoy included
 crash: $(VENV)/.dev ## Kill a sidecar under load, ROUNDS (100) times, and look for what it answered
 	@CRASH_ROUNDS=$(or $(ROUNDS),100) $(BIN)/python -m pytest -n 0 --capture no \
 		-o faulthandler_timeout=0 tests/e2e/test_crash.py
+
+image: ## Build the image of the sidecar, authz-sidecar:VERSION and :local; IMAGE_FLAGS for docker
+	@docker build $(IMAGE_FLAGS) --file deploy/Dockerfile --build-arg VERSION=$(VERSION) \
+		--tag $(IMAGE):$(VERSION) --tag $(IMAGE):local .
+
+containers: $(VENV)/.dev ## Run what is proven in containers, ROUNDS (20) times where that counts
+	@REQUIRE_DOCKER=1 CONTAINER_ROUNDS=$(or $(ROUNDS),20) $(BIN)/python -m pytest -n 0 \
+		--timeout 0 -o faulthandler_timeout=0 tests/containers
 
 bench: $(VENV)/.bench ## Run the benchmarks and keep their figures in bench/results/
 	@$(BIN)/python -m bench
@@ -61,6 +71,10 @@ lock: $(VENV)/.dev ## Compile requirements/ from pyproject.toml, with hashes and
 				build) echo "requirements/build.in";; \
 				manifests) echo "requirements/manifests.in --no-deps";; esac) \
 			--output-file requirements/$$name.txt || exit 1; done
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-emit-index-url --no-emit-find-links --upgrade --no-annotate \
+		--constraint requirements/dev.txt deploy/agent/requirements.in \
+		--output-file deploy/agent/requirements.txt
 
 clean: ## Remove what the other targets made, except data/: it holds an audit trail
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

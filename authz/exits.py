@@ -40,11 +40,12 @@ MEANING: Final = {
         "give it to the user of the sidecar, or choose another one",
     ),
     Exit.ADDRESS: (
-        "PORT, FORWARD_PROXY_PORT, CAPTURE_PORT or EXT_AUTHZ_ADDRESS cannot be listened on",
+        "PORT, FORWARD_PROXY_PORT, CAPTURE_PORT, EXT_AUTHZ_ADDRESS or HTTP_ADDRESS cannot be"
+        " listened on",
         "stop what uses it, or choose another one",
     ),
     Exit.KEY_FILE: (
-        "a certificate or key cannot be used (EXT_AUTHZ_TLS_*, DELEGATION_*, JWKS_FILE)",
+        "a certificate or key cannot be used (TLS_*, EXT_AUTHZ_TLS_*, DELEGATION_*, JWKS_FILE)",
         "replace the file that the sentence names",
     ),
     Exit.ENVOY: (

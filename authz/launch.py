@@ -7,10 +7,12 @@
   are not there any more. The secrets go where they were, into the environment.
 """
 
+import logging
 import os
 import signal
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import NoReturn
 
 from authz import envoy_config, supervisor
@@ -19,6 +21,8 @@ from authz.exits import Exit
 from authz.run_dir import StartError, hold, unusable
 from authz.settings import Settings
 from authz.supervisor import Plan
+
+log = logging.getLogger(__name__)
 
 
 def plan(settings: Settings, echo: int | None = None) -> Plan:
@@ -31,17 +35,13 @@ def plan(settings: Settings, echo: int | None = None) -> Plan:
         StartError: it cannot start; the message says why and what to do.
         SettingsError: the upstream is https and no trusted certificates are found.
     """
-    if settings.ext_authz_address is not None:
-        raise StartError(
-            "EXT_AUTHZ_ADDRESS: is for `authz serve` with an Envoy of your own; `authz run`"
-            " connects its two processes by a unix socket",
-            Exit.SETTINGS,
-        )
+    _require_one_host(settings)
     # A signal from here on waits for the supervisor, which stops, or reloads, in order.
     signal.pthread_sigmask(signal.SIG_BLOCK, supervisor.SIGNALS)
     lock = hold(settings.run_dir, "supervisor")
     envoy = supervisor.envoy_binary(settings.envoy_bin)
     options = EnvoyOptions.of(settings)
+    _look_at_certificates(settings)
     supervisor.require_free_port(settings.host, settings.port)
     outward = tuple(("CAPTURE_PORT", *address) for address in options.capture)
     if options.forward is not None:
@@ -64,9 +64,45 @@ def plan(settings: Settings, echo: int | None = None) -> Plan:
         log_level=settings.log_level,
         log_format=settings.log_format,
         lock=lock,
+        workers=settings.envoy_workers,
+        listeners=None if options.admin else str(options.run_dir / envoy_config.LISTENERS_FILE),
         echo=echo,
         outward=outward,
     )
+
+
+def _require_one_host(settings: Settings) -> None:
+    for name, value in (
+        ("EXT_AUTHZ_ADDRESS", settings.ext_authz_address),
+        ("HTTP_ADDRESS", settings.http_address),
+        ("EXT_AUTHZ_TARGET", settings.ext_authz_target),
+    ):
+        if value is not None:
+            command = "envoy config" if name.endswith("TARGET") else "serve"
+            raise StartError(
+                f"{name}: is for `authz {command}` with an Envoy of your own; `authz run`"
+                " connects its two processes by a unix socket",
+                Exit.SETTINGS,
+            )
+
+
+def _look_at_certificates(settings: Settings) -> None:
+    """Before anything is started: Envoy would start without what it cannot use.
+
+    Raises:
+        StartError: the listener's files cannot be used.
+    """
+    if settings.tls_cert_file is None:
+        return
+    # Only here: importing `cryptography` takes 0.1 s.
+    from authz import tls_files  # noqa: PLC0415
+
+    try:
+        tls_files.listener(settings)
+    except ValueError as error:
+        raise StartError(str(error), Exit.KEY_FILE) from None
+    for sentence in tls_files.warnings(settings, "TLS", datetime.now(UTC)):
+        log.warning("%s", sentence)
 
 
 def execute(made: Plan, env: Mapping[str, str]) -> NoReturn:

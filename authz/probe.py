@@ -105,21 +105,41 @@ def _probed(asked: Asked, env: Mapping[str, str]) -> list[str]:
     path = "/ready" if asked.ready else "/health"
     run_dir = _given(env, "AUTHZ_RUN_DIR") or DEFAULT_RUN_DIR
     service = os.path.join(run_dir, HTTP_SOCKET)  # noqa: PTH118 - pathlib is dear
-    envoy = os.path.join(run_dir, ENVOY_ADMIN_SOCKET)  # noqa: PTH118
     if asked.socket:
         return [_look(service, service, path, deadline)]
     if asked.envoy:
-        return [_look(envoy, envoy, "/ready", deadline)]
+        return [_envoy(env, run_dir, deadline)]
     if _given(env, "TLS_CERT_FILE"):
         # The door opens to whoever has the right certificates, and we need not: it is asked from
         # behind, on both sides of the service's socket.
-        return [
-            _look(envoy, envoy, "/ready", deadline),
-            _look(service, service, path, deadline),
-        ]
+        return [_envoy(env, run_dir, deadline), _look(service, service, path, deadline)]
     host, port = _front_door(env)
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    return [_look((host, port), url, path, deadline)]
+    return [_look((host, port), f"http://{_written(host, port)}", path, deadline)]
+
+
+def _envoy(env: Mapping[str, str], run_dir: str, deadline: float) -> str:
+    """Whether Envoy works: by its admin endpoint, else (ENVOY_ADMIN=off) by who takes PORT's calls.
+
+    Envoy takes none before it is ready.
+    """
+    if _given(env, "ENVOY_ADMIN").lower() != "off":
+        admin = os.path.join(run_dir, ENVOY_ADMIN_SOCKET)  # noqa: PTH118
+        return _look(admin, admin, "/ready", deadline)
+    host, port = _front_door(env)
+    where = _written(host, port)
+    try:
+        socket.create_connection((host, port), timeout=_left(deadline)).close()
+    except TimeoutError:
+        raise _Failed(f"{where}: no answer in time", UNHEALTHY) from None
+    except ConnectionRefusedError as error:
+        raise _Failed(f"{where}: nobody there: {error.strerror}", NOBODY) from None
+    except OSError as error:
+        raise _Failed(f"{where}: {error.strerror or error}", UNHEALTHY) from None
+    return f"{where}: accepts connections"
+
+
+def _written(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _given(env: Mapping[str, str], name: str) -> str:

@@ -98,11 +98,7 @@ class Upstream:
     @property
     def is_address(self) -> bool:
         """The host is an IP address, so there is nothing to resolve and no SNI to send."""
-        try:
-            ipaddress.ip_address(self.host)
-        except ValueError:
-            return False
-        return True
+        return _is_address(self.host)
 
     @property
     def authority(self) -> str:
@@ -110,6 +106,32 @@ class Upstream:
         host = f"[{self.host}]" if ":" in self.host else self.host
         default = {"http": 80, "https": 443}[self.scheme]
         return host if self.port == default else f"{host}:{self.port}"
+
+
+class Endpoint(NamedTuple):
+    """A host and port to connect to (EXT_AUTHZ_TARGET, HTTP_TARGET)."""
+
+    #: A DNS name in its ASCII form, or an IP address without brackets.
+    host: str
+    port: int
+
+    @property
+    def is_address(self) -> bool:
+        """The host is an IP address, so there is nothing to resolve and no SNI to send."""
+        return _is_address(self.host)
+
+    @property
+    def is_here(self) -> bool:
+        """No other host can be meant: names can be anybody's, but for one."""
+        return self.is_address and ipaddress.ip_address(self.host).is_loopback
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_upstream(value: str) -> Upstream:
@@ -257,6 +279,20 @@ def _listener(value: object) -> object:
     if not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65_536):
         raise ValueError("not an address and port; write 127.0.0.1:9191 or [::1]:9191")
     return _address(host), int(port)
+
+
+def _target(value: object) -> object:
+    text = value if isinstance(value, str) else ""
+    how = "not a host and port; write authz.example:9191 or [2001:db8::1]:9191"
+    try:
+        url = urlsplit(f"//{text}")
+        port = url.port
+    except ValueError:
+        raise ValueError(how) from None
+    if not port or url.netloc != text or "@" in text:
+        raise ValueError(how)
+    host = _host(url)
+    return Endpoint("127.0.0.1" if host == "localhost" else host, port)
 
 
 def _upstream(value: object) -> object:
@@ -494,6 +530,75 @@ class Settings(BaseModel):
         alias="EXT_AUTHZ_TLS_CLIENT_CA_FILE",
         description="PEM certificates that a peer's own must come from; peers need none when unset",
     )
+    http_address: Annotated[tuple[str, int] | None, BeforeValidator(_listener)] = Field(
+        None,
+        alias="HTTP_ADDRESS",
+        description="address and port where `authz serve` answers what it answers itself, besides"
+        " the unix socket in AUTHZ_RUN_DIR; with the certificate of EXT_AUTHZ_TLS_CERT_FILE",
+    )
+    ext_authz_target: Annotated[Endpoint | None, BeforeValidator(_target)] = Field(
+        None,
+        alias="EXT_AUTHZ_TARGET",
+        description="host and port of a service on another host, its EXT_AUTHZ_ADDRESS; for `authz"
+        " envoy config`",
+    )
+    http_target: Annotated[Endpoint | None, BeforeValidator(_target)] = Field(
+        None,
+        alias="HTTP_TARGET",
+        description="host and port of that service's HTTP_ADDRESS",
+    )
+    target_ca_file: Path | None = Field(
+        None,
+        alias="EXT_AUTHZ_TARGET_CA_FILE",
+        description="PEM certificates that the one of that service must come from; cleartext, which"
+        " is for this host alone, when unset",
+    )
+    target_cert_file: Path | None = Field(
+        None,
+        alias="EXT_AUTHZ_TARGET_CERT_FILE",
+        description="PEM certificate chain that Envoy shows that service",
+    )
+    target_key_file: Path | None = Field(
+        None,
+        alias="EXT_AUTHZ_TARGET_KEY_FILE",
+        description="PEM private key of that certificate",
+    )
+    tls_cert_file: Path | None = Field(
+        None,
+        alias="TLS_CERT_FILE",
+        description="PEM certificate chain that Envoy shows on PORT, read at start and whenever it"
+        " changes; cleartext when unset",
+    )
+    tls_key_file: Path | None = Field(
+        None, alias="TLS_KEY_FILE", description="PEM private key of that certificate"
+    )
+    tls_client_ca_file: Path | None = Field(
+        None,
+        alias="TLS_CLIENT_CA_FILE",
+        description="PEM certificates that a client's own must come from; clients need none when"
+        " unset",
+    )
+    envoy_workers: Annotated[int, _whole_number(1, 64)] = Field(
+        1,
+        alias="ENVOY_WORKERS",
+        description="Envoy's worker threads, 1 to 64; one carries more than the service decides",
+    )
+    envoy_admin: Annotated[Literal["socket", "off"], _choice("socket", "off")] = Field(
+        "socket",
+        alias="ENVOY_ADMIN",
+        description="Envoy's admin endpoint: a unix socket in AUTHZ_RUN_DIR, for its owner alone,"
+        " or off",
+    )
+    access_log: Annotated[Literal["off", "json"], _choice("off", "json")] = Field(
+        "off",
+        alias="ACCESS_LOG",
+        description="json: Envoy writes a line for every request to stdout, with the decision's id",
+    )
+    access_log_probes: Annotated[bool, BeforeValidator(_boolean)] = Field(
+        False,
+        alias="ACCESS_LOG_PROBES",
+        description="also for `/health` and `/ready` where all is well",
+    )
     envoy_bin: Path | None = Field(
         None,
         alias="ENVOY_BIN",
@@ -561,6 +666,12 @@ class Settings(BaseModel):
         return self.run_dir / HTTP_SOCKET
 
     @property
+    def reachable_host(self) -> str:
+        """Where this host reaches Envoy's listener."""
+        every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+        return every.get(self.host, self.host)
+
+    @property
     def envoy_admin_socket(self) -> Path:
         """Envoy's admin endpoint, for the supervisor alone."""
         return self.run_dir / ENVOY_ADMIN_SOCKET
@@ -595,6 +706,7 @@ _WRITTEN: Final = {
     "SIDECAR_AGENT_TAGS": "",
     "FORWARD_DENY_CIDRS": ",".join(map(str, DENIED_NETWORKS)),
     "DESTRUCTIVE_GATE": "false",
+    "ACCESS_LOG_PROBES": "false",
     "METRICS_ENABLED": "false",
     "OTEL_ENABLED": "false",
 }
@@ -766,25 +878,64 @@ def _outward_problems(settings: Settings) -> list[str]:
 
 
 def _listener_problems(settings: Settings) -> list[str]:
-    problems = []
-    certificate, key = settings.ext_authz_cert_file, settings.ext_authz_key_file
-    encrypted = certificate is not None and key is not None
-    if (certificate is None) is not (key is None):
-        problems.append(
-            "EXT_AUTHZ_TLS_CERT_FILE: a certificate and EXT_AUTHZ_TLS_KEY_FILE go together"
-        )
-    if settings.ext_authz_client_ca_file and not encrypted:
-        problems.append("EXT_AUTHZ_TLS_CLIENT_CA_FILE: has no effect without a certificate")
+    problems = [*_pairing_problems(settings), *_target_problems(settings)]
+    encrypted = settings.ext_authz_cert_file is not None and settings.ext_authz_key_file is not None
     if encrypted and settings.ext_authz_transport == "h2c":
         problems.append("EXT_AUTHZ_TRANSPORT: h2c is cleartext; use grpc with a certificate")
-    if settings.ext_authz_address and not encrypted:
-        host, _ = settings.ext_authz_address
-        if not ipaddress.ip_address(host).is_loopback:
+    addresses = {
+        "EXT_AUTHZ_ADDRESS": settings.ext_authz_address,
+        "HTTP_ADDRESS": settings.http_address,
+    }
+    for name, address in addresses.items():
+        if address and not encrypted and not ipaddress.ip_address(address[0]).is_loopback:
             problems.append(
-                f"EXT_AUTHZ_ADDRESS: {host} can be reached from other hosts, and cleartext is for"
+                f"{name}: {address[0]} can be reached from other hosts, and cleartext is for"
                 " this one alone; set EXT_AUTHZ_TRANSPORT=grpc, EXT_AUTHZ_TLS_CERT_FILE and"
                 " EXT_AUTHZ_TLS_KEY_FILE, or use 127.0.0.1"
             )
+    return problems
+
+
+def _pairing_problems(settings: Settings) -> list[str]:
+    """Certificates without their keys, keys without certificates, and issuers without both."""
+    problems = []
+    for prefix, certificate, key, ca in (
+        (
+            "EXT_AUTHZ_TLS_",
+            settings.ext_authz_cert_file,
+            settings.ext_authz_key_file,
+            settings.ext_authz_client_ca_file,
+        ),
+        ("TLS_", settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file),
+        ("EXT_AUTHZ_TARGET_", settings.target_cert_file, settings.target_key_file, None),
+    ):
+        if (certificate is None) is not (key is None):
+            problems.append(f"{prefix}CERT_FILE: a certificate and {prefix}KEY_FILE go together")
+        if ca is not None and (certificate is None or key is None):
+            problems.append(f"{prefix}CLIENT_CA_FILE: has no effect without a certificate")
+    return problems
+
+
+def _target_problems(settings: Settings) -> list[str]:
+    targets = {"EXT_AUTHZ_TARGET": settings.ext_authz_target, "HTTP_TARGET": settings.http_target}
+    given = {name: target for name, target in targets.items() if target is not None}
+    problems = []
+    if len(given) == 1:
+        [missing] = targets.keys() - given.keys()
+        problems.append(f"{missing}: is needed beside {next(iter(given))}; a service has both")
+    if settings.target_ca_file is None:
+        problems += [
+            f"{name}: {target.host} is another host, and cleartext is for this one alone; set"
+            " EXT_AUTHZ_TARGET_CA_FILE"
+            for name, target in given.items()
+            if not target.is_here
+        ]
+        if settings.target_cert_file is not None:
+            problems.append(
+                "EXT_AUTHZ_TARGET_CERT_FILE: has no effect without EXT_AUTHZ_TARGET_CA_FILE"
+            )
+    elif not given:
+        problems.append("EXT_AUTHZ_TARGET_CA_FILE: has no effect without EXT_AUTHZ_TARGET")
     return problems
 
 

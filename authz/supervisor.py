@@ -51,7 +51,7 @@ _DRAIN_S: Final = 2.0
 #: Seconds that a child which failed to get ready has to end before it is killed.
 _TERM_S: Final = 1.0
 #: Seconds within which a child must get ready for the first time.
-_START_S: Final = 20.0
+_START_S: Final = 60.0
 #: Seconds before a restart: the first, and the most.
 _BACKOFF_S: Final = (0.1, 5.0)
 #: A child that lived this long has recovered, and its back-off starts over.
@@ -63,6 +63,9 @@ _ENVOY_LEVEL: Final = {"debug": "info", "info": "warning", "warning": "warning",
 #: a file that is marked as work in progress (envoyproxy/envoy, `xds/core/v3/cidr.proto`).
 _QUIET: Final = ("--component-log-level", "misc:error")
 _PR_SET_PDEATHSIG: Final = 1
+#: A socket's state in /proc/net/tcp (include/net/tcp_states.h).
+_ESTABLISHED: Final = "01"
+_LISTEN: Final = "0A"
 _SERVICE: Final = "service"
 
 
@@ -88,6 +91,10 @@ class Plan:
     log_format: str
     #: The descriptor that holds the run directory.
     lock: int
+    #: Envoy's worker threads.
+    workers: int = 1
+    #: The file that Envoy has its listeners from where it has no admin endpoint.
+    listeners: str | None = None
     #: The bundled echo upstream's listening socket, where it is wanted; the child inherits it.
     echo: int | None = None
     #: Where Envoy listens besides, for any host: the variable, the address and the port.
@@ -452,14 +459,22 @@ def _envoy_child(plan: Plan) -> _Child:
     admin = Path(plan.admin_socket)
 
     async def is_ready() -> bool:
-        return (await asyncio.to_thread(_admin, admin, "GET", "/ready"))[0] == 200
+        if plan.listeners is None:
+            return (await asyncio.to_thread(_admin, admin, "GET", "/ready"))[0] == 200
+        # It listens once its workers run, and those wait for all that it subscribes to.
+        process = child.process
+        return process is not None and await asyncio.to_thread(_listens, process.pid, plan.port)
 
-    return _Child(
+    child = _Child(
         "envoy",
         lambda _: [
             plan.envoy,
             *("--config-path", plan.config),
-            *("--concurrency", "1"),
+            *("--concurrency", str(plan.workers)),
+            # The access log's: who looks at it need not wait 10 s, Envoy's own choice.
+            *("--file-flush-interval-msec", "1000"),
+            # What listeners get that are taken away, where there is no admin endpoint.
+            *("--drain-time-s", str(int(_DRAIN_S)), "--drain-strategy", "immediate"),
             # Its shared memory and domain socket are per network namespace, not per Envoy.
             "--disable-hot-restart",
             *("--log-level", _ENVOY_LEVEL[plan.log_level]),
@@ -468,8 +483,9 @@ def _envoy_child(plan: Plan) -> _Child:
         ],
         env={**_inherited(os.environ), "TZ": "UTC"},
         is_ready=is_ready,
-        drain=lambda: _drain(admin),
+        drain=lambda: _drain(admin) if plan.listeners is None else _drain_by_file(plan),
     )
+    return child
 
 
 def _inherited(env: Mapping[str, str]) -> dict[str, str]:
@@ -531,9 +547,61 @@ async def _drain(admin: Path) -> None:
         await asyncio.sleep(0.02)
 
 
+async def _drain_by_file(plan: Plan) -> None:
+    """The same without an admin endpoint: then nobody says what is in flight.
+
+    So connections are waited for, idle ones too: Envoy ends each with the answer that it is giving.
+    """
+    assert plan.listeners is not None
+    await asyncio.to_thread(_close_listeners, Path(plan.listeners))
+    while await asyncio.to_thread(_connections, plan.port):
+        await asyncio.sleep(0.02)
+
+
+def _close_listeners(file: Path) -> None:
+    """Leave Envoy none of its listeners; renamed over the old file, which is what it watches for.
+
+    Not by `envoy_config`, which would bring all that the settings need. JSON is YAML.
+    """
+    new = file.with_name(f".{file.name}.new")
+    new.write_text('{"resources": []}')
+    new.replace(file)
+
+
+def _connections(port: int) -> int:
+    """How many TCP connections of this network namespace end at the port."""
+    return len(_tcp_sockets(port, _ESTABLISHED))
+
+
+def _listens(process: int, port: int) -> bool:
+    """A process of ours listens there, and not somebody else of this network namespace."""
+    listening = {f"socket:[{inode}]" for inode in _tcp_sockets(port, _LISTEN)}
+    try:
+        descriptors = list(Path(f"/proc/{process}/fd").iterdir())
+    except OSError:
+        return False
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            if str(descriptor.readlink()) in listening:
+                return True
+    return False
+
+
+def _tcp_sockets(port: int, state: str) -> list[str]:
+    """The inodes of TCP sockets of this network namespace at a local port (proc(5), Linux)."""
+    found = []
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == state and int(fields[1].rpartition(":")[2], 16) == port:
+                    found.append(fields[9])
+    return found
+
+
 def _admin(path: Path, method: str, target: str) -> tuple[int, bytes]:
     """Ask Envoy's admin endpoint; status 0 when nobody answers."""
-    connection = _UnixConnection(path)
+    connection = UnixConnection(path)
     try:
         connection.request(method, target)
         answer = connection.getresponse()
@@ -544,12 +612,15 @@ def _admin(path: Path, method: str, target: str) -> tuple[int, bytes]:
         connection.close()
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("envoy", timeout=1.0)
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, timeout_s: float = 1.0) -> None:
+        super().__init__("sidecar", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
+        """Connect, as HTTPConnection does when it has to."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))

@@ -3,21 +3,25 @@
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import logging
 import os
 import secrets
 import signal
+import socket
+import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
 
-from authz import __version__, envoy_config, memory
+from authz import __version__, envoy_config, memory, tls_files
 from authz.core.audit import AuditRow, change_row, refused_admin_row
 from authz.core.identity import Identity, TokenVerifier
 from authz.core.jwks import KeySet
@@ -47,7 +51,7 @@ from authz.edges.mode_switch import BYPASS_WARNING, ModeSwitch
 from authz.edges.policy_changes import PolicyChanges
 from authz.edges.readers.pool import Readers
 from authz.edges.reloader import Followed, Reloader, report
-from authz.edges.sockets import bind_unix
+from authz.edges.sockets import BACKLOG, bind_unix
 from authz.exits import Exit
 from authz.gate import Gate
 from authz.memory import Delegations
@@ -191,7 +195,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         stack.push_async_callback(ext_authz.stop, DRAIN_S)
         await stack.enter_async_context(_running(reloader.run()))
         # Last, because an answer from it says that everything else is up.
-        await stack.enter_async_context(_http(app, settings.http_socket))
+        await stack.enter_async_context(_answering(app, settings))
         # First to stop: who follows the trail would never be done.
         stack.callback(readers.close)
         log.info("serving in mode %s, version %s", gate.mode, __version__)
@@ -249,22 +253,15 @@ def _transport(settings: Settings, gate: Gate) -> Transport:
         batch = BATCH if settings.audit_sync == "normal" else BATCH_PER_FSYNC
         return H2cServer(gate.check_all, gate.turn_away, address, batch, Thrift())
     # Only here: importing grpcio takes 0.1 s and 10 MB.
-    from authz.edges import pem  # noqa: PLC0415
     from authz.edges.ext_authz import ExtAuthzServer, Tls  # noqa: PLC0415
 
-    certificate, key = settings.ext_authz_cert_file, settings.ext_authz_key_file
-    if certificate is None or key is None:
-        return ExtAuthzServer(gate.check, address)
-    ca = settings.ext_authz_client_ca_file
     try:
-        return ExtAuthzServer(
-            gate.check,
-            address,
-            Tls(*pem.key_pair(certificate, key), pem.certificates(ca) if ca else None),
-        )
-    except pem.Unusable as error:
-        variable = {certificate: "CERT", key: "KEY"}.get(error.path, "CLIENT_CA")
-        raise StartError(f"EXT_AUTHZ_TLS_{variable}_FILE: {error}", Exit.KEY_FILE) from None
+        own = tls_files.own(settings)
+    except ValueError as error:
+        raise StartError(str(error), Exit.KEY_FILE) from None
+    # Other hosts are reached by this transport alone.
+    _warn_of_peers(settings)
+    return ExtAuthzServer(gate.check, address, Tls(*own) if own else None)
 
 
 def _other_routes(
@@ -306,13 +303,39 @@ def _not_listening(settings: Settings, error: OSError) -> StartError:
             f"AUTHZ_RUN_DIR: {settings.ext_authz_socket} cannot be listened on ({reason})",
             Exit.RUN_DIRECTORY,
         )
-    host, port = settings.ext_authz_address
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return _taken("EXT_AUTHZ_ADDRESS", settings.ext_authz_address, reason)
+
+
+def _taken(variable: str, address: tuple[str, int], reason: str) -> StartError:
     return StartError(
-        f"EXT_AUTHZ_ADDRESS: {where} cannot be listened on ({reason}); stop what uses it or choose"
-        " another",
+        f"{variable}: {_written(address)} cannot be listened on ({reason}); stop what uses it or"
+        " choose another",
         Exit.ADDRESS,
     )
+
+
+def _written(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _warn_of_peers(settings: Settings) -> None:
+    """What is good to know of who may ask, where that is not this host alone."""
+    for sentence in tls_files.warnings(settings, "EXT_AUTHZ_TLS", datetime.now(UTC)):
+        log.warning("%s", sentence)
+    if settings.ext_authz_client_ca_file is not None:
+        return
+    for variable, address in (
+        ("EXT_AUTHZ_ADDRESS", settings.ext_authz_address),
+        ("HTTP_ADDRESS", settings.http_address),
+    ):
+        if address is not None and not ipaddress.ip_address(address[0]).is_loopback:
+            log.warning(
+                "%s: whoever reaches %s may ask for decisions and fill the audit trail; with"
+                " EXT_AUTHZ_TLS_CLIENT_CA_FILE only who has a certificate may",
+                variable,
+                _written(address),
+            )
 
 
 def _many_ids() -> Iterator[str]:
@@ -457,6 +480,18 @@ def _followed(
                 stays="the keys stay as they are",
             )
         )
+    if settings.tls_cert_file is not None:
+        files = (settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
+        found.append(
+            Followed(
+                "tls",
+                settings.tls_cert_file,
+                also=[file for file in files[1:] if file is not None],
+                read=lambda _: tls_files.listener(settings),
+                use=_ListenerCertificate(settings).use,
+                stays="the listener keeps the certificate that it has",
+            )
+        )
     if settings.delegation_jwks_file is not None:
         found.append(
             Followed(
@@ -468,6 +503,29 @@ def _followed(
             )
         )
     return found
+
+
+class _ListenerCertificate:
+    """Has the Envoy that reads its configuration from here take over what was found to be good."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._seen = ""
+
+    def use(self, digest: str) -> None:
+        """Also where nothing has changed: Envoy may have come up while the files were bad."""
+        try:
+            envoy_config.wake(self._settings.run_dir)
+        except OSError as error:
+            log.error(
+                "AUTHZ_RUN_DIR: Envoy cannot be told of a new certificate: %s", error.strerror
+            )
+            return
+        seen, self._seen = self._seen, digest
+        if seen and digest != seen:
+            log.info("TLS_CERT_FILE: new connections get what is in the files now")
+            for sentence in tls_files.warnings(self._settings, "TLS", datetime.now(UTC)):
+                log.warning("%s", sentence)
 
 
 def _use_keys(tokens: TokenVerifier, keys: KeySet) -> None:
@@ -512,11 +570,55 @@ class _HttpServer(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
+async def _answering(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
+    """Answer on the unix socket, and at HTTP_ADDRESS where there is one.
+
+    Raises:
+        StartError: one of them, or the certificate, cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        if settings.http_address is not None:
+            await stack.enter_async_context(_http_at(app, settings.http_address, settings))
+        await stack.enter_async_context(_http(app, settings.http_socket))
+        yield
+
+
+@contextlib.asynccontextmanager
 async def _http(app: FastAPI, path: Path) -> AsyncIterator[None]:
     try:
         listener = bind_unix(path)
     except OSError as error:
         raise StartError(unusable(path, error), Exit.RUN_DIRECTORY) from None
+    try:
+        async with _uvicorn(app, listener, str(path)):
+            yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.asynccontextmanager
+async def _http_at(
+    app: FastAPI, address: tuple[str, int], settings: Settings
+) -> AsyncIterator[None]:
+    try:
+        tls = tls_files.server_context(settings)
+    except ValueError as error:
+        raise StartError(str(error), Exit.KEY_FILE) from None
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    try:
+        listener = socket.create_server(address, family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise _taken("HTTP_ADDRESS", address, reason) from None
+    async with _uvicorn(app, listener, _written(address), tls):
+        log.info("HTTP_ADDRESS: answering on %s", _written(address))
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _uvicorn(
+    app: FastAPI, listener: socket.socket, name: str, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[None]:
     server = _HttpServer(
         uvicorn.Config(
             app,
@@ -532,6 +634,7 @@ async def _http(app: FastAPI, path: Path) -> AsyncIterator[None]:
             timeout_graceful_shutdown=int(DRAIN_S),
             h11_max_incomplete_event_size=HTTP_MAX_HEADERS,
             limit_concurrency=HTTP_MAX_IN_FLIGHT,
+            ssl_context_factory=(lambda *_: tls) if tls else None,
         )
     )
     task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -539,10 +642,9 @@ async def _http(app: FastAPI, path: Path) -> AsyncIterator[None]:
         while not server.started:
             if task.done():
                 task.result()
-                raise StartError(f"{path}: the HTTP server did not start")
+                raise StartError(f"{name}: the HTTP server did not start")
             await asyncio.sleep(0.005)
         yield
     finally:
         server.should_exit = True
         await task
-        path.unlink(missing_ok=True)

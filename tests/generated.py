@@ -3,6 +3,7 @@
 `test_generated.py` holds what is checked in against it.
 """
 
+import dataclasses
 import functools
 import json
 import tempfile
@@ -16,8 +17,10 @@ from authz.core.mode import Mode
 from authz.core.policy_schema import json_schema
 from authz.edges.http.reference import OPENAPI
 from authz.envoy_config import EnvoyOptions
+from authz.envoy_config.target import Target
+from authz.envoy_config.tls import ListenerTls, Pair, TargetTls
 from authz.reference.build import document
-from authz.settings import described, parse_upstream
+from authz.settings import Endpoint, described, parse_upstream
 from tests.edges.world import World
 
 ROOT: Final = Path(__file__).parents[1]
@@ -39,6 +42,26 @@ _OUTWARD: Final = replace(
     capture=(("127.0.0.1", 15001), ("::1", 15001)),
 )
 
+#: The other example: an Envoy that other hosts reach, and a service on another one.
+_PRODUCTION: Final = dataclasses.replace(
+    _DEFAULTS,
+    run_dir=Path("/etc/envoy"),
+    tls=ListenerTls(
+        Pair(Path("/etc/envoy/certs/tls.crt"), Path("/etc/envoy/certs/tls.key")),
+        Path("/etc/envoy/certs/clients.pem"),
+    ),
+    target=Target(
+        Endpoint("authz.example", 9191),
+        Endpoint("authz.example", 9192),
+        TargetTls(
+            Path("/etc/envoy/certs/services.pem"),
+            Pair(Path("/etc/envoy/certs/sidecar.crt"), Path("/etc/envoy/certs/sidecar.key")),
+        ),
+    ),
+    workers=2,
+    access_log=True,
+)
+
 
 @functools.cache
 def files() -> dict[Path, str]:
@@ -52,6 +75,10 @@ def files() -> dict[Path, str]:
         + envoy_config.to_yaml(envoy_config.ext_authz_discovery(Mode.ENFORCE, 100)),
         ROOT / "envoy/ext_authz.audit.yaml": _NOTE
         + envoy_config.to_yaml(envoy_config.ext_authz_discovery(Mode.AUDIT, 100)),
+        **{
+            ROOT / "envoy/production" / name: _NOTE + envoy_config.to_yaml(content)
+            for name, content in envoy_config.documents(_PRODUCTION, _PRODUCTION.run_dir).items()
+        },
         ROOT / "docs/configuration.md": _configuration(),
         ROOT / "docs/codes.md": _codes(),
         ROOT / "docs/policy.schema.json": json.dumps(json_schema(), indent=2) + "\n",
@@ -78,8 +105,8 @@ def _configuration() -> str:
         "# Configuration\n\n"
         "Everything is an environment variable, read once at the start; all mistakes are reported\n"
         "together, by name and never with the value. `authz settings` prints this table.\n"
-        "Policies, `MODE_FILE`, `JWKS_FILE` and `DELEGATION_JWKS_FILE` are read again when they\n"
-        "change, and on SIGHUP.\n"
+        "Policies, `MODE_FILE`, `JWKS_FILE`, `DELEGATION_JWKS_FILE` and the files of `TLS_*` are\n"
+        "read again when they change, and on SIGHUP.\n"
         "An empty variable counts as unset. `DB_PATH` is read where `AUDIT_DB_PATH` is not set.\n\n"
         "| Variable | Default | |\n|---|---|---|\n" + "\n".join(rows) + "\n\n"
         "The `OTEL_*` variables are read already; what they switch is not part of this version.\n"

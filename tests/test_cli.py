@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +45,54 @@ def test_a_minted_token_is_all_that_is_printed() -> None:
 def test_a_minted_token_as_json() -> None:
     done = _authz("token", "mint", "--agent", "a", "--json", JWT_SECRET=SECRET)
     assert set(json.loads(done.stdout)) == {"token", "expiresAt"}
+
+
+def test_a_minted_token_in_a_file_of_its_owner(tmp_path: Path) -> None:
+    file = tmp_path / "agent.jwt"
+    arguments = ("token", "mint", "--agent", "a-1", "--output", str(file))
+    done = _authz(*arguments, JWT_SECRET=SECRET)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert file.stat().st_mode & 0o777 == 0o600
+    first = file.read_text()
+    assert isinstance(
+        TokenVerifier(SECRET).identify(f"Bearer {first.strip()}", time.time()), Identity
+    )
+    done = _authz(*arguments, JWT_SECRET=SECRET)
+    assert done.returncode == 2
+    assert done.stderr == f"authz: --output: {file} is there; --force replaces it\n"
+    assert file.read_text() == first
+    done = _authz(*arguments, "--force", "--ttl", "2h", "--json", JWT_SECRET=SECRET)
+    assert (done.returncode, set(json.loads(done.stdout))) == (0, {"expiresAt"})
+    assert file.read_text() != first
+    assert [path.name for path in tmp_path.iterdir()] == ["agent.jwt"]
+
+
+def test_secrets_that_are_made_up_are_said_to_be(tmp_path: Path) -> None:
+    # So far that it says so, and no further.
+    env: dict[str, Any] = {"AUTHZ_RUN_DIR": str(tmp_path), "PORT": "none", "MODE": "none"}
+    said = (
+        f" not set: made up for trying things out, and kept in {tmp_path}/dev-secrets.json; whoever"
+        " can read it can be any agent\n"
+    )
+    for command in ("run", "serve"):
+        done = _authz(command, "--insecure-dev-secrets", **env)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"authz: JWT_SECRET and ADMIN_TOKEN{said}")
+        done = _authz(command, "--insecure-dev-secrets", JWT_SECRET=SECRET, **env)
+        assert done.stderr.startswith(f"authz: ADMIN_TOKEN{said}")
+        env_of_both = env | {"JWT_SECRET": SECRET, "ADMIN_TOKEN": SECRET}
+        assert "made up" not in _authz(command, "--insecure-dev-secrets", **env_of_both).stderr
+
+
+def test_an_echo_that_cannot_listen_says_where() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = _authz("echo", "--port", port)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"authz: --host, --port: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+    )
+    assert _authz("echo", "--port", "70000").returncode == 1
 
 
 @pytest.mark.parametrize(

@@ -305,6 +305,23 @@ def test_a_door_that_speaks_tls_is_asked_from_behind(
     assert capsys.readouterr().out == said
 
 
+def test_an_envoy_without_an_admin_endpoint_is_asked_whether_it_takes_calls(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certificate = {"TLS_CERT_FILE": "/certs/tls.crt"}
+    with door(http(200)) as (_, found):
+        env = found | {"AUTHZ_RUN_DIR": str(run_dir), "ENVOY_ADMIN": "off"}
+        where = f"127.0.0.1:{found['PORT']}: accepts connections"
+        assert probe.run(Asked(envoy=True), env) == 0
+        assert capsys.readouterr().out == f"{where}\n"
+        assert probe.run(Asked(), env | certificate) == 5
+        with serving(unix(run_dir / "http.sock"), http(200)):
+            assert probe.run(Asked(), env | certificate) == 0
+        assert capsys.readouterr().out == f"{where}; {run_dir}/http.sock /health: healthy\n"
+    assert probe.run(Asked(envoy=True), env) == 5
+    assert "nobody there: Connection refused" in capsys.readouterr().err
+
+
 def test_a_run_directory_whose_name_is_too_long(capsys: pytest.CaptureFixture[str]) -> None:
     assert probe.run(Asked(socket=True), {"AUTHZ_RUN_DIR": "/x" * 100}) == 1
     assert "AF_UNIX path too long" in capsys.readouterr().err

@@ -536,3 +536,66 @@ def test_with_a_certificate_any_address_is_served() -> None:
         assert settings.ext_authz_cert_file == Path("/c.pem")
         assert settings.ext_authz_key_file == Path("/k.pem")
         assert settings.ext_authz_client_ca_file == (Path("/a.pem") if more else None)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("authz.example:9191", ("authz.example", 9191)),
+        ("Authz.Example:1", ("authz.example", 1)),
+        ("[2001:db8::1]:65535", ("2001:db8::1", 65_535)),
+        ("192.0.2.1:9191", ("192.0.2.1", 9191)),
+        ("localhost:9191", ("127.0.0.1", 9191)),
+    ],
+)
+def test_a_service_elsewhere_is_a_host_and_a_port(value: str, expected: tuple[str, int]) -> None:
+    settings = _settings(
+        EXT_AUTHZ_TARGET=value, HTTP_TARGET=value, EXT_AUTHZ_TARGET_CA_FILE="/ca.pem"
+    )
+    assert settings.ext_authz_target == settings.http_target == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["sidecar.example", ":9191", "a:0", "a:65536", "a:b", "http://a:1", "a:1/x", "u@a:1", "a:1?x",
+     "2001:db8::1:9191", "a b:1", "a:1#", "-a:1", "[::1", "1.2.3:4"],
+)  # fmt: skip
+def test_what_is_no_service_elsewhere(value: str) -> None:
+    [problem] = _problems(
+        EXT_AUTHZ_TARGET=value, HTTP_TARGET="a:1", EXT_AUTHZ_TARGET_CA_FILE="/ca.pem"
+    )
+    assert problem.startswith("EXT_AUTHZ_TARGET: ")
+    assert value not in problem
+
+
+ELSEWHERE = {"EXT_AUTHZ_TARGET": "a.example:1", "HTTP_TARGET": "a.example:2"}
+
+
+@pytest.mark.parametrize(
+    ("env", "problems"),
+    [
+        ({"TLS_CERT_FILE": "/c"}, ["TLS_CERT_FILE: a certificate and TLS_KEY_FILE go together"]),
+        ({"TLS_KEY_FILE": "/k"}, ["TLS_CERT_FILE: a certificate and TLS_KEY_FILE go together"]),
+        ({"TLS_CLIENT_CA_FILE": "/a"},
+         ["TLS_CLIENT_CA_FILE: has no effect without a certificate"]),
+        ({"EXT_AUTHZ_TARGET": "127.0.0.1:1"},
+         ["HTTP_TARGET: is needed beside EXT_AUTHZ_TARGET; a service has both"]),
+        ({"HTTP_TARGET": "[::1]:1"},
+         ["EXT_AUTHZ_TARGET: is needed beside HTTP_TARGET; a service has both"]),
+        (ELSEWHERE,
+         [f"{name}: a.example is another host, and cleartext is for this one alone; set"
+          " EXT_AUTHZ_TARGET_CA_FILE" for name in ELSEWHERE]),
+        ({"EXT_AUTHZ_TARGET_CA_FILE": "/a"},
+         ["EXT_AUTHZ_TARGET_CA_FILE: has no effect without EXT_AUTHZ_TARGET"]),
+        ({**ELSEWHERE, "EXT_AUTHZ_TARGET_CA_FILE": "/a", "EXT_AUTHZ_TARGET_KEY_FILE": "/k"},
+         ["EXT_AUTHZ_TARGET_CERT_FILE: a certificate and EXT_AUTHZ_TARGET_KEY_FILE go together"]),
+        ({"HTTP_ADDRESS": "0.0.0.0:1"},
+         [OTHERS.replace("EXT_AUTHZ_ADDRESS", "HTTP_ADDRESS")]),
+        ({"ENVOY_WORKERS": "0"}, ["ENVOY_WORKERS: must be from 1 to 64"]),
+        ({"ENVOY_WORKERS": "65"}, ["ENVOY_WORKERS: must be from 1 to 64"]),
+        ({"ENVOY_ADMIN": "tcp"}, ["ENVOY_ADMIN: must be socket or off"]),
+        ({"ACCESS_LOG": "text"}, ["ACCESS_LOG: must be off or json"]),
+    ],
+)  # fmt: skip
+def test_what_envoy_cannot_have_in_production(env: dict[str, str], problems: list[str]) -> None:
+    assert _problems(**env) == problems

@@ -9,6 +9,7 @@ from authz import dev_secrets
 from authz.core.identity import mint
 from authz.core.timestamps import rfc3339
 from authz.settings import Settings
+from authz.supervisor import UnixConnection
 
 DEMO_AGENT: Final = "demo-agent"
 
@@ -30,8 +31,9 @@ def banner(settings: Settings, *, unready: str = "") -> str:
         tier="verified",
         tags=("code-review",),
     )
-    host = _reachable(settings)
-    base = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    host = settings.reachable_host
+    scheme = "http" if settings.tls_cert_file is None else "https"
+    base = f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
     upstream = settings.upstream
     rule = "─" * 72
     state = f"up, but NOT READY ({unready})," if unready else "ready"
@@ -69,7 +71,12 @@ curl -s -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" \
 
 def readiness(settings: Settings) -> str:
     """What `/ready` has to say against being ready; empty when it is."""
-    connection = http.client.HTTPConnection(_reachable(settings), settings.port, timeout=5)
+    connection: http.client.HTTPConnection
+    if settings.tls_cert_file is None:
+        connection = http.client.HTTPConnection(settings.reachable_host, settings.port, timeout=5)
+    else:
+        # Envoy may want a certificate of its clients, and we have none.
+        connection = UnixConnection(settings.http_socket, timeout_s=5)
     try:
         connection.request("GET", "/ready")
         answer = connection.getresponse()
@@ -79,8 +86,3 @@ def readiness(settings: Settings) -> str:
     finally:
         connection.close()
     return "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok")
-
-
-def _reachable(settings: Settings) -> str:
-    every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-    return every.get(settings.host, settings.host)

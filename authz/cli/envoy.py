@@ -1,12 +1,15 @@
 """`authz envoy`: the configuration that `authz run` gives Envoy."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from authz.cli.options import AsJson, LocalCommand
-from authz.cli.shared import fail
+from authz.cli.shared import fail, note
+
+if TYPE_CHECKING:
+    from authz.settings import Settings
 
 app = typer.Typer(help="Envoy's configuration.", no_args_is_help=True)
 
@@ -20,11 +23,14 @@ def group() -> None:
 def config(
     out: Annotated[
         Path | None,
-        typer.Option(help="Directory to write both files into; printed when left out."),
+        typer.Option(help="Directory to write the files into; printed when left out."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print, or write, the bootstrap and the ext_authz filter that it subscribes to."""
+    """Print, or write, the bootstrap and the files that it subscribes to.
+
+    Those are the ext_authz filter and, with TLS, the names of the certificates.
+    """
     import json
     import os
 
@@ -33,13 +39,19 @@ def config(
 
     names = (
         "MODE", "DECISION_TIMEOUT_MS", "HOST", "PORT", "PROXY_TARGET", "AUTHZ_RUN_DIR",
-        "SSL_CERT_FILE", "SIDECAR_AGENT_ID", "FORWARD_PROXY_PORT", "FORWARD_PROXY_HOST",
-        "FORWARD_DENY_CIDRS", "CAPTURE_PORT",
+        "SSL_CERT_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE",
+        "EXT_AUTHZ_TARGET", "HTTP_TARGET", "EXT_AUTHZ_TARGET_CA_FILE",
+        "EXT_AUTHZ_TARGET_CERT_FILE", "EXT_AUTHZ_TARGET_KEY_FILE",
+        "ENVOY_WORKERS", "ENVOY_ADMIN", "ACCESS_LOG", "ACCESS_LOG_PROBES",
+        "SIDECAR_AGENT_ID", "FORWARD_PROXY_PORT", "FORWARD_PROXY_HOST", "FORWARD_DENY_CIDRS",
+        "CAPTURE_PORT",
     )  # fmt: skip
     try:
-        options = envoy_config.EnvoyOptions.of(settings_of(os.environ, "MODE_FILE", *names))
+        settings = settings_of(os.environ, "MODE_FILE", *names)
+        options = envoy_config.EnvoyOptions.of(settings)
     except SettingsError as error:
         fail(error.problems, 2)
+    _look_at_certificates(settings)
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -47,14 +59,28 @@ def config(
         except OSError as error:
             fail([f"--out: {error}"], 1)
         return
-    files = {
-        envoy_config.BOOTSTRAP_FILE: envoy_config.bootstrap(options, options.run_dir),
-        envoy_config.EXT_AUTHZ_FILE: envoy_config.ext_authz_discovery(
-            options.mode, options.decision_timeout_ms
-        ),
-    }
+    files = envoy_config.documents(options, options.run_dir)
     if as_json:
         typer.echo(json.dumps(files, indent=2))
         return
     for name, content in files.items():
         typer.echo(f"# {options.run_dir / name}\n{envoy_config.to_yaml(content)}")
+
+
+def _look_at_certificates(settings: "Settings") -> None:
+    """Say what Envoy could not use, or should not; it may be another machine that it runs on."""
+    if settings.tls_cert_file is None and settings.target_ca_file is None:
+        return
+    from datetime import UTC, datetime
+
+    from authz import tls_files
+
+    for look in (tls_files.listener, tls_files.target):
+        try:
+            look(settings)
+        except ValueError as error:
+            note(f"{error}; Envoy will need it")
+    prefixes: tuple[tls_files.Prefix, ...] = ("TLS", "EXT_AUTHZ_TARGET")
+    for prefix in prefixes:
+        for sentence in tls_files.warnings(settings, prefix, datetime.now(UTC)):
+            note(sentence)

@@ -19,7 +19,8 @@ def probe(
         ),
     ] = False,
     envoy: Annotated[
-        bool, typer.Option("--envoy", help="Ask Envoy, by its admin socket in AUTHZ_RUN_DIR.")
+        bool,
+        typer.Option("--envoy", help="Ask Envoy, by its admin socket if it has one."),
     ] = False,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="For the whole of it.")

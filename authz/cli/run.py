@@ -123,7 +123,8 @@ def echo(
         try:
             listener = socket.create_server((host, port), family=family)
         except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
+            # Its own sentence repeats the address.
+            reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else error
             fail([f"--host, --port: cannot listen on {host} port {port}: {reason}"], FAILED)
     # The socket listens already, so whoever connects from now on is answered.
     _say_ready(ready_fd)

@@ -8,6 +8,8 @@ PROXY_PREFIX: Final = "/proxy/"
 GOVERNANCE_PREFIX: Final = "x-meshguard-"
 #: On every answer that comes from a decision, and on no other.
 DECISION_HEADER: Final = "x-meshguard-decision"
+#: The id of a decision, on answers that are not Envoy's to make: its access log has it from there.
+DECISION_ID_HEADER: Final = "x-meshguard-decision-id"
 ADMIN_HEADER: Final = "x-admin-token"
 #: In these some SDKs send the agent's token to endpoints of ours (CONTRACT §3). The first is also
 #: where some upstreams want their own key.

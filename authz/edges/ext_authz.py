@@ -22,6 +22,8 @@ from authz.edges.sockets import group_only, only_this_host
 
 #: A CheckRequest carries at most Envoy's 60 KiB of headers, and no body.
 MAX_MESSAGE: Final = 256 * 1024
+#: Milliseconds between a peer's pings at least, or it is sent away; Envoy's come every 5 s.
+MIN_PING_MS: Final = 1000
 #: Calls accepted at once; the next one is told RESOURCE_EXHAUSTED instead of waiting.
 MAX_IN_FLIGHT: Final = 1024
 
@@ -57,6 +59,10 @@ class ExtAuthzServer:
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE),
                 ("grpc.so_reuseport", 0),
+                # An Envoy on another host asks every few seconds whether we are still there, also
+                # while it has no question; grpcio's own choice is to hang up on that.
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
             ],
             maximum_concurrent_rpcs=MAX_IN_FLIGHT,
         )

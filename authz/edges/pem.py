@@ -1,11 +1,22 @@
-"""Certificates and keys in PEM files, looked at before grpcio gets them: where they cannot be used
-it writes why to stderr, and says nothing of the file."""
+"""Certificates and keys in PEM files, looked at before grpcio, Envoy or OpenSSL gets them: where
+they cannot be used those write why to stderr, and most say nothing of the file."""
 
+import os
+import stat
+from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+#: Bytes of a file that are read. The certificates that a system trusts have about 250 KB.
+MAX_PEM: Final = 1024 * 1024
+#: What Envoy signs with (ServerContextImpl): RSA of so many bits, and these curves.
+_MIN_RSA_BITS: Final = 2048
+_CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 
 class Unusable(Exception):
@@ -46,11 +57,49 @@ def key_pair(chain: Path, key: Path) -> tuple[bytes, bytes]:
     return certificate, private
 
 
+def for_envoy(chain: Path, key: Path) -> tuple[bytes, bytes]:
+    """A pair that Envoy can use, as `key_pair` gives it.
+
+    Raises:
+        Unusable: as there, or Envoy takes no such key.
+    """
+    pair = key_pair(chain, key)
+    public = _parsed(chain, pair[0])[0].public_key()
+    if isinstance(public, rsa.RSAPublicKey):
+        usable = public.key_size >= _MIN_RSA_BITS
+    else:
+        usable = isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, _CURVES)
+    if not usable:
+        raise Unusable(
+            chain,
+            "Envoy takes RSA keys of at least 2048 bits and ECDSA keys on P-256, P-384 or P-521",
+        )
+    return pair
+
+
+def validity(content: bytes) -> tuple[datetime, datetime]:
+    """From when to when the first of these certificates is valid (RFC 5280 §4.1.2.5)."""
+    first = x509.load_pem_x509_certificates(content)[0]
+    return first.not_valid_before_utc, first.not_valid_after_utc
+
+
+def is_exposed(path: Path) -> bool:
+    """Every user of this host can read the file, as far as its own mode says."""
+    return bool(path.stat().st_mode & stat.S_IROTH)
+
+
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        # Without O_NONBLOCK, opening a FIFO would wait for its writer.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:  # noqa: PTH123
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise Unusable(path, "not a regular file")
+            content = stream.read(MAX_PEM + 1)
     except OSError as error:
         raise Unusable(path, str(error.strerror)) from None
+    if len(content) > MAX_PEM:
+        raise Unusable(path, f"longer than {MAX_PEM} bytes")
+    return content
 
 
 def _parsed(path: Path, content: bytes) -> list[x509.Certificate]:

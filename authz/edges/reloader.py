@@ -48,7 +48,10 @@ T = TypeVar("T")
 
 
 class Followed(Generic[T]):
-    """A file of its own whose content is in force; one that turns bad changes nothing."""
+    """A file of its own whose content is in force; one that turns bad changes nothing.
+
+    Or several that only count together, such as a certificate and its key.
+    """
 
     def __init__(
         self,
@@ -58,6 +61,7 @@ class Followed(Generic[T]):
         read: Callable[[Path], T],
         use: Callable[[T], None],
         stays: str,
+        also: Sequence[Path] = (),
     ) -> None:
         """
         Args:
@@ -65,9 +69,11 @@ class Followed(Generic[T]):
             read: reads it, in a thread; raises ValueError with a sentence when it cannot.
             use: puts what was read in force, whether or not it is something else.
             stays: what is logged after that sentence: `the mode stays as it is`.
+            also: what is read with the file, and watched.
         """
         self.name = name
         self.path = path
+        self.paths: Final = (path, *also)
         self._read = read
         self._use = use
         self._stays = stays
@@ -191,7 +197,7 @@ class Reloader:
         self._watch(self.loaded, Pace())
 
     def _watch(self, loaded: Loaded, pace: Pace) -> bool:
-        files = [file.path for file in self._files]
+        files = [path for file in self._files for path in file.paths]
         self._real_paths = {os.path.realpath(path) for path in files}
         seen = pace.over([*loaded.directories, *loaded.paths])
         links = pace.over(loaded.links)

@@ -17,7 +17,8 @@ from authz.envoy_config.parts import (
     type_url,
 )
 
-#: The cluster of the service's own endpoints.
+#: The clusters of the questions and of the service's own endpoints.
+EXT_AUTHZ_CLUSTER: Final = "ext_authz"
 SERVICE: Final = "service"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from authz.core.names import MAX_BODY, PROXY_PREFIX
+from authz.envoy_config.access_log import access_log, remember_path
 from authz.envoy_config.clusters import SERVICE
 from authz.envoy_config.files import EXT_AUTHZ_FILE
 from authz.envoy_config.filters import (
@@ -32,6 +33,7 @@ from authz.envoy_config.limits import (
 from authz.envoy_config.options import EnvoyOptions
 from authz.envoy_config.parts import Config, socket_address, type_url
 from authz.envoy_config.replies import local_replies
+from authz.envoy_config.tls import HANDSHAKE_TIMEOUT, listener_socket
 from authz.settings import Upstream
 
 #: Where the audit trail is read.
@@ -44,12 +46,22 @@ RESERVED: Final = ("/proxy/check", "/proxy/audit", "/proxy/governance")
 
 def listener(options: EnvoyOptions, directory: Path) -> Config:
     """The listener on PORT."""
+    chain: Config = {}
+    if options.tls is not None:
+        chain["transport_socket"] = listener_socket(options.tls, directory)
+        chain["transport_socket_connect_timeout"] = HANDSHAKE_TIMEOUT
+    balance: Config = {}
+    if options.workers > 1:
+        # One socket for all workers: without this the first to wake takes every connection of an
+        # agent that has few.
+        balance["connection_balance_config"] = {"exact_balance": {}}
     return {
         "name": "sidecar",
         "address": socket_address(options.host, options.port),
         # With SO_REUSEPORT a second process could share the port and answer in our place.
         "enable_reuse_port": False,
         "per_connection_buffer_limit_bytes": BUFFER_LIMIT,
+        **balance,
         "filter_chains": [
             {
                 "filters": [
@@ -57,13 +69,15 @@ def listener(options: EnvoyOptions, directory: Path) -> Config:
                         "name": "envoy.filters.network.http_connection_manager",
                         "typed_config": _http_connection_manager(options, directory),
                     }
-                ]
+                ],
+                **chain,
             }
         ],
     }
 
 
 def _http_connection_manager(options: EnvoyOptions, directory: Path) -> Config:
+    logs = options.access_log
     return {
         "@type": type_url(
             "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -91,6 +105,7 @@ def _http_connection_manager(options: EnvoyOptions, directory: Path) -> Config:
         "skip_xff_append": True,
         "server_header_transformation": "PASS_THROUGH",
         "local_reply_config": local_replies(options.decision_timeout_ms),
+        **({"access_log": access_log(probes=options.access_log_probes)} if logs else {}),
         "route_config": {
             "name": "sidecar",
             "virtual_hosts": [
@@ -98,6 +113,7 @@ def _http_connection_manager(options: EnvoyOptions, directory: Path) -> Config:
             ],
         },
         "http_filters": [
+            *([remember_path()] if logs else []),
             ext_authz_subscription(directory / EXT_AUTHZ_FILE),
             {
                 "name": "buffer",

@@ -86,6 +86,25 @@ def test_the_least_is_enough() -> None:
     assert _rendered(*GIVEN).workload["kind"] == "StatefulSet"
 
 
+@pytest.mark.parametrize(
+    ("agent", "name"),
+    [
+        ("code-reviewer", "code-reviewer"),
+        ("Team_A/Reviewer (2)", "code-reviewer-team-a-reviewer-2"),
+        ("///", "code-reviewer-agent"),
+        ("x" * 200, "code-reviewer-" + "x" * 38),
+    ],
+)
+def test_names_are_made_of_whatever_the_agents_id_is(agent: str, name: str) -> None:
+    made = _rendered(*GIVEN, "--set-string", f"agent.id={agent}")
+    assert {d["metadata"]["name"].removesuffix("-settings") for d in made.documents} <= {
+        name,
+        f"{name}-mode",
+        f"{name}-policies",
+    }
+    assert made.variables(made.containers["authz"])["SIDECAR_AGENT_ID"] == agent
+
+
 def test_secrets_have_to_be_given() -> None:
     assert "secrets.existingSecret: name a Secret with the keys" in _refused(*POLICY)
     said = _refused(*POLICY, "--set", f"secrets.jwtSecret={STRONG}")

@@ -15,7 +15,9 @@ from authz import envoy_config, wiring
 from authz.core.mode import Mode
 from authz.edges import ext_authz
 from authz.envoy_config import EnvoyOptions
-from authz.settings import parse_upstream
+from authz.envoy_config.target import Target
+from authz.envoy_config.tls import ListenerTls, Pair, TargetTls
+from authz.settings import Endpoint, parse_upstream
 from authz.supervisor import envoy_binary
 from tests.e2e import sidecar as starter
 from tests.e2e.bare_envoy import connects, process
@@ -46,14 +48,67 @@ def test_the_real_binary_accepts_every_variant_without_a_warning(target: str, mo
     with starter.directory() as path:
         options = _options(path, target, mode)
         config = envoy_config.write(options, path)
-        checked = subprocess.run(
-            [envoy_binary(None), "--mode", "validate", "-l", "warning", "-c", config],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert checked.returncode == 0, checked.stderr
-        assert checked.stderr.strip() == ""
+        assert _complaints(config) == ""
+
+
+def _production(folder: Path) -> dict[str, dict[str, Any]]:
+    """What may differ from the usual, with files that are there: Envoy reads them also to look."""
+    pair, ca = Pair(folder / "cert.pem", folder / "key.pem"), folder / "cert.pem"
+    tls = ListenerTls(pair)
+    target = Target(
+        Endpoint("authz.example", 9191), Endpoint("192.0.2.1", 9192), TargetTls(ca, pair)
+    )
+    here = Target(Endpoint("127.0.0.1", 9191), Endpoint("::1", 9192), None)
+    return {
+        "usual": {},
+        "tls": {"tls": tls},
+        "mutual tls": {"tls": tls._replace(client_ca=ca)},
+        "elsewhere": {"target": target},
+        "elsewhere, unknown": {"target": target._replace(tls=TargetTls(ca))},
+        "by tcp": {"target": here},
+        "workers": {"workers": 64},
+        "log": {"access_log": True},
+        "log with probes": {"access_log": True, "access_log_probes": True},
+        "all": {"tls": tls, "target": target, "workers": 2, "access_log": True},
+    }
+
+
+KINDS = list(_production(Path("/")))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_real_binary_accepts_what_production_wants(kind: str) -> None:
+    with starter.directory() as path:
+        options = replace(_options(path, "https://httpbin.org"), **_production(path)[kind])
+        assert _complaints(envoy_config.write(options, path)) == ""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_the_same_listener_without_an_admin_endpoint(kind: str) -> None:
+    """Which comes from a file of its own then, and that is not looked at by `--mode validate`."""
+    with starter.directory() as path:
+        options = replace(_options(path, "https://httpbin.org"), **_production(path)[kind])
+        whole = envoy_config.documents(options, path)
+        parts = envoy_config.documents(replace(options, admin=False), path)
+        bootstrap = parts[envoy_config.BOOTSTRAP_FILE]
+        assert "admin" not in bootstrap
+        [listener] = parts[envoy_config.LISTENERS_FILE]["resources"]
+        assert listener.pop("@type") == "type.googleapis.com/envoy.config.listener.v3.Listener"
+        static = whole[envoy_config.BOOTSTRAP_FILE]["static_resources"]
+        assert [listener] == static["listeners"]
+        assert bootstrap["static_resources"] == {"clusters": static["clusters"]}
+        assert _complaints(envoy_config.write(replace(options, admin=False), path)) == ""
+
+
+def _complaints(config: Path) -> str:
+    checked = subprocess.run(
+        [envoy_binary(None), "--mode", "validate", "-l", "warning", "-c", config],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr
+    return checked.stderr.strip()
 
 
 def test_envoys_limits_come_before_the_services() -> None:

@@ -14,6 +14,7 @@ from pydantic import AliasChoices, Field, model_validator
 from authz.core import call as calls
 from authz.core.call import Call
 from authz.core.chain_doc import MAX_POINTS
+from authz.core.names import DECISION_ID_HEADER
 from authz.core.reply import Answer
 from authz.core.sources import Source
 from authz.edges.http.bodies import Body
@@ -86,4 +87,7 @@ def named(base: Call, item: NamedAction) -> Call:
 
 def json_of(answer: Answer) -> JSONResponse:
     """An answer as it is sent."""
-    return JSONResponse(answer.body, answer.status, headers=answer.headers)
+    headers, decision_id = answer.headers, answer.body.get("decisionId")
+    if isinstance(decision_id, str):
+        headers = {**headers, DECISION_ID_HEADER: decision_id}
+    return JSONResponse(answer.body, answer.status, headers=headers)

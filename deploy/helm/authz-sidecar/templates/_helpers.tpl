@@ -1,5 +1,7 @@
 {{- define "authz.fullname" -}}
-{{- $name := default .Values.agent.id .Values.nameOverride | lower -}}
+{{- /* An agent's id may be anything; a name in Kubernetes may not. */ -}}
+{{- $name := default .Values.agent.id .Values.nameOverride | lower | regexFind "[a-z0-9].*" -}}
+{{- $name = regexReplaceAll "[^a-z0-9]+" $name "-" | trimSuffix "-" | default "agent" -}}
 {{- default (ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name)) .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
 
