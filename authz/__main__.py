@@ -1,7 +1,8 @@
 """The `authz` command, and `python -m authz`.
 
 `authz probe` runs as often as a container's health is asked for, and goes its own way: importing
-the command line takes ten times as long as probing.
+the command line takes ten times as long as probing. So does the service of `authz run`, which has
+nothing to do with the command line.
 """
 
 import sys
@@ -15,6 +16,10 @@ def main() -> None:
         code = probe.main(sys.argv[2:])
         if code is not None:
             raise SystemExit(code)
+    if sys.argv[1:3] == ["serve", "--ready-fd"]:
+        from authz import service  # noqa: PLC0415
+
+        raise SystemExit(service.main(sys.argv[3]))
     from authz import cli  # noqa: PLC0415
 
     cli.main()

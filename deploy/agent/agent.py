@@ -174,7 +174,10 @@ class Agent:
         )
         said = answer.json()
         verdict = "REFUSED" if answer.status_code == 401 else str(said.get("decision")).upper()
-        print(f"  {url}: {verdict} {said.get('code', '')} ({said.get('message', '')})")
+        if said.get("wouldDeny"):
+            verdict = "AUDIT-ONLY"
+        reason = said.get("message") or said.get("reason") or ""
+        print(f"  {url}: {verdict} {said.get('code', '')} ({reason})")
         # Audit mode forwards everything, this too, and has it on record.
         self.expect(
             answer.status_code == (401 if self.blocks else 200),
