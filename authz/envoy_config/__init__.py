@@ -94,11 +94,10 @@ def bootstrap(options: EnvoyOptions, directory: Path) -> Config:
 
 
 def _listeners(options: EnvoyOptions, directory: Path) -> list[Config]:
-    return [
-        listener(options, directory),
-        *([forward_listener(options, directory)] if options.forward else []),
-        *(capture_listeners(options, directory) if options.capture else []),
-    ]
+    found = [listener(options, directory)]
+    if options.forward is not None:
+        found.append(forward_listener(options, directory))
+    return found + capture_listeners(options, directory)
 
 
 def _control(options: EnvoyOptions, directory: Path) -> Config:

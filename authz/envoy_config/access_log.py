@@ -68,6 +68,14 @@ FIELDS: Final[Config] = {
 }
 
 
+def outward_log() -> list[Config]:
+    """The same where the agent chooses the host, which is told then."""
+    [log] = access_log(probes=True)
+    host = {"host": f"%REQUEST_HEADER(:AUTHORITY):{MAX_VALUE}%"}
+    log["typed_config"]["log_format"]["json_format"] = {**FIELDS, **host}
+    return [log]
+
+
 def access_log(*, probes: bool) -> list[Config]:
     """The HTTP connection manager's `access_log`."""
     log: Config = {

@@ -37,7 +37,9 @@ _NAMED, _PLAIN, _OTHER = "tls", "http", "other"
 
 
 def capture_listeners(options: EnvoyOptions, directory: Path) -> list[Config]:
-    """The listener on CAPTURE_PORT, and the one inside Envoy that it hands tunnels to."""
+    """The listener on CAPTURE_PORT, and the one inside Envoy that it hands tunnels to, if any."""
+    if not options.capture:
+        return []
     first, *more = options.capture
     return [
         {

@@ -18,7 +18,7 @@ from typing import Final
 
 from authz.core.names import VIA
 from authz.core.sources import Source
-from authz.envoy_config.access_log import access_log, remember_path
+from authz.envoy_config.access_log import outward_log
 from authz.envoy_config.files import EXT_AUTHZ_FILE
 from authz.envoy_config.filters import (
     EXT_AUTHZ,
@@ -116,7 +116,7 @@ def http_manager(
             "skip_xff_append": True,
             "server_header_transformation": "PASS_THROUGH",
             "local_reply_config": local_replies(options.decision_timeout_ms, outward=True),
-            **({"access_log": access_log(probes=True)} if options.access_log else {}),
+            **({"access_log": outward_log()} if options.access_log else {}),
             # No other upgrade: what is spoken after one would be governed by nobody.
             "upgrade_configs": [{"upgrade_type": "CONNECT"}],
             "route_config": {
@@ -138,7 +138,6 @@ def http_manager(
                 ],
             },
             "http_filters": [
-                *([remember_path()] if options.access_log else []),
                 ext_authz_subscription(directory / EXT_AUTHZ_FILE),
                 strip_failed_open(),
                 # Only what may pass is resolved: a name in a query is a message, too.

@@ -3,6 +3,7 @@
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,17 +21,21 @@ CAPTURE = (("127.0.0.1", 15_001), ("::1", 15_001))
 KNOWN = "message 'xds.core.v3.CidrRange' is contained in proto file"
 
 
+@pytest.mark.parametrize("more", [{}, {"access_log": True, "admin": False, "workers": 2}])
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize(
     ("forward", "capture"), [(FORWARD, ()), (None, CAPTURE[:1]), (FORWARD, CAPTURE)]
 )
 def test_the_real_binary_accepts_every_variant(
-    forward: tuple[str, int] | None, capture: tuple[tuple[str, int], ...], mode: Mode
+    forward: tuple[str, int] | None,
+    capture: tuple[tuple[str, int], ...],
+    mode: Mode,
+    more: dict[str, Any],
 ) -> None:
     with starter.directory() as path:
         options = EnvoyOptions(
             "127.0.0.1", 3100, mode, parse_upstream("http://127.0.0.1:1"), path, None, 100,
-            forward=forward, capture=capture,
+            forward=forward, capture=capture, **more,
         )  # fmt: skip
         config = envoy_config.write(options, path)
         checked = subprocess.run(

@@ -5,6 +5,7 @@ have another FORWARD_DENY_CIDRS.
 """
 
 import base64
+import json
 import os
 import signal
 import socket
@@ -416,6 +417,24 @@ def test_without_the_service_only_enforce_holds_on(
                     assert client.get(secure.url).status_code == 200
         finally:
             os.kill(sidecar.process.pid, signal.SIGCONT)
+
+
+def test_the_access_log_tells_of_requests_and_tunnels(
+    start: Callable[..., Any], upstream: Upstream, secure: Upstream
+) -> None:
+    """Also without an admin endpoint, where the listeners come from a file of their own."""
+    with start(ACCESS_LOG="json", ENVOY_ADMIN="off", ENVOY_WORKERS="2") as sidecar:
+        with _client(sidecar) as client:
+            assert client.get(f"{_named(upstream.url)}/x?key=secret").status_code == 200
+            assert client.get(_named(secure.url)).status_code == 200
+        wait_until(lambda: sidecar.out().count("localhost:") >= 2, "the access log")
+        lines = [json.loads(line) for line in sidecar.out().splitlines() if "localhost:" in line]
+        rows = {row["id"]: row for row in sidecar.rows()}
+    assert len(rows) == 2
+    for line in lines:
+        assert line["action"] == rows[line["decision_id"]]["action"]
+        assert line["host"].startswith("localhost:")
+    assert "secret" not in json.dumps(lines)
 
 
 def test_a_change_of_mode_is_taken_over_in_place(
