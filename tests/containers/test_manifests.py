@@ -51,6 +51,27 @@ print(json.dumps({
 """
 
 
+#: What it tries past the sidecar: another host by TLS, and a datagram, which nobody could judge.
+_PAST: Final = """
+import json, socket, ssl, sys
+said = {}
+try:
+    context = ssl.create_default_context()
+    with socket.create_connection((sys.argv[1], 443), 10) as raw:
+        context.wrap_socket(raw, server_hostname="api.example.com")
+    said["tls"] = "there"
+except OSError as error:
+    said["tls"] = type(error).__name__
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
+    try:
+        datagram.sendto(b"x", (sys.argv[1], 9))
+        said["udp"] = "sent"
+    except OSError as error:
+        said["udp"] = type(error).__name__
+print(json.dumps(said))
+"""
+
+
 def _asks(pod: Pod, action: str) -> tuple[int, dict[str, Any]]:
     status, answer = json.loads(pod.exec("agent", "python", "-c", _ASK, action))
     return status, answer
@@ -114,3 +135,17 @@ def test_a_pod_comes_up_and_governs_its_agent(name: str, image: str, tmp_path: P
         for container in pod.containers.values():
             container.reload()
             assert container.status == "running" or not container.attrs["State"]["ExitCode"]
+
+
+def test_a_captured_agent_cannot_go_round_its_sidecar(image: str, tmp_path: Path) -> None:
+    with _running("kustomize-capture", image, tmp_path) as pod:
+        pod.wait("authz", "readinessProbe")
+        # To its sidecar it speaks as before.
+        assert _asks(pod, "read:docs")[0] == 200
+
+        said = json.loads(pod.exec("agent", "python", "-c", _PAST, pod.node))
+        assert said["udp"] == "PermissionError"
+        assert said["tls"] in ("ConnectionResetError", "SSLEOFError")
+        # It was the sidecar that said no, by the name that it asked for.
+        decided = ("connect:api.example.com:443", "enforce", "default_denied")
+        assert decided in _decisions(pod)
