@@ -132,6 +132,8 @@ def test_a_pod_comes_up_and_governs_its_agent(name: str, image: str, tmp_path: P
         assert ("read:docs", "enforce", "rule_allowed") in decided
         assert ("write:delete", "audit", "rule_denied") in decided
         assert decided[-1] == ("write:delete", "enforce", "default_denied")
+        # What an ordinary sidecar's preStop runs.
+        assert pod.exec("authz", "sleep", "0") == ""
         for container in pod.containers.values():
             container.reload()
             assert container.status == "running" or not container.attrs["State"]["ExitCode"]
