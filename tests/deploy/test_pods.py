@@ -41,16 +41,6 @@ LIMITS: Final = {"cpu": "250m", "memory": "256Mi"}
 #: place, with the others decide, forget or mint.
 OURS: Final = {"mode", "policies", "audit", "run", "jwks", "upstream-authorization", "authz-tmp"}
 
-#: Settings of capture and the forward proxy, which are not on this branch yet.
-COMING: Final = {
-    "CAPTURE_PORT",
-    "FORWARD_PROXY_PORT",
-    "SIDECAR_AGENT_TIER",
-    "SIDECAR_AGENT_TAGS",
-}
-
-COMING_COMMANDS: Final = {("capture", "install")}
-
 #: Settings whose values are secrets.
 SECRET: Final = {"JWT_SECRET", "ADMIN_TOKEN", "PROXY_AUTHORIZATION"}
 
@@ -178,7 +168,7 @@ def test_secrets_come_from_secrets_and_only_the_service_has_them(manifest: Manif
 
 @every
 def test_every_variable_of_the_sidecar_is_a_setting(manifest: Manifest) -> None:
-    known = {variable.name for variable in described()} | COMING
+    known = {variable.name for variable in described()}
     for container in manifest.ours.values():
         for source in container.get("envFrom", []):
             assert set(source) == {"configMapRef"}
@@ -560,7 +550,7 @@ def test_the_commands_that_are_run_exist() -> None:
                 assert command[0] == "authz"
                 named.add(tuple(command[1:]))
     assert {("run",), ("serve",), ("capture", "install"), ("probe", "--socket")} <= named
-    for words in named - COMING_COMMANDS:
+    for words in named:
         result = CliRunner().invoke(app, [*words, "--help"])
         assert result.exit_code == 0, words
 
