@@ -15,9 +15,10 @@ from authz.settings import described
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-#: What users tell programs: which gateway is theirs, a proxy, what their terminal is like.
+#: What users tell programs: which gateway is theirs, a proxy, what their terminal is like. Not
+#: AUTHZ_IMAGE, which tells the tests in containers what to test.
 _TOLD: Final = re.compile(
-    r"(meshguard|authz)_.*|.*_proxy|(no|force)_color|columns|lines", re.IGNORECASE
+    r"(meshguard|authz)_(?!image$).*|.*_proxy|(no|force)_color|columns|lines", re.IGNORECASE
 )
 
 # Each test says itself what it needs. When modules of tests are imported this is done already.

@@ -61,6 +61,26 @@ print(json.dumps([special, names]))
 """
 
 
+#: A digest of each file that its user may read.
+_CONTENTS = """
+import hashlib, json, os
+found = {}
+for place, directories, files in os.walk("/"):
+    directories[:] = [
+        name for name in directories if os.path.join(place, name) not in ("/proc", "/sys", "/dev")
+    ]
+    for name in files:
+        path = os.path.join(place, name)
+        # The engine's own: names and addresses.
+        if path in ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/.dockerenv"):
+            continue
+        if not os.path.islink(path) and os.access(path, os.R_OK):
+            with open(path, "rb") as file:
+                found[path] = hashlib.file_digest(file, "sha256").hexdigest()
+print(json.dumps(found))
+"""
+
+
 @pytest.fixture(scope="module")
 def alone(image: str) -> Iterator[Pod]:
     """With the image's own health check, only more often, and without a shell."""
@@ -204,3 +224,22 @@ def test_another_user_will_do_that_may_write_the_volumes(image: str) -> None:
         assert one.client.get("/proxy/docs", headers=bearer()).status_code == 200
         assert [row["decision"] for row in one.rows()] == ["allow"]
         assert one.service.exec("id", "-u") == "12345\n"
+
+
+@pytest.mark.skipif(engine.ROUNDS == 1, reason="takes minutes: make containers")
+@pytest.mark.timeout(1800)
+def test_it_is_built_from_nothing_and_is_the_same_again() -> None:
+    """Without any layer of an earlier build; what is in it does not depend on when it is built."""
+    built = [engine.build("from-nothing", "--no-cache", timeout_s=800) for _ in range(2)]
+    try:
+        listed = []
+        for one in built:
+            with boxed(one, "-c", _CONTENTS, entrypoint="python", network_mode="none") as box:
+                ended = box.ended()
+            assert ended.code == 0, ended.log
+            listed.append(json.loads(ended.log))
+        assert listed[0].keys() == listed[1].keys()
+        assert {path for path, digest in listed[0].items() if listed[1][path] != digest} == set()
+    finally:
+        for one in set(built):
+            engine.client().images.remove(one, force=True)

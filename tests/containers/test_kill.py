@@ -9,18 +9,17 @@ Each kind of kill is done CONTAINER_ROUNDS times; `make containers` does it twen
 
 import asyncio
 import itertools
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import pytest
 
+from tests.containers.engine import ROUNDS
 from tests.containers.pods import SHAPES, Pod, Shape, pod, until
 from tests.e2e.load import Client
 from tests.e2e.sidecar import bearer
 
-ROUNDS: Final = int(os.environ.get("CONTAINER_ROUNDS", "1"))
 CLIENTS: Final = 4
 #: Seconds between a client's requests: load enough to be met, and not to starve who starts again.
 PAUSE_S: Final = 0.01

@@ -6,10 +6,10 @@ take is `python -m bench container_sla`'s to say.
 
 import asyncio
 import itertools
-import os
 from typing import Final
 
 from bench.traffic import Ask, Traffic, precise_loop
+from tests.containers.engine import ROUNDS
 from tests.containers.pods import Pod, pod
 from tests.e2e.sidecar import bearer
 
@@ -20,7 +20,7 @@ LEAST_MB: Final = 128
 RATE: Final = 100.0
 CONNECTIONS: Final = 16
 #: Seconds; `make containers` takes longer.
-LOAD_S: Final = 3.0 if int(os.environ.get("CONTAINER_ROUNDS", "1")) == 1 else 60.0
+LOAD_S: Final = 3.0 if ROUNDS == 1 else 60.0
 
 
 def _load(one: Pod, rate: float, seconds: float) -> None:

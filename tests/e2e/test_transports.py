@@ -17,6 +17,7 @@ import pytest
 
 from authz.core.wire_pb2 import CheckRequest, CheckResponse
 from authz.edges.h2c.server import MAX_IN_FLIGHT, SERVICE
+from authz.exits import Exit
 from tests.e2e import certificates
 from tests.e2e import sidecar as starter
 from tests.e2e.load import Client, Reply, ask_together
@@ -380,7 +381,7 @@ def test_mutual_tls_refuses_a_peer_without_a_certificate_and_one_with_anothers(
 def test_run_does_not_serve_an_address(workspace: Path) -> None:
     env = _env(workspace, EXT_AUTHZ_ADDRESS="127.0.0.1:9191")
     assert _fails(workspace, env, "run") == (
-        1,
+        Exit.SETTINGS,
         "authz: EXT_AUTHZ_ADDRESS: is for `authz serve` with an Envoy of your own; `authz run`"
         " connects its two processes by a unix socket\n",
     )
@@ -392,7 +393,7 @@ def test_an_address_that_is_taken_is_one_sentence(workspace: Path, transport: st
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         env = _env(workspace, EXT_AUTHZ_ADDRESS=address, EXT_AUTHZ_TRANSPORT=transport)
         code, said = _fails(workspace, env)
-    assert code == 1
+    assert code == Exit.ADDRESS
     assert f"EXT_AUTHZ_ADDRESS: {address} cannot be listened on" in said.splitlines()[-1]
     assert "Address already in use" in said.splitlines()[-1]
     assert "Traceback" not in said
@@ -436,7 +437,7 @@ def test_a_certificate_that_cannot_be_used_is_one_sentence(
     elif how != "missing":
         file.write_bytes(_NOT_PEM if how == "nonsense" else b"")
     code, said = _fails(workspace, env)
-    assert code == 1
+    assert code == Exit.KEY_FILE
     assert "Traceback" not in said
     ours = [line for line in said.splitlines() if "EXT_AUTHZ_TLS" in line]
     assert len(ours) == 1
