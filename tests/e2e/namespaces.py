@@ -49,7 +49,7 @@ def usable() -> str:
             return f"network namespaces need {program}"
     if not _agents_python():
         return "network namespaces need a Python that another user can run"
-    name = f"authz-probe-{os.getpid()}"
+    name = f"authz-probe-{secrets.token_hex(4)}"
     if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
         return "network namespaces cannot be made here"
     subprocess.run(["ip", "netns", "delete", name], check=True)
@@ -137,8 +137,6 @@ def pod() -> Iterator[Pod]:
         for name in (here.name, here.world):
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
         shutil.rmtree(etc, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            etc.parent.rmdir()
         shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -17,9 +17,6 @@ from tests.e2e import namespaces
 from tests.e2e.namespaces import EVIL, EVIL6, GOOD, GOOD6, METADATA, Pod
 from tests.e2e.sidecar import JWT_SECRET, children, wait_until
 
-PROBLEM: Final = namespaces.usable()
-pytestmark = pytest.mark.skipif(bool(PROBLEM), reason=PROBLEM)
-
 PORT: Final = 15_001
 POLICY: Final = """
 name: outward
@@ -102,6 +99,16 @@ def _capturing(**env: str) -> Iterator[Captured]:
             except BaseException:
                 sys.stderr.write((pod.directory / "stderr").read_text()[-6000:])
                 raise
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _namespaces() -> None:
+    """Nothing here can be tried without; where REQUIRE_TOOLS is set (CI), that is a failure."""
+    problem = namespaces.usable()
+    if problem and os.environ.get("REQUIRE_TOOLS"):
+        pytest.fail(problem)
+    if problem:
+        pytest.skip(problem)
 
 
 @pytest.fixture(scope="module")
