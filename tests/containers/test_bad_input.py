@@ -28,7 +28,6 @@ class Bad(NamedTuple):
     env: Mapping[str, str] = GOOD
     tmpfs: Mapping[str, str] = PLACES
     memory: str = ""
-    command: tuple[str, ...] = ()
 
 
 BAD: Final = {
@@ -71,15 +70,13 @@ BAD: Final = {
     ),
     "a certificate that is none": Bad(
         Exit.KEY_FILE,
-        ("authz: EXT_AUTHZ_TLS_KEY_FILE: /etc/os-release: not PEM certificates\n",),
-        env=GOOD
-        | {
-            "EXT_AUTHZ_TRANSPORT": "grpc",
-            "EXT_AUTHZ_ADDRESS": "127.0.0.1:9191",
-            "EXT_AUTHZ_TLS_CERT_FILE": "/etc/os-release",
-            "EXT_AUTHZ_TLS_KEY_FILE": "/etc/os-release",
-        },
-        command=("serve",),
+        ("authz: TLS_KEY_FILE: /etc/os-release: not PEM certificates\n",),
+        env=GOOD | {"TLS_CERT_FILE": "/etc/os-release", "TLS_KEY_FILE": "/etc/os-release"},
+    ),
+    "a certificate that is not there": Bad(
+        Exit.KEY_FILE,
+        ("authz: TLS_CERT_FILE: /nowhere.pem: No such file or directory\n",),
+        env=GOOD | {"TLS_CERT_FILE": "/nowhere.pem", "TLS_KEY_FILE": "/nowhere.key"},
     ),
     "a quarter of the least memory": Bad(
         Exit.MEMORY, ("because the memory limit of 32 MiB is too small; raise it: ",), memory="32m"
@@ -92,9 +89,7 @@ def test_a_container_that_cannot_start_says_why_and_ends(image: str, bad: Bad) -
     limits: dict[str, Any] = {}
     if bad.memory:
         limits = {"mem_limit": bad.memory, "memswap_limit": bad.memory}
-    with boxed(
-        image, *bad.command, env=bad.env, tmpfs=bad.tmpfs, network_mode="none", **limits
-    ) as one:
+    with boxed(image, env=bad.env, tmpfs=bad.tmpfs, network_mode="none", **limits) as one:
         ended = one.ended()
     assert ended.code == bad.code, ended.log
     for sentence in bad.sentences:
