@@ -434,3 +434,20 @@ def test_json_has_every_line_and_the_counts(monkeypatch: pytest.MonkeyPatch) -> 
     for line in told["lines"]:
         for check in line["checks"]:
             assert ("cure" in check) is (check["status"] in ("warn", "fail"))
+
+
+@pytest.mark.parametrize(
+    ("gateway", "sentence"),
+    [
+        ("https://127.0.0.1:{port}", "set SSL_CERT_FILE to its issuer"),
+        ("http://127.0.0.1:{port}", "or it speaks TLS: then ask https:// instead"),
+        ("unix:/nowhere/http.sock", "no sidecar answers there\n"),
+    ],
+)
+def test_where_nobody_answers_it_may_be_for_want_of_tls(gateway: str, sentence: str) -> None:
+    with socket.socket() as nobody:  # bound, and listened on by none
+        nobody.bind(("127.0.0.1", 0))
+        there = gateway.format(port=nobody.getsockname()[1])
+        done = CliRunner().invoke(app, ["doctor", "--gateway", there])
+    assert done.exit_code == 5
+    assert sentence in done.stderr

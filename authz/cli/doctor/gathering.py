@@ -71,8 +71,17 @@ def from_outside(there: Destination) -> Facts:
     """
     facts = _facts(there.name, Asker(there.base_url, there.socket), None, None)
     if not facts.said:
-        raise Nobody(f"{there.name}: no sidecar answers there")
+        raise Nobody(f"{there.name}: no sidecar answers there{_unless(there)}")
     return facts
+
+
+def _unless(there: Destination) -> str:
+    """What else an answer may be missing for: TLS that only one end speaks, or does not trust."""
+    if there.socket:
+        return ""
+    if there.base_url.startswith("https:"):
+        return ", or its certificate is not trusted here: then set SSL_CERT_FILE to its issuer"
+    return ", or it speaks TLS: then ask https:// instead"
 
 
 def from_inside(settings: Settings, env: Mapping[str, str]) -> Facts:
