@@ -33,6 +33,9 @@ rules:
   - effect: allow
     actions: ["read:localhost:*/*", "read:127.0.0.1:*/*", "connect:localhost:*"]
   - effect: allow
+    actions: ["connect:127.0.0.1:*"]
+    conditions: {method: {equals: GET}}  # for what is plain, and for no tunnel
+  - effect: allow
     actions: ["write:localhost:*/*"]
     conditions: {method: {equals: PUT}, path: {startsWith: /put/}, host: {startsWith: "localhost:"}}
 defaultEffect: deny
