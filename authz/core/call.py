@@ -267,7 +267,7 @@ def _to(authority: str, usual_port: int | None) -> tuple[Destination, str]:
     try:
         return destination(authority, usual_port), ""
     except ValueError as error:
-        # Its action is to be no name's; the row has what stood there as its host.
+        # Its action is to be no name's; the row has what stood there as its host, but for a user.
         return Destination("(unreadable)", usual_port or _TUNNEL_PORT), str(error)
 
 
@@ -320,7 +320,8 @@ def from_http(
         resource=resource[:MAX_NAME],
         method=method[:MAX_METHOD],
         path=path[:MAX_NAME],
-        host=host[:MAX_LABEL],
+        # A user's name, and the password behind it, is no part of a host, and on record for ever.
+        host=host.rpartition("@")[2][:MAX_LABEL],
         trace_id=_label(govern("x-meshguard-trace-id", "")) or _label(header("x-trace-id", "")),
         authorization=header("authorization", ""),
         upstream_authorization=govern("x-meshguard-upstream-authorization", ""),

@@ -69,25 +69,29 @@ FIELDS: Final[Config] = {
 
 
 def outward_log() -> list[Config]:
-    """The same where the agent chooses the host, which is told then."""
-    [log] = access_log(probes=True)
+    """The same where the agent chooses the host, which is told then.
+
+    But for one with a user before it, who may have a password: no format takes that away, so such
+    requests, which are malformed, have a log of their own.
+    """
     host = {"host": f"%REQUEST_HEADER(:AUTHORITY):{MAX_VALUE}%"}
-    log["typed_config"]["log_format"]["json_format"] = {**FIELDS, **host}
-    return [log]
+    with_user = {
+        "name": ":authority",
+        "string_match": {"contains": "@"},
+        "treat_missing_header_as_empty": True,
+    }
+    return [
+        {
+            **_stdout({**FIELDS, **host}),
+            "filter": {"header_filter": {"header": {**with_user, "invert_match": True}}},
+        },
+        {**_stdout(FIELDS), "filter": {"header_filter": {"header": with_user}}},
+    ]
 
 
 def access_log(*, probes: bool) -> list[Config]:
     """The HTTP connection manager's `access_log`."""
-    log: Config = {
-        "name": "envoy.access_loggers.stdout",
-        "typed_config": {
-            "@type": type_url("extensions.access_loggers.stream.v3.StdoutAccessLog"),
-            "log_format": {
-                "omit_empty_values": True,
-                "json_format": FIELDS,
-            },
-        },
-    }
+    log = _stdout(FIELDS)
     if not probes:
         # Below /proxy/ the upstream may have such paths too, and by now they look the same.
         paths = ", ".join(f"'{path}'" for path in _PROBES)
@@ -102,6 +106,16 @@ def access_log(*, probes: bool) -> list[Config]:
             }
         }
     return [log]
+
+
+def _stdout(fields: Config) -> Config:
+    return {
+        "name": "envoy.access_loggers.stdout",
+        "typed_config": {
+            "@type": type_url("extensions.access_loggers.stream.v3.StdoutAccessLog"),
+            "log_format": {"omit_empty_values": True, "json_format": fields},
+        },
+    }
 
 
 def remember_path() -> Config:

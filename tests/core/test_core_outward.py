@@ -109,6 +109,20 @@ def test_what_stood_in_place_of_a_host_is_told_and_names_nothing() -> None:
     assert call.host == "2130706433\\r\\nx"
 
 
+def test_a_password_in_a_host_is_not_recorded() -> None:
+    """An agent's library may put one there, and rows are kept."""
+    for raw in (asked(host="me:hunter2@a.test:8080"), tunnel("me:hunter2@a.test:443")):
+        _, recorder = answered(raw)
+        [row] = recorder.rows
+        assert row.code == "malformed"
+        assert json.loads(row.metadata or "")["host"].startswith("a.test:")
+        assert "hunter2" not in str(row)
+    # Nor by PORT, where what stands in `Host` decides nothing.
+    request = CheckRequest.FromString(asked(host="me:hunter2@a.test"))
+    request.attributes.context_extensions.clear()
+    assert read(request.SerializeToString()).host == "a.test"
+
+
 @pytest.mark.parametrize("via", ["", "elsewhere", "proxy"])
 def test_a_listener_that_nobody_knows_is_taken_for_the_strictest(via: str) -> None:
     """Never for PORT's, where the agent would name its action itself."""
