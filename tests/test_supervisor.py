@@ -29,7 +29,17 @@ PLAN: Final = Plan(
 )
 
 
-@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, upstream=None, echo=7)])
+#: With everything in it that need not be there.
+FULL: Final = replace(
+    PLAN,
+    workers=2,
+    listeners="/run/authz/listeners.yaml",
+    echo=7,
+    outward=(("FORWARD_PROXY_PORT", "127.0.0.1", 3128), ("CAPTURE_PORT", "::1", 15_001)),
+)
+
+
+@pytest.mark.parametrize("plan", [PLAN, FULL, replace(PLAN, upstream=None)])
 def test_a_plan_is_the_same_on_the_other_side(plan: Plan) -> None:
     assert Plan.from_json(plan.to_json()) == plan
 
@@ -48,6 +58,7 @@ def test_it_is_small() -> None:
     assert ours == {
         "authz", "authz.cgroups", "authz.core", "authz.core.text", "authz.core.timestamps",
         "authz.exits", "authz.logs", "authz.ownership", "authz.run_dir", "authz.supervisor",
+        "authz.tcp_table", "authz.unix_http",
     }  # fmt: skip
     large = {"pydantic", "typer", "rich", "yaml", "fastapi", "httpx", "cryptography", "envoy"}
     assert not modules & large

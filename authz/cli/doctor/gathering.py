@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from authz import cgroups, dev_secrets
+from authz import cgroups, dev_secrets, tcp_table
 from authz.cli.destination import Destination
 from authz.cli.doctor.asking import Asker
 from authz.cli.doctor.facts import (
@@ -46,8 +46,6 @@ MAX_ROWS: Final = 100_000
 _PRIVATE: Final = ("_KEY_FILE", "_SECRET_FILE", "_TOKEN_FILE", "_AUTHORIZATION_FILE")
 #: Where Envoy's admin endpoint is by its documentation's examples, and by Istio's.
 ADMIN_PORTS: Final = (9901, 15000)
-#: States of sockets in /proc/net/tcp (tcp_states.h).
-_LISTEN: Final = "0A"
 _SECRETS: Final = ("JWT_SECRET", "ADMIN_TOKEN")
 _WOULD_DENY: Final = """
     WITH newest AS (
@@ -268,24 +266,14 @@ def _would_deny(path: Path) -> WouldDeny | None:
     return WouldDeny(count, str(since or ""), seen == MAX_ROWS)
 
 
-def listening(port: int, net: Path = Path("/proc/net")) -> Iterator[str]:
+def listening(port: int, net: Path = tcp_table.NET) -> Iterator[str]:
     """The addresses on which somebody in this network namespace listens on a TCP port."""
-    found = []
-    for name in ("tcp", "tcp6"):
-        try:
-            lines = (net / name).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            fields = line.split()
-            address, _, number = fields[1].partition(":")
-            if fields[3] == _LISTEN and int(number, 16) == port:
-                found.append(_address(address))
+    found = (_address(one.address) for one in tcp_table.sockets(port, tcp_table.LISTEN, net))
     yield from dict.fromkeys(found)
 
 
 def _address(text: str) -> str:
-    """Groups of four bytes, each in the machine's order."""
+    """An address of the kernel's table as people write it."""
     raw = b"".join(
         int(text[at : at + 8], 16).to_bytes(4, "little") for at in range(0, len(text), 8)
     )
