@@ -13,7 +13,7 @@ from typing import Final
 from authz.core.names import DECISION_HEADER, DECISION_ID_HEADER
 from authz.envoy_config.clusters import SERVICE
 from authz.envoy_config.filters import EXT_AUTHZ
-from authz.envoy_config.parts import Config, type_url
+from authz.envoy_config.parts import Config, type_url, where
 
 #: Bytes of a path, or of what a header says, that are kept.
 MAX_VALUE: Final = 1024
@@ -95,16 +95,10 @@ def access_log(*, probes: bool) -> list[Config]:
     if not probes:
         # Below /proxy/ the upstream may have such paths too, and by now they look the same.
         paths = ", ".join(f"'{path}'" for path in _PROBES)
-        log["filter"] = {
-            "extension_filter": {
-                "name": "envoy.access_loggers.extension_filters.cel",
-                "typed_config": {
-                    "@type": type_url("extensions.access_loggers.filters.cel.v3.ExpressionFilter"),
-                    "expression": f"!(xds.cluster_name == '{SERVICE}' && response.code < 400"
-                    f" && request.url_path in [{paths}])",
-                },
-            }
-        }
+        log["filter"] = where(
+            f"!(xds.cluster_name == '{SERVICE}' && response.code < 400"
+            f" && request.url_path in [{paths}])"
+        )
     return [log]
 
 
