@@ -319,8 +319,11 @@ class _Child:
         return killed and cgroups.oom_kills() > self._kills
 
     async def drain(self, until: asyncio.Event) -> None:
-        """Give what is in flight its time, unless `until` comes first."""
-        if self._drain is None or not self.was_ready:
+        """Give what is in flight its time, unless `until` comes first.
+
+        Whether or not it was seen to be ready: others may have been served by it before we looked.
+        """
+        if self._drain is None or self.process is None or self.process.returncode is not None:
             return
         draining = asyncio.ensure_future(self._drain())
         waiting = asyncio.create_task(until.wait())

@@ -89,6 +89,34 @@ def test_the_services_own_codes_are_passed_on_and_no_others(script: str, code: E
     assert supervisor._failed_to_start(started(script)) == code
 
 
+def test_who_was_not_yet_seen_to_be_ready_is_drained_all_the_same() -> None:
+    """It may have answered for a moment before anybody here looked."""
+    drained = []
+
+    async def drain() -> None:
+        drained.append(True)
+
+    async def is_ready() -> bool:
+        return False
+
+    async def stopped_while_starting() -> None:
+        child = supervisor._Child(
+            "envoy", lambda _: ["/bin/sleep", "60"], env={}, is_ready=is_ready, drain=drain
+        )
+        starting = asyncio.create_task(child.start())
+        while child.process is None:
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await child.drain(until=asyncio.Event())
+        await child.end(30.0)
+        # Whoever is gone has nothing in flight.
+        await child.drain(until=asyncio.Event())
+
+    asyncio.run(stopped_while_starting())
+    assert drained == [True]
+
+
 def test_a_child_that_ran_out_of_memory_is_told_apart_from_one_that_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
