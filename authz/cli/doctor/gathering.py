@@ -6,7 +6,6 @@
 """
 
 import contextlib
-import ipaddress
 import json
 import os
 import socket
@@ -83,7 +82,8 @@ def from_inside(settings: Settings, env: Mapping[str, str]) -> Facts:
     service = way.ask("/health")
     # Tokens go to the socket alone: on PORT may be anybody.
     inside = _inside(settings, env, way if service is not None else None)
-    door = _port(_loopback(settings.host), settings.port)
+    host = settings.reachable_host
+    door = _port(f"[{host}]" if ":" in host else host, settings.port)
     facts = _facts(door.base_url, door, service, inside)
     if not facts.said:
         raise Nobody(
@@ -110,14 +110,6 @@ def _facts(name: str, way: Asker, service: Answer | None, inside: Inside | None)
 def _is_near(url: str) -> bool:
     host = url.split("://", 1)[1].rsplit(":", 1)[0].split("/", 1)[0]
     return host in ("localhost", "[::1]") or host.startswith("127.")
-
-
-def _loopback(host: str) -> str:
-    """How what listens on HOST is reached from here."""
-    address = ipaddress.ip_address(host)
-    if not address.is_unspecified:
-        return f"[{host}]" if address.version == 6 else host
-    return "127.0.0.1" if address.version == 4 else "[::1]"
 
 
 def _port(host: str, port: int) -> Asker:
