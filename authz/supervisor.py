@@ -346,7 +346,10 @@ class _Child:
         try:
             await asyncio.wait_for(self.process.wait(), patience_s)
         except TimeoutError:
-            log.warning("%s did not stop within %g s and is killed", self.name, patience_s)
+            if patience_s:
+                log.warning("%s did not stop within %g s and is killed", self.name, patience_s)
+            else:
+                log.warning("told to stop a second time: %s is killed", self.name)
             self.signal(signal.SIGKILL)
             await self.process.wait()
 

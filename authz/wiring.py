@@ -360,7 +360,11 @@ def _tell(settings: Settings, loaded: Loaded, versions: Versions) -> None:
         versions.current.version,
     )
     if not versions.current.size:
-        log.error("POLICIES_DIR: no valid policy is loaded; every decision is a denial (no_policy)")
+        log.error(
+            "POLICIES_DIR: no valid policy is loaded; every decision is a denial (no_policy) until"
+            " %s has a policy in a file named *.yaml or *.yml",
+            settings.policies_dir,
+        )
     if settings.mode is Mode.BYPASS:
         log.warning(BYPASS_WARNING)
     if settings.otel_enabled:
