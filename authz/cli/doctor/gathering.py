@@ -83,8 +83,13 @@ def from_inside(settings: Settings, env: Mapping[str, str]) -> Facts:
     # Tokens go to the socket alone: on PORT may be anybody.
     inside = _inside(settings, env, way if service is not None else None)
     host = settings.reachable_host
-    door = _port(f"[{host}]" if ":" in host else host, settings.port)
-    facts = _facts(door.base_url, door, service, inside)
+    if settings.tls_client_ca_file is None:
+        door = _port(f"[{host}]" if ":" in host else host, settings.port)
+        name = door.base_url
+    else:
+        # PORT is for who has a certificate, and the checklist's reader has none.
+        door, name = way, str(settings.http_socket)
+    facts = _facts(name, door, service, inside)
     if not facts.said:
         raise Nobody(
             f"no sidecar answers on {facts.name} or {settings.http_socket}; start it, or set PORT"
