@@ -370,9 +370,9 @@ def test_who_listens_is_what_the_kernel_says() -> None:
 def test_ipv6_addresses_are_read_in_the_machines_order(tmp_path: Path) -> None:
     (tmp_path / "tcp6").write_text(
         "  sl  local_address                         remote_address                        st\n"
-        "   0: 00000000000000000000000001000000:0C1C 0000:0000 0A\n"
-        "   1: 00000000000000000000000000000000:0C1D 0000:0000 0A\n"
-        "   2: 00000000000000000000000000000000:0C1C 0000:0000 01\n"
+        "   0: 00000000000000000000000001000000:0C1C 0000:0000 0A 0:0 0:0 0 0 0 7\n"
+        "   1: 00000000000000000000000000000000:0C1D 0000:0000 0A 0:0 0:0 0 0 0 8\n"
+        "   2: 00000000000000000000000000000000:0C1C 0000:0000 01 0:0 0:0 0 0 0 9\n"
     )
     assert list(gathering.listening(3100, tmp_path)) == ["::1"]
     assert list(gathering.listening(3101, tmp_path)) == ["::"]
