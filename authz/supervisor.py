@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Final
 
 from authz import cgroups, logs, tcp_table
-from authz.core.text import visible
+from authz.core.text import address, visible
 from authz.exits import Exit
 from authz.run_dir import StartError
 from authz.unix_http import UnixConnection
@@ -157,9 +157,11 @@ async def run(
                 if not child.was_ready:
                     return _failed_to_start(child)
         else:
-            log.info("listening on %s:%d, forwarding to %s", plan.host, plan.port, plan.target)
-            for listener in plan.outward:
-                log.info("%s: listening on %s:%d, forwarding to any host", *listener)
+            log.info(
+                "listening on %s, forwarding to %s", address(plan.host, plan.port), plan.target
+            )
+            for name, host, port in plan.outward:
+                log.info("%s: listening on %s, forwarding to any host", name, address(host, port))
             on_ready()
             if plan.upstream is not None:
                 # Nobody waits for it, and a resolver may take its time: not even the end does.
@@ -629,7 +631,7 @@ def require_free_port(host: str, port: int, variable: str = "PORT") -> None:
                 name = f"{variable.removesuffix('PORT')}HOST"
                 cure = "no interface here has this address; choose one that has"
             raise StartError(
-                f"{name}: {host}:{port} cannot be listened on ({error.strerror}); {cure}",
+                f"{name}: {address(host, port)} cannot be listened on ({error.strerror}); {cure}",
                 Exit.ADDRESS,
             ) from None
 

@@ -22,6 +22,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 
 from authz import __version__, envoy_config, memory, tls_files
+from authz.core import text
 from authz.core.audit import AuditRow, change_row, refused_admin_row
 from authz.core.identity import Identity, TokenVerifier
 from authz.core.jwks import KeySet
@@ -308,15 +309,10 @@ def _not_listening(settings: Settings, error: OSError) -> StartError:
 
 def _taken(variable: str, address: tuple[str, int], reason: str) -> StartError:
     return StartError(
-        f"{variable}: {_written(address)} cannot be listened on ({reason}); stop what uses it or"
-        " choose another",
+        f"{variable}: {text.address(*address)} cannot be listened on ({reason}); stop what uses it"
+        " or choose another",
         Exit.ADDRESS,
     )
-
-
-def _written(address: tuple[str, int]) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _warn_of_peers(settings: Settings) -> None:
@@ -334,7 +330,7 @@ def _warn_of_peers(settings: Settings) -> None:
                 "%s: whoever reaches %s may ask for decisions and fill the audit trail; with"
                 " EXT_AUTHZ_TLS_CLIENT_CA_FILE only who has a certificate may",
                 variable,
-                _written(address),
+                text.address(*address),
             )
 
 
@@ -345,7 +341,7 @@ def _warn_of_residents(settings: Settings) -> None:
         log.warning(
             "FORWARD_PROXY_HOST: whoever reaches %s is agent %s, without a token; use 127.0.0.1,"
             " or keep all others away from that port",
-            _written((host, port)),
+            text.address(host, port),
             settings.agent_id,
         )
 
@@ -627,8 +623,8 @@ async def _http_at(
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise _taken("HTTP_ADDRESS", address, reason) from None
-    async with _uvicorn(app, listener, _written(address), tls):
-        log.info("HTTP_ADDRESS: answering on %s", _written(address))
+    async with _uvicorn(app, listener, text.address(*address), tls):
+        log.info("HTTP_ADDRESS: answering on %s", text.address(*address))
         yield
 
 
@@ -659,7 +655,7 @@ async def _uvicorn(
         while not server.started:
             if task.done():
                 task.result()
-                raise StartError(f"{name}: the HTTP server did not start")
+                raise StartError(f"{name}: the HTTP server ended at its start; see the lines above")
             await asyncio.sleep(0.005)
         yield
     finally:

@@ -1,4 +1,9 @@
-"""Texts that somebody else chose, made safe to show."""
+"""Texts as they are shown: what somebody else chose, made safe, and addresses."""
+
+
+def address(host: str, port: int) -> str:
+    """An IP address or name with its port, as URLs have them (RFC 3986 §3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def visible(text: str) -> str:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from authz.core import text
 from authz.edges.h2c.server import SERVICE
 from authz.edges.sockets import group_only, only_this_host
 
@@ -85,7 +86,7 @@ class ExtAuthzServer:
             name = f"unix:{address}"
         else:
             host, port = address
-            name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            name = text.address(host, port)
             # grpcio writes to stderr why it cannot, and says only that.
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             socket.create_server(address, family=family).close()

@@ -17,7 +17,7 @@ def process(path: Path, config: Path) -> Iterator[None]:
     with (path / "envoy.log").open("w") as log:
         process = subprocess.Popen(
             [envoy_binary(None), "-c", config, "--disable-hot-restart",
-             "--concurrency", "1", "-l", "warning"],
+             "--concurrency", "1", "-l", "warning", "--file-flush-interval-msec", "100"],
             stdout=log, stderr=log,
         )  # fmt: skip
     try:
