@@ -210,7 +210,12 @@ def _routes(*, only_connect: bool) -> list[Config]:
     route: Config = {"cluster": _ANYWHERE, "timeout": "0s"}
     tunnel = {**route, "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}]}
     routes = [{"match": {"connect_matcher": {}}, "route": tunnel}]
-    return routes if only_connect else [*routes, {"match": {"prefix": "/"}, "route": route}]
+    if only_connect:
+        return routes
+    # The listener knows CONNECT by its name alone, and a header names it, too: with
+    # `Upgrade: CONNECT` a GET that may pass would become a tunnel that nobody has decided.
+    plain = {**route, "upgrade_configs": [{"upgrade_type": "CONNECT", "enabled": False}]}
+    return [*routes, {"match": {"prefix": "/"}, "route": plain}]
 
 
 def _dns_cache(options: EnvoyOptions) -> Config:

@@ -343,6 +343,12 @@ def test_an_odd_host_is_refused_before_anything_is_looked_up(
             "Upgrade: websocket\r\n\r\n",
             (403,),
         ),
+        # A tunnel by a header's name, under what a GET may: what follows would be judged by nobody.
+        (
+            "GET http://localhost:PORT/x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+            "Upgrade: CONNECT\r\n\r\n",
+            (403,),
+        ),
         ("CONNECT localhost HTTP/1.1\r\n\r\n", (400,)),
         ("GET http://localhost:PORT/a%2fb HTTP/1.1\r\nHost: x\r\n\r\n", (400,)),
         ("GET http://localhost:PORT/a HTTP/1.1\r\nHost: x\r\na_b: c\r\n\r\n", (400,)),
