@@ -20,6 +20,14 @@ from authz.envoy_config.parts import (
 #: The clusters of the questions and of the service's own endpoints.
 EXT_AUTHZ_CLUSTER: Final = "ext_authz"
 SERVICE: Final = "service"
+#: What the upstream may send ahead of an agent that reads slowly, over HTTP/2: of each answer enough
+#: for a large file from another continent.
+_WINDOWS: Final[Config] = {
+    "http2_protocol_options": {
+        "initial_stream_window_size": 256 * 1024,
+        "initial_connection_window_size": 1024 * 1024,
+    }
+}
 
 
 def service_cluster(
@@ -61,7 +69,7 @@ def upstream_cluster(options: EnvoyOptions) -> Config:
             },
         }
     # With TLS: HTTP/2 where the upstream offers it by ALPN, else HTTP/1.1.
-    protocol = HTTP1 if upstream.scheme == "http" else {"auto_config": {}}
+    protocol = HTTP1 if upstream.scheme == "http" else {"auto_config": _WINDOWS}
     codec = {
         "name": "envoy.filters.http.upstream_codec",
         "typed_config": {

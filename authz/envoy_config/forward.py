@@ -28,8 +28,8 @@ from authz.envoy_config.filters import (
     strip_failed_open,
 )
 from authz.envoy_config.limits import (
-    BUFFER_LIMIT,
     CONNECTION_IDLE_TIMEOUT,
+    CONNECTION_WINDOW,
     DNS_CACHE_CALLS,
     DNS_CACHE_HOSTS,
     DNS_CACHE_UNUSED,
@@ -40,6 +40,8 @@ from authz.envoy_config.limits import (
     MAX_HEADERS,
     MAX_HEADERS_KIB,
     MAX_IN_FLIGHT,
+    STREAM_WINDOW,
+    TUNNEL_BUFFER_LIMIT,
 )
 from authz.envoy_config.options import EnvoyOptions
 from authz.envoy_config.parts import (
@@ -69,7 +71,7 @@ def forward_listener(options: EnvoyOptions, directory: Path) -> Config:
         "address": socket_address(*options.forward),
         # As on PORT: a second process could share the port and answer in our place.
         "enable_reuse_port": False,
-        "per_connection_buffer_limit_bytes": BUFFER_LIMIT,
+        "per_connection_buffer_limit_bytes": TUNNEL_BUFFER_LIMIT,
         "filter_chains": [{"filters": [http_manager(options, directory, "forward", "HTTP1")]}],
     }
 
@@ -105,8 +107,8 @@ def http_manager(
             "http2_protocol_options": {
                 "allow_connect": True,
                 "max_concurrent_streams": 100,
-                "initial_stream_window_size": 65_536,
-                "initial_connection_window_size": BUFFER_LIMIT,
+                "initial_stream_window_size": STREAM_WINDOW,
+                "initial_connection_window_size": CONNECTION_WINDOW,
             },
             "max_request_headers_kb": MAX_HEADERS_KIB,
             "request_headers_timeout": HEADERS_TIMEOUT,
@@ -176,14 +178,17 @@ def anywhere_cluster(options: EnvoyOptions) -> Config:
     same: Config = {
         "use_downstream_protocol_config": {
             "http_protocol_options": {},
-            "http2_protocol_options": {},
+            "http2_protocol_options": {
+                "initial_stream_window_size": STREAM_WINDOW,
+                "initial_connection_window_size": CONNECTION_WINDOW,
+            },
         }
     }
     return {
         "name": _ANYWHERE,
         "connect_timeout": "5s",
         "lb_policy": "CLUSTER_PROVIDED",
-        "per_connection_buffer_limit_bytes": BUFFER_LIMIT,
+        "per_connection_buffer_limit_bytes": TUNNEL_BUFFER_LIMIT,
         "circuit_breakers": circuit_breakers(MAX_IN_FLIGHT),
         "cluster_type": {
             "name": "envoy.clusters.dynamic_forward_proxy",
