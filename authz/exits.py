@@ -45,7 +45,7 @@ MEANING: Final = {
         "stop what uses it, or choose another one",
     ),
     Exit.KEY_FILE: (
-        "a certificate or key cannot be used (TLS_*, EXT_AUTHZ_TLS_*, DELEGATION_*, JWKS_FILE)",
+        "a certificate or key cannot be used (TLS_*, EXT_AUTHZ_TLS_*, DELEGATION_*)",
         "replace the file that the sentence names",
     ),
     Exit.ENVOY: (

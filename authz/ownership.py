@@ -56,8 +56,10 @@ def who_may(path: Path) -> str:
         return ""
     status = there.stat()
     uid, gid = os.geteuid(), os.getegid()
+    # Root's group is whoever's that has none: it is no group to give a volume to.
+    group = f"fsGroup: {gid}" if gid else "fsGroup"
     return (
         f"{there} belongs to {status.st_uid}:{status.st_gid} with mode"
         f" {status.st_mode & 0o7777:04o}, and this process is {uid}:{gid};"
-        f" give it {path.absolute()} (chown; in Kubernetes securityContext.fsGroup: {gid})"
+        f" give it {path.absolute()} (chown; in Kubernetes securityContext.{group})"
     )

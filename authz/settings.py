@@ -322,8 +322,8 @@ def _secret(minimum: int, how: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-_HOW_JWT: Final = "openssl rand -hex 32"
-_HOW_ADMIN: Final = "openssl rand -hex 16"
+#: What makes a good one.
+HOW_TO_MAKE: Final = {"JWT_SECRET": "openssl rand -hex 32", "ADMIN_TOKEN": "openssl rand -hex 16"}
 
 _HEADER_VALUE: Final = _secret(1, "the scheme and the key, such as `Bearer sk-...`")
 
@@ -374,7 +374,7 @@ class Settings(BaseModel):
         alias="PROXY_AUTHORIZATION_FILE",
         description="file that PROXY_AUTHORIZATION is read from at start",
     )
-    jwt_secret: Annotated[SecretStr, _secret(MIN_JWT_SECRET, _HOW_JWT)] = Field(
+    jwt_secret: Annotated[SecretStr, _secret(MIN_JWT_SECRET, HOW_TO_MAKE["JWT_SECRET"])] = Field(
         SecretStr(""),
         alias="JWT_SECRET",
         description="key that signs and verifies agent tokens (HS256); not needed beside JWKS_FILE",
@@ -390,9 +390,9 @@ class Settings(BaseModel):
         alias="JWT_EXPIRES_IN",
         description="lifetime of minted tokens: 30s, 15m, 24h, 7d",
     )
-    admin_token: Annotated[SecretStr | None, _secret(MIN_ADMIN_TOKEN, _HOW_ADMIN)] = Field(
-        None, alias="ADMIN_TOKEN", description="credential of the admin API; off when unset"
-    )
+    admin_token: Annotated[
+        SecretStr | None, _secret(MIN_ADMIN_TOKEN, HOW_TO_MAKE["ADMIN_TOKEN"])
+    ] = Field(None, alias="ADMIN_TOKEN", description="credential of the admin API; off when unset")
     agent_id: str = Field(
         "",
         alias="SIDECAR_AGENT_ID",
@@ -804,7 +804,7 @@ def _token_key_problems(given: Mapping[str, str]) -> list[str]:
     """What is wrong with where the keys of tokens come from."""
     file = given.get("JWKS_FILE")
     if file is None:
-        said = f"JWT_SECRET: not set; make one with: {_HOW_JWT}"
+        said = f"JWT_SECRET: not set; make one with: {HOW_TO_MAKE['JWT_SECRET']}"
         return [] if "JWT_SECRET" in given else [said]
     try:
         read_jwks_file(Path(file))

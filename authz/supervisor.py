@@ -37,10 +37,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from authz import cgroups, logs
+from authz import cgroups, logs, tcp_table
 from authz.core.text import visible
 from authz.exits import Exit
 from authz.run_dir import StartError
+from authz.unix_http import UnixConnection
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +64,6 @@ _ENVOY_LEVEL: Final = {"debug": "info", "info": "warning", "warning": "warning",
 #: a file that is marked as work in progress (envoyproxy/envoy, `xds/core/v3/cidr.proto`).
 _QUIET: Final = ("--component-log-level", "misc:error")
 _PR_SET_PDEATHSIG: Final = 1
-#: A socket's state in /proc/net/tcp (include/net/tcp_states.h).
-_ESTABLISHED: Final = "01"
-_LISTEN: Final = "0A"
 _SERVICE: Final = "service"
 
 
@@ -321,8 +319,11 @@ class _Child:
         return killed and cgroups.oom_kills() > self._kills
 
     async def drain(self, until: asyncio.Event) -> None:
-        """Give what is in flight its time, unless `until` comes first."""
-        if self._drain is None or not self.was_ready:
+        """Give what is in flight its time, unless `until` comes first.
+
+        Whether or not it was seen to be ready: others may have been served by it before we looked.
+        """
+        if self._drain is None or self.process is None or self.process.returncode is not None:
             return
         draining = asyncio.ensure_future(self._drain())
         waiting = asyncio.create_task(until.wait())
@@ -345,7 +346,10 @@ class _Child:
         try:
             await asyncio.wait_for(self.process.wait(), patience_s)
         except TimeoutError:
-            log.warning("%s did not stop within %g s and is killed", self.name, patience_s)
+            if patience_s:
+                log.warning("%s did not stop within %g s and is killed", self.name, patience_s)
+            else:
+                log.warning("told to stop a second time: %s is killed", self.name)
             self.signal(signal.SIGKILL)
             await self.process.wait()
 
@@ -554,7 +558,7 @@ async def _drain_by_file(plan: Plan) -> None:
     """
     assert plan.listeners is not None
     await asyncio.to_thread(_close_listeners, Path(plan.listeners))
-    while await asyncio.to_thread(_connections, plan.port):
+    while await asyncio.to_thread(_has_connections, plan.port):
         await asyncio.sleep(0.02)
 
 
@@ -568,14 +572,15 @@ def _close_listeners(file: Path) -> None:
     new.replace(file)
 
 
-def _connections(port: int) -> int:
-    """How many TCP connections of this network namespace end at the port."""
-    return len(_tcp_sockets(port, _ESTABLISHED))
+def _has_connections(port: int) -> bool:
+    """TCP connections of this network namespace end at the port."""
+    return any(tcp_table.sockets(port, tcp_table.ESTABLISHED))
 
 
 def _listens(process: int, port: int) -> bool:
     """A process of ours listens there, and not somebody else of this network namespace."""
-    listening = {f"socket:[{inode}]" for inode in _tcp_sockets(port, _LISTEN)}
+    found = tcp_table.sockets(port, tcp_table.LISTEN)
+    listening = {f"socket:[{one.inode}]" for one in found}
     try:
         descriptors = list(Path(f"/proc/{process}/fd").iterdir())
     except OSError:
@@ -585,18 +590,6 @@ def _listens(process: int, port: int) -> bool:
             if str(descriptor.readlink()) in listening:
                 return True
     return False
-
-
-def _tcp_sockets(port: int, state: str) -> list[str]:
-    """The inodes of TCP sockets of this network namespace at a local port (proc(5), Linux)."""
-    found = []
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):
-            for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == state and int(fields[1].rpartition(":")[2], 16) == port:
-                    found.append(fields[9])
-    return found
 
 
 def _admin(path: Path, method: str, target: str) -> tuple[int, bytes]:
@@ -610,20 +603,6 @@ def _admin(path: Path, method: str, target: str) -> tuple[int, bytes]:
         return 0, b""
     finally:
         connection.close()
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: Path, timeout_s: float = 1.0) -> None:
-        super().__init__("sidecar", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        """Connect, as HTTPConnection does when it has to."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
 
 
 def require_free_port(host: str, port: int, variable: str = "PORT") -> None:

@@ -338,6 +338,18 @@ def _warn_of_peers(settings: Settings) -> None:
             )
 
 
+def _warn_of_residents(settings: Settings) -> None:
+    """The agent of this sidecar needs no token at the forward proxy; others may reach that, too."""
+    host, port = settings.forward_proxy_host, settings.forward_proxy_port
+    if settings.agent_id and port and not ipaddress.ip_address(host).is_loopback:
+        log.warning(
+            "FORWARD_PROXY_HOST: whoever reaches %s is agent %s, without a token; use 127.0.0.1,"
+            " or keep all others away from that port",
+            _written((host, port)),
+            settings.agent_id,
+        )
+
+
 def _many_ids() -> Iterator[str]:
     """Ids like `_new_id`'s, for one thread: the system is asked for many at a time."""
     while True:
@@ -360,7 +372,11 @@ def _tell(settings: Settings, loaded: Loaded, versions: Versions) -> None:
         versions.current.version,
     )
     if not versions.current.size:
-        log.error("POLICIES_DIR: no valid policy is loaded; every decision is a denial (no_policy)")
+        log.error(
+            "POLICIES_DIR: no valid policy is loaded; every decision is a denial (no_policy) until"
+            " %s has a policy in a file named *.yaml or *.yml",
+            settings.policies_dir,
+        )
     if settings.mode is Mode.BYPASS:
         log.warning(BYPASS_WARNING)
     if settings.otel_enabled:
@@ -420,6 +436,7 @@ def _tokens(settings: Settings, state: State) -> TokenVerifier:
         keys = read_jwks_file(settings.jwks_file) if settings.jwks_file else None
     except ValueError as error:
         raise StartError(str(error), Exit.KEY_FILE) from None
+    _warn_of_residents(settings)
     return TokenVerifier(secret, settings.agent_id, keys, state.agents, _resident(settings))
 
 

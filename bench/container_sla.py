@@ -5,8 +5,10 @@ they have one each, half for either. Requests come at even intervals, half of th
 latency counts from when one was due, through Envoy and to the upstream and back; the agent and the
 upstream, our own echo, are not held. Each request has to have its row.
 
-To be reached is the seed's own service level. Rounds in which the host gave processor time to
-others are told apart, as in `bench.hot_path`.
+To be reached is the seed's own service level, at the modest rate; how far it holds above that is
+told. Where the processor time is used up, answers come too late, and after 100 ms they are 503.
+
+Rounds in which the host gave processor time to others are told apart, as in `bench.hot_path`.
 """
 
 import functools
@@ -23,8 +25,9 @@ from tests.e2e.sidecar import token
 
 CPUS: Final = 0.25
 MEMORY_MB: Final = 256
-#: Requests a second.
-RATES: Final = (100, 200, 300)
+#: Requests a second: of one agent that is busy, and more.
+RATE: Final = 100
+RATES: Final = (RATE, 200, 300)
 CONNECTIONS: Final = 16
 ROUND_S: Final = 15.0
 QUICK_ROUND_S: Final = 3.0
@@ -73,13 +76,14 @@ def _figures(measured: dict[str, Any], why: str) -> list[dict[str, Any]]:
     for shape in SHAPES:
         what = {"run": "one container", "serve": "two containers"}[shape]
         rates = measured.get(shape, {}).get("rates", {})
-        for rate in RATES:
-            found = rates.get(str(rate), {"ms": dict.fromkeys(SLA_MS, 0.0)})
-            for name, target in SLA_MS.items():
-                said = f"{what}, {rate} requests a second: {name}, ms"
-                figures.append(report.figure(said, found["ms"][name], target))
-        wrong = sum(one["failed"] + one["unrecorded"] for one in rates.values())
-        figures.append(report.figure(f"{what}: requests that failed or have no row", wrong, 0))
+        found = rates.get(str(RATE), {"ms": dict.fromkeys(SLA_MS, 0.0)})
+        for name, target in SLA_MS.items():
+            said = f"{what}, {RATE} requests a second: {name}, ms"
+            figures.append(report.figure(said, found["ms"][name], target))
+        said = f"{what}, {RATE} requests a second: failed"
+        figures.append(report.figure(said, found.get("failed", 0), 0))
+        unrecorded = sum(one["unrecorded"] for one in rates.values())
+        figures.append(report.figure(f"{what}: requests without a row", unrecorded, 0))
         peak = sum(measured.get(shape, {}).get("peak_mb", {}).values())
         figures.append(report.figure(f"{what}: most memory, MiB", round(peak, 1), MEMORY_MB))
     return [report.not_measured(figure, why) for figure in figures] if why else figures

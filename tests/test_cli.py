@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from authz import __version__
+from authz.cli import envoy
 from authz.core.identity import Identity, TokenVerifier
 from authz.core.stages import CHAIN
-from authz.settings import described
+from authz.envoy_config import EnvoyOptions
+from authz.settings import Settings, described
 
 ROOT = Path(__file__).parents[1]
 SECRET = "s" * 32
@@ -161,6 +163,27 @@ def test_the_audit_tail_of_nothing_is_a_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "the audit database cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_every_setting_that_envoys_configuration_is_made_of_is_read_for_it() -> None:
+    """`authz envoy config` names its variables; one that it did not name would count as unset."""
+    elsewhere = {"EXT_AUTHZ_TARGET": "a:1", "HTTP_TARGET": "a:2", "EXT_AUTHZ_TARGET_CA_FILE": "/a"}
+    ports = {"FORWARD_PROXY_PORT": "3128", "CAPTURE_PORT": "15001", "SIDECAR_AGENT_ID": "a"}
+    pair = {"TLS_CERT_FILE": "/c", "TLS_KEY_FILE": "/k", "SSL_CERT_FILE": __file__}
+    given = Settings.from_env(
+        {"JWT_SECRET": SECRET, "AUTHZ_RUN_DIR": "/"} | elsewhere | ports | pair
+    )
+    read = set()
+
+    class Watched:
+        def __getattr__(self, name: str) -> object:
+            read.add(name)
+            return getattr(given, name)
+
+    EnvoyOptions.of(cast("Settings", Watched()))
+    aliases = {str(Settings.model_fields[name].alias) for name in read}
+    assert {"PORT", "TLS_CERT_FILE", "HTTP_TARGET", "CAPTURE_PORT"} <= aliases
+    assert aliases <= set(envoy.VARIABLES)
 
 
 def test_envoys_configuration_needs_no_secret(tmp_path: Path) -> None:

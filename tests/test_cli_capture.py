@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from authz.capture_rules import TABLES, Capture, chain_rules, removal_text, restore_text
+from authz.cli import app, capture
 
 
 def authz(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
@@ -141,13 +143,22 @@ def test_rules_that_the_kernel_has_otherwise_are_no_success(tmp_path: Path) -> N
     assert "the kernel has other rules in filter than were put there" in done.stderr
 
 
-def test_ipv6_without_its_tables_is_refused_where_there_is_ipv6(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("interfaces", "refused"),
+    [("lo", False), ("", False), ("lo eth0", True)],
+)
+def test_ipv6_without_its_tables_is_refused_where_there_is_ipv6(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interfaces: str, refused: bool
+) -> None:
+    table = tmp_path / "if_inet6"
+    table.write_text("".join(f"fd77{'0' * 28} 02 40 00 80 {one}\n" for one in interfaces.split()))
+    monkeypatch.setattr(capture, "_INTERFACES", table)
     for name in ("iptables-nft", "iptables-nft-restore"):
         program(tmp_path, name, "exit 0")
-    done = authz("install", "--port", "1", "--backend", "nft", PATH=f"{tmp_path}:/bin")
-    has_ipv6 = any(
-        line.split()[-1] != "lo" for line in Path("/proc/net/if_inet6").read_text().splitlines()
-    ) if Path("/proc/net/if_inet6").exists() else False  # fmt: skip
-    assert done.returncode == 1
-    if has_ipv6:
-        assert "there are IPv6 addresses here, by which the agent would get out" in done.stderr
+    # Nothing of ours is there to be taken away.
+    done = CliRunner().invoke(
+        app, ["capture", "remove", "--backend", "nft"], env={"PATH": str(tmp_path)}
+    )
+    assert done.exit_code == (1 if refused else 0), done.stderr
+    said = "there are IPv6 addresses here, by which the agent would get out"
+    assert (said in done.stderr) is refused

@@ -1656,7 +1656,8 @@ def test_without_a_token_nothing_is_asked(command: tuple[str, ...]) -> None:
     assert authz(*command, ADMIN_TOKEN="short").code == 2
     write("data/run/dev-secrets.json", "{}")
     assert authz(*command).err.endswith(
-        "ADMIN_TOKEN; `make run` keeps the one that it made up in data/run/dev-secrets.json\n"
+        "ADMIN_TOKEN; the one that was made up for the sidecar here is in"
+        " data/run/dev-secrets.json\n"
     )
     far = authz("versions", "--gateway", "https://sidecar.example")
     assert far.err.endswith("or ADMIN_TOKEN\n")

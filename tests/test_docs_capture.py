@@ -20,7 +20,7 @@ TABLE: Final = re.findall(r"^([A-Z]+) (\S+) +(allow|deny) +(\S+)$", TEXT, re.MUL
 
 
 def test_there_is_a_table() -> None:
-    assert len(TABLE) == 10
+    assert len(TABLE) == 11
 
 
 @pytest.mark.parametrize(("method", "target", "decision", "action"), TABLE)

@@ -309,8 +309,12 @@ def test_who_can_reach_it() -> None:
     line = "Lock down the network"
     everywhere = ("0.0.0.0",)
     assert said(inside(listening_on=("127.0.0.1", "::1")), line) == []
-    for in_pod, words in ((True, "NetworkPolicy"), (False, "other hosts")):
-        [(status, found)] = said(inside(listening_on=everywhere, in_pod=in_pod), line)
+    for where, words in (
+        ({"in_pod": True}, "NetworkPolicy"),
+        ({"in_pod": False}, "this container's networks"),
+        ({"in_pod": False, "in_container": False}, "other hosts"),
+    ):
+        [(status, found)] = said(inside(listening_on=everywhere, **where), line)
         assert status == "warn"
         assert words in found
     assert said(inside(listening_on=()), line) == [("fail", "nobody listens on PORT 3100 here")]
@@ -322,6 +326,11 @@ def test_who_can_reach_it() -> None:
         ({"admin_ports": (9901,)}, "fail"),
     ):
         assert [one for one, _ in said(inside(**change), line)] == [status], change
+    # Envoy as a user of its own, as in compose.yaml: of our group, or it is somebody else.
+    theirs = file("/run/authz/envoy-admin.sock", 0o600, US + 1)
+    assert said(inside(sockets=(theirs,)), line) == []
+    for other in (theirs._replace(gid=US + 1), theirs._replace(path=Path("/run/authz/http.sock"))):
+        assert [one for one, _ in said(inside(sockets=(other,)), line)] == ["warn"]
     assert said(replace(FACTS, metrics=Answer(200, {})), line)[0][0] == "warn"
     assert said(replace(FACTS, is_cleartext_elsewhere=True, inside=None), line)[0][0] == "warn"
 
@@ -361,9 +370,9 @@ def test_who_listens_is_what_the_kernel_says() -> None:
 def test_ipv6_addresses_are_read_in_the_machines_order(tmp_path: Path) -> None:
     (tmp_path / "tcp6").write_text(
         "  sl  local_address                         remote_address                        st\n"
-        "   0: 00000000000000000000000001000000:0C1C 0000:0000 0A\n"
-        "   1: 00000000000000000000000000000000:0C1D 0000:0000 0A\n"
-        "   2: 00000000000000000000000000000000:0C1C 0000:0000 01\n"
+        "   0: 00000000000000000000000001000000:0C1C 0000:0000 0A 0:0 0:0 0 0 0 7\n"
+        "   1: 00000000000000000000000000000000:0C1D 0000:0000 0A 0:0 0:0 0 0 0 8\n"
+        "   2: 00000000000000000000000000000000:0C1C 0000:0000 01 0:0 0:0 0 0 0 9\n"
     )
     assert list(gathering.listening(3100, tmp_path)) == ["::1"]
     assert list(gathering.listening(3101, tmp_path)) == ["::"]

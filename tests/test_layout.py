@@ -31,7 +31,9 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "dev_secrets": {"settings"},
     "envoy_config": {"core", "settings"},
     "tls_files": {"edges", "settings"},
-    "supervisor": {"cgroups", "core", "exits", "logs", "run_dir"},
+    "tcp_table": set(),
+    "unix_http": set(),
+    "supervisor": {"cgroups", "core", "exits", "logs", "run_dir", "tcp_table", "unix_http"},
     "launch": {"envoy_config", "exits", "run_dir", "settings", "supervisor", "tls_files"},
     "wiring": {
         "core", "edges", "envoy_config", "exits", "gate", "memory", "operations", "run_dir",
@@ -40,7 +42,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "cli": {
         "capture_rules", "cgroups", "core", "dev_secrets", "edges", "envoy_config", "exits",
         "launch", "logs", "memory", "operations", "ownership", "probe", "run_dir", "service",
-        "settings", "stores", "supervisor", "tls_files", "wiring",
+        "settings", "stores", "supervisor", "tcp_table", "tls_files", "unix_http", "wiring",
     },
     "service": {"core", "exits", "logs", "run_dir", "settings", "wiring"},
     "__main__": {"cli", "probe", "service"},

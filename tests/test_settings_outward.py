@@ -4,7 +4,9 @@ import ipaddress
 
 import pytest
 
+from authz.core.tiers import rank
 from authz.settings import DENIED_NETWORKS, MAX_NETWORKS, Settings, SettingsError
+from authz.wiring import _resident, _warn_of_residents
 
 BASE = {"JWT_SECRET": "s" * 32, "AUTHZ_RUN_DIR": "/r"}
 
@@ -99,3 +101,31 @@ def test_the_pods_agent_is_described() -> None:
         "Verified", ("x", "y"), "o",
     )  # fmt: skip
     assert read(SIDECAR_AGENT_ID="a").agent_tier == "unverified"
+    # And that is who sends without a token.
+    found = _resident(settings)
+    assert found is not None
+    assert (found.agent_id, found.tags, found.org_id) == (
+        "a", frozenset({"x", "y"}), "o",
+    )  # fmt: skip
+    assert found.rank == found.effective_rank == rank("verified")
+    assert _resident(read()) is None
+
+
+@pytest.mark.parametrize(
+    ("env", "warns"),
+    [
+        ({}, False),
+        ({"FORWARD_PROXY_HOST": "::1"}, False),
+        ({"FORWARD_PROXY_HOST": "0.0.0.0"}, True),
+        ({"FORWARD_PROXY_HOST": "10.0.0.7"}, True),
+        # Everybody needs a token there.
+        ({"FORWARD_PROXY_HOST": "0.0.0.0", "SIDECAR_AGENT_ID": ""}, False),
+        ({"FORWARD_PROXY_HOST": "0.0.0.0", "FORWARD_PROXY_PORT": ""}, False),
+    ],
+)
+def test_a_forward_proxy_that_makes_everybody_the_pods_agent_is_warned_of(
+    env: dict[str, str], warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    _warn_of_residents(read(**{"FORWARD_PROXY_PORT": "3128", "SIDECAR_AGENT_ID": "a"} | env))
+    said = "FORWARD_PROXY_HOST: whoever reaches"
+    assert [said in line for line in caplog.messages] == [True] * warns

@@ -29,7 +29,17 @@ PLAN: Final = Plan(
 )
 
 
-@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, upstream=None, echo=7)])
+#: With everything in it that need not be there.
+FULL: Final = replace(
+    PLAN,
+    workers=2,
+    listeners="/run/authz/listeners.yaml",
+    echo=7,
+    outward=(("FORWARD_PROXY_PORT", "127.0.0.1", 3128), ("CAPTURE_PORT", "::1", 15_001)),
+)
+
+
+@pytest.mark.parametrize("plan", [PLAN, FULL, replace(PLAN, upstream=None)])
 def test_a_plan_is_the_same_on_the_other_side(plan: Plan) -> None:
     assert Plan.from_json(plan.to_json()) == plan
 
@@ -48,6 +58,7 @@ def test_it_is_small() -> None:
     assert ours == {
         "authz", "authz.cgroups", "authz.core", "authz.core.text", "authz.core.timestamps",
         "authz.exits", "authz.logs", "authz.ownership", "authz.run_dir", "authz.supervisor",
+        "authz.tcp_table", "authz.unix_http",
     }  # fmt: skip
     large = {"pydantic", "typer", "rich", "yaml", "fastapi", "httpx", "cryptography", "envoy"}
     assert not modules & large
@@ -76,6 +87,34 @@ def started(script: str) -> supervisor._Child:
 )
 def test_the_services_own_codes_are_passed_on_and_no_others(script: str, code: Exit) -> None:
     assert supervisor._failed_to_start(started(script)) == code
+
+
+def test_who_was_not_yet_seen_to_be_ready_is_drained_all_the_same() -> None:
+    """It may have answered for a moment before anybody here looked."""
+    drained = []
+
+    async def drain() -> None:
+        drained.append(True)
+
+    async def is_ready() -> bool:
+        return False
+
+    async def stopped_while_starting() -> None:
+        child = supervisor._Child(
+            "envoy", lambda _: ["/bin/sleep", "60"], env={}, is_ready=is_ready, drain=drain
+        )
+        starting = asyncio.create_task(child.start())
+        while child.process is None:
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await child.drain(until=asyncio.Event())
+        await child.end(30.0)
+        # Whoever is gone has nothing in flight.
+        await child.drain(until=asyncio.Event())
+
+    asyncio.run(stopped_while_starting())
+    assert drained == [True]
 
 
 def test_a_child_that_ran_out_of_memory_is_told_apart_from_one_that_was_killed(

@@ -9,7 +9,7 @@ from authz import dev_secrets
 from authz.core.identity import mint
 from authz.core.timestamps import rfc3339
 from authz.settings import Settings
-from authz.supervisor import UnixConnection
+from authz.unix_http import UnixConnection
 
 DEMO_AGENT: Final = "demo-agent"
 

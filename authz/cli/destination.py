@@ -169,7 +169,7 @@ def _token(url: str, origin: str) -> str:
 
 
 def _made_up(url: str, origin: str) -> str:
-    """Where the token of a sidecar here is that `make run` has started without one."""
+    """Where the token of a sidecar here is that was started without one: of a demo, or compose."""
     from authz import dev_secrets
     from authz.settings import SettingsError, settings_of
 
@@ -179,7 +179,7 @@ def _made_up(url: str, origin: str) -> str:
         path = settings_of(os.environ, "AUTHZ_RUN_DIR").run_dir / dev_secrets.FILE
     except SettingsError:
         return ""
-    return f"; `make run` keeps the one that it made up in {path}" if path.is_file() else ""
+    return f"; the one that was made up for the sidecar here is in {path}" if path.is_file() else ""
 
 
 def _of_file(url: str) -> str:

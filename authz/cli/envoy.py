@@ -1,7 +1,7 @@
 """`authz envoy`: the configuration that `authz run` gives Envoy."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -10,6 +10,17 @@ from authz.cli.shared import fail, note
 
 if TYPE_CHECKING:
     from authz.settings import Settings
+
+#: What the configuration is made of; nothing else of the environment has to be usable.
+VARIABLES: Final = (
+    "MODE", "MODE_FILE", "DECISION_TIMEOUT_MS", "HOST", "PORT", "PROXY_TARGET", "AUTHZ_RUN_DIR",
+    "SSL_CERT_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE",
+    "EXT_AUTHZ_TARGET", "HTTP_TARGET", "EXT_AUTHZ_TARGET_CA_FILE",
+    "EXT_AUTHZ_TARGET_CERT_FILE", "EXT_AUTHZ_TARGET_KEY_FILE",
+    "ENVOY_WORKERS", "ENVOY_ADMIN", "ACCESS_LOG", "ACCESS_LOG_PROBES",
+    "SIDECAR_AGENT_ID", "FORWARD_PROXY_PORT", "FORWARD_PROXY_HOST", "FORWARD_DENY_CIDRS",
+    "CAPTURE_PORT",
+)  # fmt: skip
 
 app = typer.Typer(help="Envoy's configuration.", no_args_is_help=True)
 
@@ -37,17 +48,8 @@ def config(
     from authz import envoy_config
     from authz.settings import SettingsError, settings_of
 
-    names = (
-        "MODE", "DECISION_TIMEOUT_MS", "HOST", "PORT", "PROXY_TARGET", "AUTHZ_RUN_DIR",
-        "SSL_CERT_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE",
-        "EXT_AUTHZ_TARGET", "HTTP_TARGET", "EXT_AUTHZ_TARGET_CA_FILE",
-        "EXT_AUTHZ_TARGET_CERT_FILE", "EXT_AUTHZ_TARGET_KEY_FILE",
-        "ENVOY_WORKERS", "ENVOY_ADMIN", "ACCESS_LOG", "ACCESS_LOG_PROBES",
-        "SIDECAR_AGENT_ID", "FORWARD_PROXY_PORT", "FORWARD_PROXY_HOST", "FORWARD_DENY_CIDRS",
-        "CAPTURE_PORT",
-    )  # fmt: skip
     try:
-        settings = settings_of(os.environ, "MODE_FILE", *names)
+        settings = settings_of(os.environ, *VARIABLES)
         options = envoy_config.EnvoyOptions.of(settings)
     except SettingsError as error:
         fail(error.problems, 2)

@@ -7,8 +7,10 @@
   spelling that an upstream could read as another path than the policy saw is a defect.
 - Paths lose their query string here, so that nothing later can record it.
 - By the forward proxy and by capture every host is in reach, so what is judged there is what the
-  wire shows, host first; the agent does not get to name it. `Authorization` is the upstream's
-  there, and `Proxy-Authorization` says who asks.
+  wire shows, host first; the agent does not get to name it. A plain request is two actions: that
+  the host is reached, as by a tunnel, and what is done there. `read:*` was written of PROXY_TARGET
+  and opens no host, nor does a `*` that was meant for hosts and that a path fits.
+- `Authorization` is the upstream's there, and `Proxy-Authorization` says who asks.
 """
 
 import json
@@ -136,6 +138,14 @@ class Call(NamedTuple):
     provenance: str = ""
     #: `X-MeshGuard-Cost`.
     cost: str = ""
+    #: Host and port of a plain request outward, which is reached besides what is done there; empty
+    #: for everything else.
+    destination: str = ""
+
+    @property
+    def reaches(self) -> str:
+        """The action of reaching the destination, where that is not all that is done."""
+        return f"{TUNNEL}:{self.destination}" if self.destination else ""
 
 
 _NOTHING: Final = Call(
@@ -248,6 +258,7 @@ def from_outward(
         defect=defect or defect_of_resource(resource) or _of_method(method),
         declares_action=False,
         declares_resource=False,
+        destination="" if is_tunnel else to.whole,
     )
 
 
@@ -256,7 +267,7 @@ def _to(authority: str, usual_port: int | None) -> tuple[Destination, str]:
     try:
         return destination(authority, usual_port), ""
     except ValueError as error:
-        # Its action is to be no name's; the row has what stood there as its host.
+        # Its action is to be no name's; the row has what stood there as its host, but for a user.
         return Destination("(unreadable)", usual_port or _TUNNEL_PORT), str(error)
 
 
@@ -309,7 +320,8 @@ def from_http(
         resource=resource[:MAX_NAME],
         method=method[:MAX_METHOD],
         path=path[:MAX_NAME],
-        host=host[:MAX_LABEL],
+        # A user's name, and the password behind it, is no part of a host, and on record for ever.
+        host=host.rpartition("@")[2][:MAX_LABEL],
         trace_id=_label(govern("x-meshguard-trace-id", "")) or _label(header("x-trace-id", "")),
         authorization=header("authorization", ""),
         upstream_authorization=govern("x-meshguard-upstream-authorization", ""),

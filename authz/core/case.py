@@ -128,11 +128,14 @@ class Case:
 
         Strict verification does not take the agent's word where no route knows the request: what
         its method and path say is true as well, and nothing may be got around by another name.
+        A plain request outward is that its host is reached, too.
         """
         if self._names is None:
             call = self.call
             self._names = (call.action,)
-            if (
+            if call.destination:
+                self._names = (call.action, call.reaches)
+            elif (
                 call.declares_action
                 and call.source == "proxy"
                 and self.mapped is None
@@ -149,7 +152,8 @@ class Case:
         if self._rulings is None:
             self._rulings = (self.ruling,)
             for name in self.names[1:]:
-                facts = Facts(self.call._replace(action=name), self.identity)
+                resource = self.call.destination or self.call.resource
+                facts = Facts(self.call._replace(action=name, resource=resource), self.identity)
                 self._rulings += (self.snapshot.ruling(facts, self.effective_rank),)
         return self._rulings
 

@@ -7,9 +7,8 @@
 
 `listener`, `forward` and `capture` are who asks what, `filters` what stands in the way, `clusters`
 whom Envoy talks to, `target` the same where the service is on another host, `tls` who has to show
-what, `replies` what Envoy says itself, `access_log` what it writes down, `limits` its bounds,
-`files` what is written
-where.
+what, `replies` what Envoy says itself, `access_log` what it writes down, `manager` how strictly it
+reads, `limits` its bounds, `files` what is written where.
 """
 
 from pathlib import Path
@@ -20,7 +19,6 @@ from authz.envoy_config.capture import (
     internal_listeners,
 )
 from authz.envoy_config.clusters import (
-    EXT_AUTHZ_CLUSTER,
     SERVICE,
     service_cluster,
     upstream_cluster,
@@ -32,7 +30,7 @@ from authz.envoy_config.files import (
     listeners_discovery,
     write_mode,
 )
-from authz.envoy_config.filters import EXT_AUTHZ, ext_authz_discovery
+from authz.envoy_config.filters import EXT_AUTHZ, EXT_AUTHZ_CLUSTER, ext_authz_discovery
 from authz.envoy_config.forward import anywhere_cluster, forward_listener
 from authz.envoy_config.limits import (
     MAX_CONNECTIONS,

@@ -13,7 +13,7 @@ from typing import Final
 from authz.core.names import DECISION_HEADER, DECISION_ID_HEADER
 from authz.envoy_config.clusters import SERVICE
 from authz.envoy_config.filters import EXT_AUTHZ
-from authz.envoy_config.parts import Config, type_url
+from authz.envoy_config.parts import Config, type_url, where
 
 #: Bytes of a path, or of what a header says, that are kept.
 MAX_VALUE: Final = 1024
@@ -69,39 +69,47 @@ FIELDS: Final[Config] = {
 
 
 def outward_log() -> list[Config]:
-    """The same where the agent chooses the host, which is told then."""
-    [log] = access_log(probes=True)
+    """The same where the agent chooses the host, which is told then.
+
+    But for one with a user before it, who may have a password: no format takes that away, so such
+    requests, which are malformed, have a log of their own.
+    """
     host = {"host": f"%REQUEST_HEADER(:AUTHORITY):{MAX_VALUE}%"}
-    log["typed_config"]["log_format"]["json_format"] = {**FIELDS, **host}
-    return [log]
+    with_user = {
+        "name": ":authority",
+        "string_match": {"contains": "@"},
+        "treat_missing_header_as_empty": True,
+    }
+    return [
+        {
+            **_stdout({**FIELDS, **host}),
+            "filter": {"header_filter": {"header": {**with_user, "invert_match": True}}},
+        },
+        {**_stdout(FIELDS), "filter": {"header_filter": {"header": with_user}}},
+    ]
 
 
 def access_log(*, probes: bool) -> list[Config]:
     """The HTTP connection manager's `access_log`."""
-    log: Config = {
-        "name": "envoy.access_loggers.stdout",
-        "typed_config": {
-            "@type": type_url("extensions.access_loggers.stream.v3.StdoutAccessLog"),
-            "log_format": {
-                "omit_empty_values": True,
-                "json_format": FIELDS,
-            },
-        },
-    }
+    log = _stdout(FIELDS)
     if not probes:
         # Below /proxy/ the upstream may have such paths too, and by now they look the same.
         paths = ", ".join(f"'{path}'" for path in _PROBES)
-        log["filter"] = {
-            "extension_filter": {
-                "name": "envoy.access_loggers.extension_filters.cel",
-                "typed_config": {
-                    "@type": type_url("extensions.access_loggers.filters.cel.v3.ExpressionFilter"),
-                    "expression": f"!(xds.cluster_name == '{SERVICE}' && response.code < 400"
-                    f" && request.url_path in [{paths}])",
-                },
-            }
-        }
+        log["filter"] = where(
+            f"!(xds.cluster_name == '{SERVICE}' && response.code < 400"
+            f" && request.url_path in [{paths}])"
+        )
     return [log]
+
+
+def _stdout(fields: Config) -> Config:
+    return {
+        "name": "envoy.access_loggers.stdout",
+        "typed_config": {
+            "@type": type_url("extensions.access_loggers.stream.v3.StdoutAccessLog"),
+            "log_format": {"omit_empty_values": True, "json_format": fields},
+        },
+    }
 
 
 def remember_path() -> Config:

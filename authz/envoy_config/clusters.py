@@ -2,12 +2,13 @@
 
 from typing import Final
 
-from authz.envoy_config.filters import strip
+from authz.envoy_config.filters import strip_and_send
 from authz.envoy_config.limits import BUFFER_LIMIT, MAX_IN_FLIGHT, SERVICE_POOL_IDLE_S
 from authz.envoy_config.options import EnvoyOptions
 from authz.envoy_config.parts import (
     HTTP1,
     Config,
+    by_dns,
     circuit_breakers,
     endpoint,
     milliseconds,
@@ -17,10 +18,9 @@ from authz.envoy_config.parts import (
     type_url,
 )
 
-#: The clusters of the questions and of the service's own endpoints.
-EXT_AUTHZ_CLUSTER: Final = "ext_authz"
+#: The cluster of the service's own endpoints.
 SERVICE: Final = "service"
-#: What the upstream may send ahead of an agent that reads slowly, over HTTP/2: of each answer enough
+#: What the upstream may send ahead of an agent that reads slowly, over HTTP/2: enough of an answer
 #: for a large file from another continent.
 _WINDOWS: Final[Config] = {
     "http2_protocol_options": {
@@ -57,27 +57,13 @@ def upstream_cluster(options: EnvoyOptions) -> Config:
     if upstream.is_address:
         cluster["type"] = "STATIC"
     else:
-        cluster["cluster_type"] = {
-            "name": "envoy.cluster.dns",
-            "typed_config": {
-                "@type": type_url("extensions.clusters.dns.v3.DnsCluster"),
-                "dns_lookup_family": "ALL",
-                "respect_dns_ttl": True,
-                # A large service's name resolves to other addresses each time; connections to
-                # the earlier ones stay open.
-                "all_addresses_in_single_endpoint": True,
-            },
-        }
+        # A large service's name resolves to other addresses each time; connections to the earlier
+        # ones stay open.
+        cluster["cluster_type"] = by_dns(all_addresses_in_single_endpoint=True)
     # With TLS: HTTP/2 where the upstream offers it by ALPN, else HTTP/1.1.
     protocol = HTTP1 if upstream.scheme == "http" else {"auto_config": _WINDOWS}
-    codec = {
-        "name": "envoy.filters.http.upstream_codec",
-        "typed_config": {
-            "@type": type_url("extensions.filters.http.upstream_codec.v3.UpstreamCodec")
-        },
-    }
     cluster["typed_extension_protocol_options"] = protocol_options(
-        {**protocol, "http_filters": [strip(), codec]}, "60s"
+        {**protocol, "http_filters": strip_and_send()}, "60s"
     )
     if upstream.scheme == "http":
         return cluster

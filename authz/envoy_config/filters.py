@@ -11,6 +11,8 @@ from authz.core.mode import Mode
 from authz.core.names import ADMIN_HEADER, GOVERNANCE_PREFIX, PROXY_AUTHORIZATION_HEADER
 from authz.envoy_config.parts import Config, milliseconds, type_url
 
+#: The cluster that is asked.
+EXT_AUTHZ_CLUSTER: Final = "ext_authz"
 EXT_AUTHZ: Final = "envoy.filters.http.ext_authz"
 _OVERRIDES: Final = (
     "forwarded",
@@ -41,7 +43,7 @@ def ext_authz_discovery(mode: Mode, decision_timeout_ms: int) -> Config:
                     "@type": type_url("extensions.filters.http.ext_authz.v3.ExtAuthz"),
                     "transport_api_version": "V3",
                     "grpc_service": {
-                        "envoy_grpc": {"cluster_name": "ext_authz"},
+                        "envoy_grpc": {"cluster_name": EXT_AUTHZ_CLUSTER},
                         "timeout": milliseconds(decision_timeout_ms),
                     },
                     # Broken is not denied in enforce mode, and never blocks in the others.
@@ -112,6 +114,17 @@ def strip() -> Config:
             },
         },
     }
+
+
+def strip_and_send() -> list[Config]:
+    """The filters of a cluster that is not the service's."""
+    codec = {
+        "name": "envoy.filters.http.upstream_codec",
+        "typed_config": {
+            "@type": type_url("extensions.filters.http.upstream_codec.v3.UpstreamCodec")
+        },
+    }
+    return [strip(), codec]
 
 
 def remove_prefix(prefix: str) -> Config:

@@ -23,26 +23,20 @@ from authz.envoy_config.files import EXT_AUTHZ_FILE
 from authz.envoy_config.filters import (
     EXT_AUTHZ,
     ext_authz_subscription,
-    strip,
-    strip_envoy,
+    strip_and_send,
     strip_failed_open,
 )
 from authz.envoy_config.limits import (
-    CONNECTION_IDLE_TIMEOUT,
     CONNECTION_WINDOW,
     DNS_CACHE_CALLS,
     DNS_CACHE_HOSTS,
     DNS_CACHE_UNUSED,
     DNS_TIMEOUT,
-    HEADERS_TIMEOUT,
-    IDLE_TIMEOUT,
-    MAX_DURATION,
-    MAX_HEADERS,
-    MAX_HEADERS_KIB,
     MAX_IN_FLIGHT,
     STREAM_WINDOW,
     TUNNEL_BUFFER_LIMIT,
 )
+from authz.envoy_config.manager import TYPE, router, strict
 from authz.envoy_config.options import EnvoyOptions
 from authz.envoy_config.parts import (
     Config,
@@ -89,34 +83,10 @@ def http_manager(
     return {
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
-            "@type": type_url(
-                "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-            ),
+            "@type": TYPE,
             "stat_prefix": via,
             "codec_type": codec,
-            # As on PORT: policy and upstream see one path.
-            "normalize_path": True,
-            "merge_slashes": True,
-            "path_with_escaped_slashes_action": "REJECT_REQUEST",
-            "common_http_protocol_options": {
-                "headers_with_underscores_action": "REJECT_REQUEST",
-                "max_headers_count": MAX_HEADERS,
-                "max_stream_duration": MAX_DURATION,
-                "idle_timeout": CONNECTION_IDLE_TIMEOUT,
-            },
-            "http2_protocol_options": {
-                "allow_connect": True,
-                "max_concurrent_streams": 100,
-                "initial_stream_window_size": STREAM_WINDOW,
-                "initial_connection_window_size": CONNECTION_WINDOW,
-            },
-            "max_request_headers_kb": MAX_HEADERS_KIB,
-            "request_headers_timeout": HEADERS_TIMEOUT,
-            "stream_idle_timeout": IDLE_TIMEOUT,
-            "early_header_mutation_extensions": [strip_envoy()],
-            "use_remote_address": True,
-            "skip_xff_append": True,
-            "server_header_transformation": "PASS_THROUGH",
+            **strict(allow_connect=True),
             "local_reply_config": local_replies(options.decision_timeout_ms, outward=True),
             **({"access_log": outward_log()} if options.access_log else {}),
             # No other upgrade: what is spoken after one would be governed by nobody.
@@ -154,13 +124,7 @@ def http_manager(
                     },
                 },
                 _allowed_addresses(options.denied_networks),
-                {
-                    "name": "envoy.filters.http.router",
-                    "typed_config": {
-                        "@type": type_url("extensions.filters.http.router.v3.Router"),
-                        "suppress_envoy_headers": True,
-                    },
-                },
+                router(),
             ],
         },
     }
@@ -168,12 +132,6 @@ def http_manager(
 
 def anywhere_cluster(options: EnvoyOptions) -> Config:
     """Every host there is, and what is done to every request that goes there."""
-    codec = {
-        "name": "envoy.filters.http.upstream_codec",
-        "typed_config": {
-            "@type": type_url("extensions.filters.http.upstream_codec.v3.UpstreamCodec")
-        },
-    }
     # The upstream gets the version that the agent spoke: gRPC stays HTTP/2.
     same: Config = {
         "use_downstream_protocol_config": {
@@ -203,7 +161,7 @@ def anywhere_cluster(options: EnvoyOptions) -> Config:
                 # There is no TLS here; without them Envoy takes it for a cluster that would not
                 # look at certificates.
                 "upstream_http_protocol_options": {"auto_sni": True, "auto_san_validation": True},
-                "http_filters": [strip(), codec],
+                "http_filters": strip_and_send(),
             },
             "60s",
         ),

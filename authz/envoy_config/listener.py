@@ -1,8 +1,4 @@
-"""The listener on PORT: `/proxy/…` asks and goes to the upstream, the rest goes to the service.
-
-- Policy and upstream see one path: normalised, slashes merged, escaped slashes refused, header
-  names with underscores refused (many servers read `_` as `-`).
-"""
+"""The listener on PORT: `/proxy/…` asks and goes to the upstream, the rest goes to the service."""
 
 from pathlib import Path
 from typing import Final
@@ -14,22 +10,17 @@ from authz.envoy_config.files import EXT_AUTHZ_FILE
 from authz.envoy_config.filters import (
     EXT_AUTHZ,
     ext_authz_subscription,
-    strip_envoy,
     strip_failed_open,
 )
 from authz.envoy_config.limits import (
     BUFFER_LIMIT,
-    CONNECTION_IDLE_TIMEOUT,
-    HEADERS_TIMEOUT,
-    IDLE_TIMEOUT,
     MAX_DURATION,
-    MAX_HEADERS,
-    MAX_HEADERS_KIB,
     READING_IDLE_TIMEOUT,
     SERVICE_DURATION,
     SERVICE_IDLE_TIMEOUT,
     SERVICE_TIMEOUT,
 )
+from authz.envoy_config.manager import TYPE, router, strict
 from authz.envoy_config.options import EnvoyOptions
 from authz.envoy_config.parts import Config, socket_address, type_url
 from authz.envoy_config.replies import local_replies
@@ -79,31 +70,9 @@ def listener(options: EnvoyOptions, directory: Path) -> Config:
 def _http_connection_manager(options: EnvoyOptions, directory: Path) -> Config:
     logs = options.access_log
     return {
-        "@type": type_url(
-            "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-        ),
+        "@type": TYPE,
         "stat_prefix": "sidecar",
-        "normalize_path": True,
-        "merge_slashes": True,
-        "path_with_escaped_slashes_action": "REJECT_REQUEST",
-        "common_http_protocol_options": {
-            "headers_with_underscores_action": "REJECT_REQUEST",
-            "max_headers_count": MAX_HEADERS,
-            "max_stream_duration": MAX_DURATION,
-            "idle_timeout": CONNECTION_IDLE_TIMEOUT,
-        },
-        "http2_protocol_options": {
-            "max_concurrent_streams": 100,
-            "initial_stream_window_size": 65_536,
-            "initial_connection_window_size": BUFFER_LIMIT,
-        },
-        "max_request_headers_kb": MAX_HEADERS_KIB,
-        "request_headers_timeout": HEADERS_TIMEOUT,
-        "stream_idle_timeout": IDLE_TIMEOUT,
-        "early_header_mutation_extensions": [strip_envoy()],
-        "use_remote_address": True,
-        "skip_xff_append": True,
-        "server_header_transformation": "PASS_THROUGH",
+        **strict(),
         "local_reply_config": local_replies(options.decision_timeout_ms),
         **({"access_log": access_log(probes=options.access_log_probes)} if logs else {}),
         "route_config": {
@@ -124,13 +93,7 @@ def _http_connection_manager(options: EnvoyOptions, directory: Path) -> Config:
                 },
             },
             strip_failed_open(),
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {
-                    "@type": type_url("extensions.filters.http.router.v3.Router"),
-                    "suppress_envoy_headers": True,
-                },
-            },
+            router(),
         ],
     }
 

@@ -40,6 +40,32 @@ def circuit_breakers(max_in_flight: int) -> Config:
     return {"thresholds": [dict.fromkeys(limits, max_in_flight)]}
 
 
+def by_dns(**more: bool) -> Config:
+    """A cluster's type where its addresses are those of a name, for as long as DNS says."""
+    return {
+        "name": "envoy.cluster.dns",
+        "typed_config": {
+            "@type": type_url("extensions.clusters.dns.v3.DnsCluster"),
+            "dns_lookup_family": "ALL",
+            "respect_dns_ttl": True,
+            **more,
+        },
+    }
+
+
+def where(expression: str) -> Config:
+    """envoy.config.accesslog.v3.AccessLogFilter: what this expression in CEL is true of."""
+    return {
+        "extension_filter": {
+            "name": "envoy.access_loggers.extension_filters.cel",
+            "typed_config": {
+                "@type": type_url("extensions.access_loggers.filters.cel.v3.ExpressionFilter"),
+                "expression": expression,
+            },
+        }
+    }
+
+
 def endpoint(cluster: str, address: Config) -> Config:
     """A cluster's only address."""
     return {

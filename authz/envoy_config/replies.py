@@ -5,7 +5,7 @@ from typing import Any
 from authz.core.errors import Code
 from authz.core.names import DECISION_HEADER, RETRY_AFTER_S
 from authz.envoy_config.clusters import SERVICE
-from authz.envoy_config.parts import Config, type_url
+from authz.envoy_config.parts import Config, where
 
 
 def local_replies(decision_timeout_ms: int, *, outward: bool = False) -> Config:
@@ -17,17 +17,7 @@ def local_replies(decision_timeout_ms: int, *, outward: bool = False) -> Config:
 
     def when(expression: str, body: Config, **more: Any) -> Config:
         return {
-            "filter": {
-                "extension_filter": {
-                    "name": "envoy.access_loggers.extension_filters.cel",
-                    "typed_config": {
-                        "@type": type_url(
-                            "extensions.access_loggers.filters.cel.v3.ExpressionFilter"
-                        ),
-                        "expression": expression,
-                    },
-                }
-            },
+            "filter": where(expression),
             "body_format_override": {"json_format": body},
             **more,
         }

@@ -15,12 +15,12 @@ from authz.envoy_config.limits import MAX_IN_FLIGHT, SERVICE_MAX_IN_FLIGHT, SERV
 from authz.envoy_config.parts import (
     HTTP1,
     Config,
+    by_dns,
     circuit_breakers,
     endpoint,
     milliseconds,
     protocol_options,
     socket_address,
-    type_url,
 )
 from authz.envoy_config.tls import TargetTls, target_socket
 from authz.settings import Endpoint
@@ -69,14 +69,7 @@ def target_clusters(
         if at.is_address:
             found["type"] = "STATIC"
         else:
-            found["cluster_type"] = {
-                "name": "envoy.cluster.dns",
-                "typed_config": {
-                    "@type": type_url("extensions.clusters.dns.v3.DnsCluster"),
-                    "dns_lookup_family": "ALL",
-                    "respect_dns_ttl": True,
-                },
-            }
+            found["cluster_type"] = by_dns()
         if target.tls is not None:
             found["transport_socket"] = target_socket(
                 target.tls, directory, at.host, is_address=at.is_address, protocol=alpn

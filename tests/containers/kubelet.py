@@ -14,8 +14,7 @@
 import contextlib
 import http.client
 import socket
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,11 +22,9 @@ from docker.models.containers import Container
 
 from tests.containers import engine
 from tests.containers.configmap import ConfigMap
+from tests.containers.pods import ECHO_PORT, PATIENCE_S, until
 from tests.deploy.objects import Manifest, Object
 
-#: Seconds for whatever a pod takes to start with a quarter of a processor.
-PATIENCE_S: Final = 90.0
-ECHO_PORT: Final = 8080
 #: How many times a limit's processor time a container gets: what happens within the limit itself is
 #: for benchmarks, and would take a minute here. Memory is limited as the manifest says.
 PROCESSORS: Final = 4
@@ -37,15 +34,6 @@ _ECHO: Final = (
     *("--host", "127.0.0.1", "--port", str(ECHO_PORT), "--lifespan", "off"),
     *("--no-access-log", "--log-level", "warning"),
 )
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Poll a condition that has no event to wait on, as patiently as a starved pod needs."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {PATIENCE_S} s for: {what}")
-        time.sleep(0.1)
 
 
 class Pod:
@@ -109,7 +97,7 @@ class Pod:
     def wait(self, name: str, kind: str) -> None:
         """Until a probe of a container succeeds."""
         probe = self.manifest.containers[name][kind]
-        wait_until(lambda: self._alive(name) and self.asks(name, probe), f"{kind} of {name}")
+        until(lambda: self._alive(name) and self.asks(name, probe), f"{kind} of {name}")
 
     def asks(self, name: str, probe: Object) -> bool:
         """Ask once, as a probe says."""

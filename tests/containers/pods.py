@@ -25,8 +25,8 @@ from tests.e2e.sidecar import ADMIN_TOKEN, JWT_SECRET, SAMPLE_POLICIES
 UID: Final = 10001
 PORT: Final = 3100
 ECHO_PORT: Final = 8080
-#: Seconds that anything may take before a test gives up.
-PATIENCE_S: Final = 60.0
+#: Seconds that anything may take before a test gives up, a start with little processor time too.
+PATIENCE_S: Final = 90.0
 #: Seconds between two looks.
 PAUSE_S: Final = 0.05
 

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import pytest
 
-from tests.containers.kubelet import ECHO_PORT, Pod, running, wait_until
+from tests.containers.kubelet import Pod, running
+from tests.containers.pods import ECHO_PORT, until
 from tests.deploy.objects import read
 from tests.deploy.render import RENDERED
 from tests.e2e.sidecar import ADMIN_TOKEN, JWT_SECRET, token
@@ -120,11 +121,11 @@ def test_a_pod_comes_up_and_governs_its_agent(name: str, image: str, tmp_path: P
 
         # No restart: the ConfigMaps change in place, and the next answers are others.
         pod.maps["mode"].put({"MODE": "audit"})
-        wait_until(lambda: _asks(pod, "write:delete")[0] == 200, "audit mode")
+        until(lambda: _asks(pod, "write:delete")[0] == 200, "audit mode")
         [(file, text)] = manifest.data("code-reviewer-policies").items()
         pod.maps["policies"].put({file: text.replace("write:delete", "write:never")})
         pod.maps["mode"].put({"MODE": "enforce"})
-        wait_until(
+        until(
             lambda: _asks(pod, "write:delete")[1].get("code") == "default_denied", "the new policy"
         )
 

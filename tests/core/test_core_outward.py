@@ -109,6 +109,20 @@ def test_what_stood_in_place_of_a_host_is_told_and_names_nothing() -> None:
     assert call.host == "2130706433\\r\\nx"
 
 
+def test_a_password_in_a_host_is_not_recorded() -> None:
+    """An agent's library may put one there, and rows are kept."""
+    for raw in (asked(host="me:hunter2@a.test:8080"), tunnel("me:hunter2@a.test:443")):
+        _, recorder = answered(raw)
+        [row] = recorder.rows
+        assert row.code == "malformed"
+        assert json.loads(row.metadata or "")["host"].startswith("a.test:")
+        assert "hunter2" not in str(row)
+    # Nor by PORT, where what stands in `Host` decides nothing.
+    request = CheckRequest.FromString(asked(host="me:hunter2@a.test"))
+    request.attributes.context_extensions.clear()
+    assert read(request.SerializeToString()).host == "a.test"
+
+
 @pytest.mark.parametrize("via", ["", "elsewhere", "proxy"])
 def test_a_listener_that_nobody_knows_is_taken_for_the_strictest(via: str) -> None:
     """Never for PORT's, where the agent would name its action itself."""
@@ -217,7 +231,10 @@ def answered(
     mode: Mode = Mode.ENFORCE,
     resident: Identity | None = RESIDENT,
     proxy_authorization: str = "",
-    rules: tuple[tuple[str, str], ...] = (("allow", "read:api.example.com/*"),),
+    rules: tuple[tuple[str, str], ...] = (
+        ("allow", "connect:api.example.com:80"),
+        ("allow", "read:api.example.com/*"),
+    ),
 ) -> tuple[CheckResponse, MemoryRecorder]:
     recorder = MemoryRecorder()
     gate: Gate = builders.gate(
@@ -225,6 +242,42 @@ def answered(
     )
     gate._tokens = TokenVerifier(SECRET, resident=resident)
     return CheckResponse.FromString(gate.check(raw)), recorder
+
+
+READS = ("allow", "read:*")
+REACHES = ("allow", "connect:api.example.com:80")
+
+
+@pytest.mark.parametrize(
+    ("rules", "reason"),
+    [
+        ((READS, REACHES), ""),
+        ((READS,), "the request is also connect:api.example.com:80: no rule of policy p"),
+        ((READS, ("allow", "connect:api.example.com:443")), "also connect:api.example.com:80: no"),
+        ((READS, ("deny", "connect:*"), ("allow", "*")), "also connect:api.example.com:80: policy"),
+        # What a path fits is no host.
+        ((READS, ("allow", "*/v1/*")), "the request is also connect:api.example.com:80: no rule"),
+        ((REACHES,), "no rule of policy p allows read:api.example.com/v1/users"),
+    ],
+)
+def test_a_plain_request_is_that_its_host_is_reached_too(
+    rules: tuple[tuple[str, str], ...], reason: str
+) -> None:
+    """A `read:*` that was written of PROXY_TARGET opens no host."""
+    for via in ("forward", "capture"):
+        _, recorder = answered(asked(via=via), rules=rules)
+        [row] = recorder.rows
+        assert row.action == "read:api.example.com/v1/users"
+        assert row.decision == ("deny" if reason else "allow")
+        assert reason in (row.reason or "")
+
+
+def test_what_a_host_may_be_reached_for_is_held_against_its_port() -> None:
+    raw, rules = asked(host="api.example.com:8080"), (READS, REACHES)
+    _, recorder = answered(raw, rules=rules)
+    assert recorder.rows[0].decision == "deny"
+    _, recorder = answered(raw, rules=(READS, ("allow", "connect:api.example.com:8080")))
+    assert recorder.rows[0].decision == "allow"
 
 
 def test_an_allowed_request_keeps_what_is_the_hosts() -> None:

@@ -43,14 +43,16 @@ def _refused(*arguments: str) -> str:
             "sidecar.listen=loopback,networkPolicy.ingressFrom[0].podSelector.matchLabels.a=b",
             "networkPolicy.ingressFrom: nobody can reach",
         ),
-        ("agent.runAsUser=10001", "at '/agent/runAsUser'"),
+        ("agent.runAsUser=10001", "agent.runAsUser: 10001 is the sidecar's"),
+        ("agent.runAsGroup=10001", "agent.runAsGroup: 10001 is the sidecar's"),
+        ("agent.env[0].name=API_BASE_URL,agent.env[0].value=x", "agent.env: API_BASE_URL is set"),
         ("agent.runAsUser=0", "at '/agent/runAsUser'"),
         (
             "agent.volumeMounts[0].name=run,agent.volumeMounts[0].mountPath=/r",
             "sidecar's volume run",
         ),
         ("extraVolumes[0].name=policies", "extraVolumes: the name policies is the sidecar's"),
-        ("extraVolumes[0].name=host,extraVolumes[0].hostPath.path=/", "at '/extraVolumes/0'"),
+        ("extraVolumes[0].name=x,extraVolumes[0].hostPath.path=/", "extraVolumes: x is a hostPath"),
         ("agent.envFrom[0].secretRef.name=authz-secrets", "may not have the sidecar's own Secret"),
         (
             "agent.env[0].name=X,agent.env[0].valueFrom.secretKeyRef.name=authz-secrets",

@@ -27,6 +27,7 @@ rules:
     actions:
       - connect:good.test:443
       - connect:good.test:9001
+      - connect:good.test:80
       - read:good.test/*
       - connect:10.77.0.2:9000
       - connect:10.77.0.2:443

@@ -2,6 +2,7 @@
 sidecar that runs, in each way that people and Kubernetes put them there."""
 
 import contextlib
+import json
 import os
 import socket
 import ssl
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -190,11 +192,27 @@ def test_mutual_tls_lets_in_who_has_a_certificate_of_the_authority(
             ):
                 client.get("/proxy/docs", headers=bearer())
         assert upstream.hits == before
+        # Nor has doctor a certificate, and it asks by the socket.
+        checklist = {line["line"]: line["status"] for line in _doctor(sidecar)["lines"]}
+        assert checklist["Configure health checks"] == "pass"
 
         # Whose issuer is not trusted any more is not let in again, by no session either.
         ca.write_bytes(others.pem)
         wait_until(lambda: _lets_in(sidecar, authority, theirs), "the other authority")
         assert not _lets_in(sidecar, authority, mine)
+
+
+def _doctor(sidecar: Secured) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "authz", "doctor", "--json"],
+        env=sidecar.env,
+        cwd=sidecar.path,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
 
 
 def _lets_in(sidecar: Secured, authority: Authority, mine: Issued) -> bool:

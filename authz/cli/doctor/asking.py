@@ -7,7 +7,6 @@
 
 import http.client
 import json
-import socket
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from authz.cli.doctor.facts import Answer
+from authz.unix_http import UnixConnection
 
 #: Seconds for each answer. A service that does not answer in this time is not well.
 PATIENCE_S: Final = 5.0
@@ -56,7 +56,7 @@ class Asker:
     def _connection(self) -> http.client.HTTPConnection:
         host, port = self._parts.hostname or "", self._parts.port
         if self._socket_path is not None:
-            return _UnixConnection(self._socket_path)
+            return UnixConnection(self._socket_path, PATIENCE_S)
         if self._parts.scheme == "http":
             return http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
         context = ssl.create_default_context()
@@ -70,17 +70,6 @@ class Asker:
         through = http.client.HTTPSConnection(*proxy, timeout=PATIENCE_S, context=context)
         through.set_tunnel(host, port or http.client.HTTPS_PORT)
         return through
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("sidecar", timeout=PATIENCE_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
 
 
 def _proxy(host: str) -> tuple[str, int] | None:

@@ -10,7 +10,7 @@ from typing import Final
 from authz.cli.doctor.facts import Facts, FileFacts, Inside, Secret
 from authz.cli.doctor.finding import Finding, failed, passed, skipped, warned
 from authz.core.mode import Mode
-from authz.settings import MIN_ADMIN_TOKEN, MIN_JWT_SECRET
+from authz.settings import HOW_TO_MAKE, MIN_ADMIN_TOKEN, MIN_JWT_SECRET
 
 #: What documents show in the place of a secret, this product's own among them.
 _SHOWN: Final = re.compile(
@@ -22,7 +22,6 @@ _SHOWN: Final = re.compile(
 #: itself, below the second it is short. What `openssl rand -hex 16` makes has about 110.
 _LEAST_BITS: Final = 48.0
 _ENOUGH_BITS: Final = 80.0
-_MAKE: Final = {"JWT_SECRET": "openssl rand -hex 32", "ADMIN_TOKEN": "openssl rand -hex 16"}
 _LEAST: Final = {"JWT_SECRET": MIN_JWT_SECRET, "ADMIN_TOKEN": MIN_ADMIN_TOKEN}
 
 
@@ -89,7 +88,7 @@ def secrets(facts: Facts) -> Iterator[Finding]:
         if "JWT_SECRET" in given and given["JWT_SECRET"].value == given["ADMIN_TOKEN"].value:
             yield failed(
                 "ADMIN_TOKEN and JWT_SECRET are the same",
-                f"make another ADMIN_TOKEN: {_MAKE['ADMIN_TOKEN']}",
+                f"make another ADMIN_TOKEN: {HOW_TO_MAKE['ADMIN_TOKEN']}",
             )
     elif inside.dev_secrets is None:
         yield passed("ADMIN_TOKEN is not set, and the admin API is off")
@@ -110,7 +109,7 @@ def secrets(facts: Facts) -> Iterator[Finding]:
 
 def strength(secret: Secret) -> Finding:
     """Whether a secret could be guessed, or was copied from a document."""
-    cure = f"make one, and keep it in a Secret: {_MAKE[secret.name]}"
+    cure = f"make one, and keep it in a Secret: {HOW_TO_MAKE[secret.name]}"
     value, least = secret.value, _LEAST[secret.name]
     if len(value) < least:
         return failed(f"{secret.name} is shorter than {least} characters", cure)

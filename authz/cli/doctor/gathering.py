@@ -6,7 +6,6 @@
 """
 
 import contextlib
-import ipaddress
 import json
 import os
 import socket
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from authz import cgroups, dev_secrets
+from authz import cgroups, dev_secrets, tcp_table
 from authz.cli.destination import Destination
 from authz.cli.doctor.asking import Asker
 from authz.cli.doctor.facts import (
@@ -46,8 +45,6 @@ MAX_ROWS: Final = 100_000
 _PRIVATE: Final = ("_KEY_FILE", "_SECRET_FILE", "_TOKEN_FILE", "_AUTHORIZATION_FILE")
 #: Where Envoy's admin endpoint is by its documentation's examples, and by Istio's.
 ADMIN_PORTS: Final = (9901, 15000)
-#: States of sockets in /proc/net/tcp (tcp_states.h).
-_LISTEN: Final = "0A"
 _SECRETS: Final = ("JWT_SECRET", "ADMIN_TOKEN")
 _WOULD_DENY: Final = """
     WITH newest AS (
@@ -85,8 +82,14 @@ def from_inside(settings: Settings, env: Mapping[str, str]) -> Facts:
     service = way.ask("/health")
     # Tokens go to the socket alone: on PORT may be anybody.
     inside = _inside(settings, env, way if service is not None else None)
-    door = _port(_loopback(settings.host), settings.port)
-    facts = _facts(door.base_url, door, service, inside)
+    host = settings.reachable_host
+    if settings.tls_client_ca_file is None:
+        door = _port(f"[{host}]" if ":" in host else host, settings.port)
+        name = door.base_url
+    else:
+        # PORT is for who has a certificate, and the checklist's reader has none.
+        door, name = way, str(settings.http_socket)
+    facts = _facts(name, door, service, inside)
     if not facts.said:
         raise Nobody(
             f"no sidecar answers on {facts.name} or {settings.http_socket}; start it, or set PORT"
@@ -112,14 +115,6 @@ def _facts(name: str, way: Asker, service: Answer | None, inside: Inside | None)
 def _is_near(url: str) -> bool:
     host = url.split("://", 1)[1].rsplit(":", 1)[0].split("/", 1)[0]
     return host in ("localhost", "[::1]") or host.startswith("127.")
-
-
-def _loopback(host: str) -> str:
-    """How what listens on HOST is reached from here."""
-    address = ipaddress.ip_address(host)
-    if not address.is_unspecified:
-        return f"[{host}]" if address.version == 6 else host
-    return "127.0.0.1" if address.version == 4 else "[::1]"
 
 
 def _port(host: str, port: int) -> Asker:
@@ -268,24 +263,14 @@ def _would_deny(path: Path) -> WouldDeny | None:
     return WouldDeny(count, str(since or ""), seen == MAX_ROWS)
 
 
-def listening(port: int, net: Path = Path("/proc/net")) -> Iterator[str]:
+def listening(port: int, net: Path = tcp_table.NET) -> Iterator[str]:
     """The addresses on which somebody in this network namespace listens on a TCP port."""
-    found = []
-    for name in ("tcp", "tcp6"):
-        try:
-            lines = (net / name).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            fields = line.split()
-            address, _, number = fields[1].partition(":")
-            if fields[3] == _LISTEN and int(number, 16) == port:
-                found.append(_address(address))
+    found = (_address(one.address) for one in tcp_table.sockets(port, tcp_table.LISTEN, net))
     yield from dict.fromkeys(found)
 
 
 def _address(text: str) -> str:
-    """Groups of four bytes, each in the machine's order."""
+    """An address of the kernel's table as people write it."""
     raw = b"".join(
         int(text[at : at + 8], 16).to_bytes(4, "little") for at in range(0, len(text), 8)
     )

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from authz.cgroups import Memory
-from authz.cli.doctor.facts import Answer, Facts, Inside
+from authz.cli.doctor.facts import Answer, Facts, FileFacts, Inside
 from authz.cli.doctor.finding import Finding, failed, passed, skipped, warned
+from authz.settings import ENVOY_ADMIN_SOCKET
 
 _MIB: Final = 1 << 20
 #: What the seed asks for at least, and at most.
@@ -145,12 +146,23 @@ def listeners(inside: Inside) -> Iterator[Finding]:
             "check that one admits the kubelet's probes alone, or set HOST=127.0.0.1 and probe with"
             " exec",
         )
+    elif inside.in_container:
+        yield warned(
+            f"PORT {inside.port} is bound to {where}, and whoever is on this container's networks"
+            " reaches it",
+            "have nobody but the agent on a network with it, and publish the port on 127.0.0.1",
+        )
     else:
         yield warned(
             f"PORT {inside.port} is bound to {where}, and other hosts may reach it",
             "set HOST=127.0.0.1 where the agent is on this host, or let a firewall admit the agent"
             " alone",
         )
+
+
+def _is_envoys(socket: FileFacts, inside: Inside) -> bool:
+    """Whether Envoy made it as a user of its own, as in compose.yaml: one of our group."""
+    return socket.path.name == ENVOY_ADMIN_SOCKET and bool(inside.gid) and socket.gid == inside.gid
 
 
 def _sockets(inside: Inside) -> Iterator[Finding]:
@@ -160,6 +172,8 @@ def _sockets(inside: Inside) -> Iterator[Finding]:
         if socket.mode & 0o007:
             sound = False
             yield failed(f"everybody may use {socket.name}", cure)
+        elif _is_envoys(socket, inside):
+            continue
         elif inside.uid and socket.uid not in (inside.uid, 0):
             sound = False
             yield warned(

@@ -40,12 +40,13 @@ def suggest(
     asked = [(asked_of(row), row) for row in rows]
     found = suggest(
         (
-            Seen(call.identity, call.call.action, row.times, row.decision != "allow")
+            Seen(call.identity, action, row.times, row.decision != "allow")
             for call, row in asked
+            for action in filter(None, (call.call.action, call.call.reaches))
         ),
         collapse=collapse,
     )
-    if len(found.left_out) == len(rows):
+    if not any(is_sayable(call.identity.agent_id, call.call.action) for call, _ in asked):
         typer.echo(found.text)
         fail([f"{database}: nothing that went through can be suggested"], 1)
     parsed = parse_file(found.text.encode(), "suggestion")

@@ -25,6 +25,8 @@ def judge(case: Case) -> Finding:
         what = f"/{call.upstream_path}" if call.path else call.host
         said = f"no route of RouteMap {unmapped} fits {call.method} {what}"
         return Deny(Code.INTENT_UNMAPPED, said, rule=f"{NAME}:unmapped", policy=unmapped)
+    if call.destination:
+        return _observed_too(case)
     if not (call.declares_action or call.declares_resource):
         return NO_OBJECTION
     verification = case.verification
@@ -44,7 +46,7 @@ def judge(case: Case) -> Finding:
 
 
 def _observed_too(case: Case) -> Finding:
-    """Where both names may be true, the policies must allow the action by either."""
+    """Where both names are true, or may be, the policies must allow the action by either."""
     passed: Finding = NO_OBJECTION
     for name, ruling in zip(case.names[1:], case.rulings[1:], strict=True):
         for finding in (ruling.policy, ruling.privilege):

@@ -112,6 +112,22 @@ capabilities:
 {{- fail (printf "extraVolumes: the name %s is the sidecar's; choose another" .name) -}}
 {{- end -}}
 {{- end -}}
+{{- range .Values.extraVolumes -}}
+{{- if hasKey . "hostPath" -}}
+{{- fail (printf "extraVolumes: %s is a hostPath, and the agent may have nothing of the node's; take another kind of volume" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- /* Not in the schema, whose error is that 'not' failed. */ -}}
+{{- range $name := list "runAsUser" "runAsGroup" -}}
+{{- if eq (int (get $.Values.agent $name)) 10001 -}}
+{{- fail (printf "agent.%s: 10001 is the sidecar's; choose another" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.agent.env -}}
+{{- if has .name (list "API_BASE_URL" "MESHGUARD_GATEWAY_URL") -}}
+{{- fail (printf "agent.env: %s is set by the chart, to the sidecar; leave it out" .name) -}}
+{{- end -}}
+{{- end -}}
 {{- range .Values.agent.volumeMounts -}}
 {{- if has .name $reserved -}}
 {{- fail (printf "agent.volumeMounts: the agent may not have the sidecar's volume %s" .name) -}}
