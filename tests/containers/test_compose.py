@@ -8,6 +8,8 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +124,26 @@ def _project(image: str, file: str, directory: Path) -> Iterator[Project]:
         project.compose("down", "--volumes", "--timeout", "5")
 
 
+def _gets_to_the_machine(project: Project, agent: str, network: str) -> bool:
+    """Whether an agent can connect to what the engine's machine serves on every address."""
+    [found] = engine.client().networks.list(names=[f"{project.name}_{network}"], greedy=True)
+    gateway = found.attrs["IPAM"]["Config"][0]["Gateway"]
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        where = (gateway, server.getsockname()[1])
+        script = (
+            "import socket\n"
+            f"try: socket.create_connection({where}, 2)\n"
+            "except OSError: print('no')\n"
+            "else: print('yes')"
+        )
+        said = project.compose(
+            *("run", "--rm", "-T", "--no-deps", "--entrypoint", f"python -c {shlex.quote(script)}"),
+            agent,
+        )
+    assert said.strip() in ("yes", "no"), said
+    return said.strip() == "yes"
+
+
 def test_one_agent_and_its_sidecar_in_both_modes(image: str, tmp_path: Path) -> None:
     with _project(image, "compose.yaml", tmp_path) as project:
         enforced = project.up("agent")["agent"]
@@ -151,6 +173,7 @@ def test_one_agent_and_its_sidecar_in_both_modes(image: str, tmp_path: Path) -> 
             ("deny", "allow", "audit"),
         }
         assert {row["agentId"] for row in proxied} == {"code-reviewer"}
+        assert not _gets_to_the_machine(project, "agent", "agents")
 
 
 def test_two_agents_with_a_sidecar_each(image: str, tmp_path: Path) -> None:
@@ -170,3 +193,4 @@ def test_two_agents_with_a_sidecar_each(image: str, tmp_path: Path) -> None:
             assert {(agent, "allow"), (agent, "deny")} <= proxied
             assert (other, "allow") not in proxied
             assert any(row["code"] == "token_wrong_agent" for row in rows)
+            assert not _gets_to_the_machine(project, agent, "mesh")
