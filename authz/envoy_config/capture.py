@@ -14,11 +14,12 @@ from typing import Any, Final
 
 from authz.envoy_config.forward import http_manager
 from authz.envoy_config.limits import (
-    BUFFER_LIMIT,
     IDLE_TIMEOUT,
     INSPECTION_TIMEOUT,
     MAX_DURATION,
     MAX_IN_FLIGHT,
+    STREAM_WINDOW,
+    TUNNEL_BUFFER_LIMIT,
 )
 from authz.envoy_config.options import EnvoyOptions
 from authz.envoy_config.parts import (
@@ -52,7 +53,7 @@ def capture_listeners(options: EnvoyOptions, directory: Path) -> list[Config]:
             ),
             # As on PORT: a second process could share the port and answer in our place.
             "enable_reuse_port": False,
-            "per_connection_buffer_limit_bytes": BUFFER_LIMIT,
+            "per_connection_buffer_limit_bytes": TUNNEL_BUFFER_LIMIT,
             "listener_filters": [
                 _listener_filter("original_dst", "OriginalDst"),
                 _listener_filter("tls_inspector", "TlsInspector"),
@@ -79,7 +80,7 @@ def capture_listeners(options: EnvoyOptions, directory: Path) -> list[Config]:
             "internal_listener": {},
             # Each belongs to a captured connection, and that one has been counted.
             "ignore_global_conn_limit": True,
-            "per_connection_buffer_limit_bytes": BUFFER_LIMIT,
+            "per_connection_buffer_limit_bytes": TUNNEL_BUFFER_LIMIT,
             "filter_chains": [
                 {
                     "filters": [
@@ -96,14 +97,19 @@ def captured_cluster() -> Config:
     # One connection a tunnel: in a shared one, two that are not read would stop all others.
     http2 = {
         "explicit_http_config": {
-            "http2_protocol_options": {"allow_connect": True, "max_concurrent_streams": 1}
+            "http2_protocol_options": {
+                "allow_connect": True,
+                "max_concurrent_streams": 1,
+                "initial_stream_window_size": STREAM_WINDOW,
+                "initial_connection_window_size": STREAM_WINDOW,
+            }
         }
     }
     return {
         "name": CAPTURED,
         "type": "STATIC",
         "connect_timeout": "5s",
-        "per_connection_buffer_limit_bytes": BUFFER_LIMIT,
+        "per_connection_buffer_limit_bytes": TUNNEL_BUFFER_LIMIT,
         "circuit_breakers": circuit_breakers(MAX_IN_FLIGHT),
         "typed_extension_protocol_options": protocol_options(http2, "60s"),
         "load_assignment": endpoint(
@@ -132,7 +138,7 @@ def internal_listeners() -> Config:
         "name": "envoy.bootstrap.internal_listener",
         "typed_config": {
             "@type": type_url("extensions.bootstrap.internal_listener.v3.InternalListener"),
-            "buffer_size_kb": BUFFER_LIMIT // 1024,
+            "buffer_size_kb": TUNNEL_BUFFER_LIMIT // 1024,
         },
     }
 

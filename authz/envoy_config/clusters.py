@@ -20,6 +20,14 @@ from authz.envoy_config.parts import (
 
 #: The cluster of the service's own endpoints.
 SERVICE: Final = "service"
+#: What the upstream may send ahead of an agent that reads slowly, over HTTP/2: enough of an answer
+#: for a large file from another continent.
+_WINDOWS: Final[Config] = {
+    "http2_protocol_options": {
+        "initial_stream_window_size": 256 * 1024,
+        "initial_connection_window_size": 1024 * 1024,
+    }
+}
 
 
 def service_cluster(
@@ -53,7 +61,7 @@ def upstream_cluster(options: EnvoyOptions) -> Config:
         # ones stay open.
         cluster["cluster_type"] = by_dns(all_addresses_in_single_endpoint=True)
     # With TLS: HTTP/2 where the upstream offers it by ALPN, else HTTP/1.1.
-    protocol = HTTP1 if upstream.scheme == "http" else {"auto_config": {}}
+    protocol = HTTP1 if upstream.scheme == "http" else {"auto_config": _WINDOWS}
     cluster["typed_extension_protocol_options"] = protocol_options(
         {**protocol, "http_filters": strip_and_send()}, "60s"
     )

@@ -27,12 +27,14 @@ from authz.envoy_config.filters import (
     strip_failed_open,
 )
 from authz.envoy_config.limits import (
-    BUFFER_LIMIT,
+    CONNECTION_WINDOW,
     DNS_CACHE_CALLS,
     DNS_CACHE_HOSTS,
     DNS_CACHE_UNUSED,
     DNS_TIMEOUT,
     MAX_IN_FLIGHT,
+    STREAM_WINDOW,
+    TUNNEL_BUFFER_LIMIT,
 )
 from authz.envoy_config.manager import TYPE, router, strict
 from authz.envoy_config.options import EnvoyOptions
@@ -63,7 +65,7 @@ def forward_listener(options: EnvoyOptions, directory: Path) -> Config:
         "address": socket_address(*options.forward),
         # As on PORT: a second process could share the port and answer in our place.
         "enable_reuse_port": False,
-        "per_connection_buffer_limit_bytes": BUFFER_LIMIT,
+        "per_connection_buffer_limit_bytes": TUNNEL_BUFFER_LIMIT,
         "filter_chains": [{"filters": [http_manager(options, directory, "forward", "HTTP1")]}],
     }
 
@@ -134,14 +136,17 @@ def anywhere_cluster(options: EnvoyOptions) -> Config:
     same: Config = {
         "use_downstream_protocol_config": {
             "http_protocol_options": {},
-            "http2_protocol_options": {},
+            "http2_protocol_options": {
+                "initial_stream_window_size": STREAM_WINDOW,
+                "initial_connection_window_size": CONNECTION_WINDOW,
+            },
         }
     }
     return {
         "name": _ANYWHERE,
         "connect_timeout": "5s",
         "lb_policy": "CLUSTER_PROVIDED",
-        "per_connection_buffer_limit_bytes": BUFFER_LIMIT,
+        "per_connection_buffer_limit_bytes": TUNNEL_BUFFER_LIMIT,
         "circuit_breakers": circuit_breakers(MAX_IN_FLIGHT),
         "cluster_type": {
             "name": "envoy.clusters.dynamic_forward_proxy",

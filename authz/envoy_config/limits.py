@@ -9,6 +9,12 @@ MAX_IN_FLIGHT: Final = 1024
 MAX_CONNECTIONS: Final = 1024
 #: Bytes that Envoy buffers for one connection in each direction before it stops reading.
 BUFFER_LIMIT: Final = 128 * 1024
+#: The same where every connection may be a tunnel, which one that nobody reads fills both ways.
+TUNNEL_BUFFER_LIMIT: Final = 32 * 1024
+#: What a peer may send on an HTTP/2 stream, and on a connection, that nobody has read yet. Envoy's
+#: own choice is 16 MiB, on the upstream's side, too: a few slow readers would take all the memory.
+STREAM_WINDOW: Final = 65_536
+CONNECTION_WINDOW: Final = 128 * 1024
 #: Header size, KiB, and count. A token of 8 KiB and an agent's usual 20 headers fit thrice.
 MAX_HEADERS_KIB: Final = 60
 MAX_HEADERS: Final = 100

@@ -10,13 +10,14 @@ from typing import Final
 
 from authz.envoy_config.filters import strip_envoy
 from authz.envoy_config.limits import (
-    BUFFER_LIMIT,
     CONNECTION_IDLE_TIMEOUT,
+    CONNECTION_WINDOW,
     HEADERS_TIMEOUT,
     IDLE_TIMEOUT,
     MAX_DURATION,
     MAX_HEADERS,
     MAX_HEADERS_KIB,
+    STREAM_WINDOW,
 )
 from authz.envoy_config.parts import Config, type_url
 
@@ -44,8 +45,8 @@ def strict(*, allow_connect: bool = False) -> Config:
         "http2_protocol_options": {
             **({"allow_connect": True} if allow_connect else {}),
             "max_concurrent_streams": 100,
-            "initial_stream_window_size": 65_536,
-            "initial_connection_window_size": BUFFER_LIMIT,
+            "initial_stream_window_size": STREAM_WINDOW,
+            "initial_connection_window_size": CONNECTION_WINDOW,
         },
         "max_request_headers_kb": MAX_HEADERS_KIB,
         "request_headers_timeout": HEADERS_TIMEOUT,

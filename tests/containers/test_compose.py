@@ -5,9 +5,13 @@ that the sidecar says it is in.
 """
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import secrets
+import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +23,8 @@ import yaml
 from tests.containers import engine
 from tests.e2e.sidecar import free_port
 
+#: linux/sockios.h: the address of an interface.
+_SIOCGIFADDR: Final = 0x8915
 #: Seconds that a command may take: the images' layers are there, or an agent's are installed.
 PATIENCE_S: Final = 200
 
@@ -122,6 +128,20 @@ def _project(image: str, file: str, directory: Path) -> Iterator[Project]:
         project.compose("down", "--volumes", "--timeout", "5")
 
 
+def _is_on(project: Project, network: str) -> bool:
+    """Whether the engine's machine has an address on a network of the project (netdevice(7))."""
+    [found] = engine.client().networks.list(names=[f"{project.name}_{network}"], greedy=True)
+    asked = struct.pack("256s", f"br-{str(found.id)[:12]}".encode())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            fcntl.ioctl(any_socket, _SIOCGIFADDR, asked)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                return False
+            raise  # there is no such bridge
+    return True
+
+
 def test_one_agent_and_its_sidecar_in_both_modes(image: str, tmp_path: Path) -> None:
     with _project(image, "compose.yaml", tmp_path) as project:
         enforced = project.up("agent")["agent"]
@@ -151,6 +171,8 @@ def test_one_agent_and_its_sidecar_in_both_modes(image: str, tmp_path: Path) -> 
             ("deny", "allow", "audit"),
         }
         assert {row["agentId"] for row in proxied} == {"code-reviewer"}
+        # Nor is the machine in reach, with all that it serves on every address.
+        assert (_is_on(project, "upstreams"), _is_on(project, "agents")) == (True, False)
 
 
 def test_two_agents_with_a_sidecar_each(image: str, tmp_path: Path) -> None:
@@ -170,3 +192,4 @@ def test_two_agents_with_a_sidecar_each(image: str, tmp_path: Path) -> None:
             assert {(agent, "allow"), (agent, "deny")} <= proxied
             assert (other, "allow") not in proxied
             assert any(row["code"] == "token_wrong_agent" for row in rows)
+        assert not _is_on(project, "mesh")

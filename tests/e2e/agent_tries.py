@@ -5,6 +5,7 @@
     hello ADDRESS PORT SNI      (a hello of our own making, for names that libraries refuse to send)
     tcp ADDRESS PORT            (says nothing)
     say ADDRESS PORT TEXT
+    unread ADDRESS PORT SNI N   (N hellos; reads nothing, and waits for its stdin to end)
     udp ADDRESS PORT
     resolve NAME
 
@@ -48,6 +49,14 @@ def try_it(kind: str, *arguments: str) -> str:
         return str(sorted({one[4][0] for one in socket.getaddrinfo(arguments[0], 80)}))
     address, port, *rest = arguments
     where = (address, int(port))
+    if kind == "unread":
+        connections = [socket.create_connection(where, PATIENCE_S) for _ in range(int(rest[1]))]
+        for connection in connections:
+            connection.sendall(hello(rest[0].encode()))
+        sys.stdin.read()
+        for connection in connections:
+            connection.close()
+        return str(len(connections))
     if kind == "udp":
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as datagrams:

@@ -95,6 +95,20 @@ class Pod:
         said: dict[str, Any] = json.loads(done.stdout)
         return said
 
+    @contextlib.contextmanager
+    def agent_at(self, *arguments: str) -> Iterator[None]:
+        """The agent is at it until the block ends (`agent_tries`)."""
+        script = str(self.directory / "agent_tries.py")
+        process = subprocess.Popen(
+            self.command(_agents_python(), script, *arguments, as_agent=True),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd="/", env={"PATH": os.environ["PATH"]},
+        )  # fmt: skip
+        try:
+            yield
+        finally:
+            process.communicate(timeout=PATIENCE_S)
+
     def arrived(self) -> list[dict[str, Any]]:
         """What has reached the world so far, oldest first, DNS queries not among it."""
         lines = (self.directory / "arrived").read_text().splitlines()

@@ -26,6 +26,7 @@ rules:
   - effect: allow
     actions:
       - connect:good.test:443
+      - connect:good.test:9001
       - connect:good.test:80
       - read:good.test/*
       - connect:10.77.0.2:9000
@@ -274,6 +275,28 @@ def test_installing_again_changes_nothing_and_removing_takes_all_away(captured: 
     assert capture("remove") == 0
     assert capture("install", "--uid", "0") == 0
     assert rules() == before
+
+
+def test_tunnels_that_nobody_reads_hold_little_memory(captured: Captured) -> None:
+    """An allowed host that sends without end, and an agent that reads nothing."""
+    tunnels, most_kib = 10, 64 * 1024
+    envoy = next(pid for pid, argv in children(captured.process.pid) if "--config-path" in argv)
+
+    def peak_kib() -> int:
+        [line] = [line for line in _status(envoy) if line.startswith("VmHWM:")]
+        return int(line.split()[1])
+
+    def stalled() -> int:
+        return sum(one["kind"] == "flood" for one in captured.pod.arrived())
+
+    before = peak_kib()
+    with captured.pod.agent_at("unread", GOOD, "9001", "good.test", str(tunnels)):
+        wait_until(lambda: stalled() == tunnels, "all of them to be full")
+    assert peak_kib() - before < most_kib
+
+
+def _status(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/status").read_text().splitlines()
 
 
 def test_the_agent_cannot_take_the_rules_away(captured: Captured) -> None:

@@ -1,5 +1,6 @@
 """What the world has in `namespaces`: HTTP on 80 and 8081, TLS on 443, TCP and UDP on 9000, DNS.
 
+9001 sends without end, until whoever is between us is full.
 Each address answers for itself. What arrives is written down, a JSON object a line. Run by itself,
 in a namespace: no import of ours.
 """
@@ -63,8 +64,21 @@ def main(certificate: str, key: str, file: str, names: dict[str, list[str]]) -> 
         write(kind="tcp", address=address, port=port)
         connection.sendall(f"{address} says hello first".encode())
 
+    def flood(connection: socket.socket, address: str, port: int) -> None:
+        connection.settimeout(1)
+        block, sent = b"x" * 65536, 0
+        try:
+            while True:
+                sent += connection.send(block)
+        except TimeoutError:
+            # Whoever is between us is full.
+            write(kind="flood", address=address, port=port, sent=sent)
+            connection.settimeout(None)
+            while connection.recv(4096):
+                pass
+
     serve: dict[int, Callable[[socket.socket, str, int], None]] = {
-        80: http, 8081: http, 443: tls, 9000: raw,
+        80: http, 8081: http, 443: tls, 9000: raw, 9001: flood,
     }  # fmt: skip
     for address in ADDRESSES:
         for port, handler in serve.items():
