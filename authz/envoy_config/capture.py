@@ -17,7 +17,7 @@ from authz.envoy_config.limits import (
     IDLE_TIMEOUT,
     INSPECTION_TIMEOUT,
     MAX_DURATION,
-    MAX_IN_FLIGHT,
+    MAX_OUTWARD,
     STREAM_WINDOW,
     TUNNEL_BUFFER_LIMIT,
 )
@@ -110,7 +110,7 @@ def captured_cluster() -> Config:
         "type": "STATIC",
         "connect_timeout": "5s",
         "per_connection_buffer_limit_bytes": TUNNEL_BUFFER_LIMIT,
-        "circuit_breakers": circuit_breakers(MAX_IN_FLIGHT),
+        "circuit_breakers": circuit_breakers(MAX_OUTWARD),
         "typed_extension_protocol_options": protocol_options(http2, "60s"),
         "load_assignment": endpoint(
             CAPTURED, {"envoy_internal_address": {"server_listener_name": CAPTURED}}

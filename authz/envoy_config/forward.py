@@ -32,7 +32,7 @@ from authz.envoy_config.limits import (
     DNS_CACHE_HOSTS,
     DNS_CACHE_UNUSED,
     DNS_TIMEOUT,
-    MAX_IN_FLIGHT,
+    MAX_OUTWARD,
     STREAM_WINDOW,
     TUNNEL_BUFFER_LIMIT,
 )
@@ -147,7 +147,7 @@ def anywhere_cluster(options: EnvoyOptions) -> Config:
         "connect_timeout": "5s",
         "lb_policy": "CLUSTER_PROVIDED",
         "per_connection_buffer_limit_bytes": TUNNEL_BUFFER_LIMIT,
-        "circuit_breakers": circuit_breakers(MAX_IN_FLIGHT),
+        "circuit_breakers": circuit_breakers(MAX_OUTWARD),
         "cluster_type": {
             "name": "envoy.clusters.dynamic_forward_proxy",
             "typed_config": {

@@ -11,6 +11,10 @@ MAX_CONNECTIONS: Final = 1024
 BUFFER_LIMIT: Final = 128 * 1024
 #: The same where every connection may be a tunnel, which one that nobody reads fills both ways.
 TUNNEL_BUFFER_LIMIT: Final = 32 * 1024
+#: Connections to hosts of the agent's own choice at once, and as many that wait. Full both ways, so
+#: many captured tunnels have some 60 MiB of the pod's 256. It is one agent; a browser has six to a
+#: host.
+MAX_OUTWARD: Final = 128
 #: What a peer may send on an HTTP/2 stream, and on a connection, that nobody has read yet. Envoy's
 #: own choice is 16 MiB, on the upstream's side, too: a few slow readers would take all the memory.
 STREAM_WINDOW: Final = 65_536

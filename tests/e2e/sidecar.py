@@ -70,6 +70,10 @@ class Sidecar:
     def get(self, path: str, **kwargs: Any) -> httpx.Response:
         return self.client.get(path, **kwargs)
 
+    def until_started(self) -> None:
+        """Until the supervisor knows that it has started: it answers a moment before that."""
+        wait_until(lambda: "listening on" in self.log(), "the start to be over")
+
     def log(self) -> str:
         """What all processes have written to stderr so far."""
         return (self.directory / "stderr").read_text(encoding="utf-8", errors="replace")

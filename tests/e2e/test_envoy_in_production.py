@@ -82,6 +82,7 @@ def test_without_an_admin_endpoint_it_starts_comes_back_and_stops(upstream: Upst
         assert sidecar.get("/proxy/docs", headers=bearer()).status_code == 200
         sockets = {path.name for path in sidecar.run_dir.iterdir() if path.is_socket()}
         assert sockets == {"ext_authz.sock", "http.sock"}
+        sidecar.until_started()
         os.kill(sidecar.child("envoy"), signal.SIGKILL)
         wait_until(lambda: "envoy is back" in sidecar.log(), "Envoy")
         assert sidecar.get("/proxy/docs", headers=bearer()).status_code == 200

@@ -67,8 +67,7 @@ def test_a_killed_service_is_503_until_it_is_back(upstream: Upstream) -> None:
 
 def test_a_killed_envoy_comes_back(upstream: Upstream) -> None:
     with starter.running(upstream) as sidecar:
-        # It answers a moment before the supervisor knows that it has started.
-        wait_until(lambda: "listening on" in sidecar.log(), "the start to be over")
+        sidecar.until_started()
         first = sidecar.child("envoy")
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: "envoy is back" in sidecar.log(), "envoy to be back")

@@ -5,6 +5,7 @@ have another FORWARD_DENY_CIDRS.
 """
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from authz.envoy_config.limits import MAX_OUTWARD
 from tests.e2e import sidecar as starter
 from tests.e2e import upstream as upstreams
 from tests.e2e.certificates import self_signed
@@ -231,6 +233,35 @@ def test_a_tunnel_carries_any_protocol_both_ways(proxied: Sidecar) -> None:
                 while b"and back" not in said:
                     said += agent.recv(4096)
                 assert said.startswith(b"HTTP/1.1 200")
+
+
+def test_an_agent_has_no_more_tunnels_than_the_memory_is_for(proxied: Sidecar) -> None:
+    where = ("127.0.0.1", int(proxied.env["FORWARD_PROXY_PORT"]))
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=2 * MAX_OUTWARD) as listener,
+        contextlib.ExitStack() as stack,
+    ):
+        asked = f"CONNECT localhost:{listener.getsockname()[1]} HTTP/1.1\r\n\r\n".encode()
+
+        def another() -> socket.socket:
+            agent = stack.enter_context(socket.create_connection(where, PATIENCE_S))
+            agent.sendall(asked)
+            return agent
+
+        agents = []
+        for _ in range(MAX_OUTWARD):
+            agents.append(another())
+            assert agents[-1].recv(12) == b"HTTP/1.1 200"
+            stack.enter_context(listener.accept()[0])
+        rows = _Rows(proxied)
+        waiting = another()
+        wait_until(lambda: not rows.none(), "the decision")
+        # It is allowed, and waits for one of the others to end.
+        listener.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+        agents[0].close()
+        assert waiting.recv(12) == b"HTTP/1.1 200"
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "Bearer", "basic"])
