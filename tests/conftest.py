@@ -1,5 +1,6 @@
 """What every test relies on, wherever the suite is started from."""
 
+import gc
 import os
 import re
 import signal
@@ -32,3 +33,13 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         yield
+
+
+def pytest_collection_finish() -> None:
+    """What has been collected stays: no collection of garbage needs to look at it again.
+
+    Ten thousand tests with their parameters and modules are a large heap, and what is tested makes
+    much garbage.
+    """
+    gc.collect()
+    gc.freeze()

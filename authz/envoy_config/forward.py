@@ -163,7 +163,8 @@ def anywhere_cluster(options: EnvoyOptions) -> Config:
                 "upstream_http_protocol_options": {"auto_sni": True, "auto_san_validation": True},
                 "http_filters": strip_and_send(),
             },
-            "60s",
+            # Unused ones count, too.
+            "10s",
         ),
     }
 
