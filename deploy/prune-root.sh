@@ -40,4 +40,4 @@ xargs dpkg --purge --force-all </tmp/packages >/tmp/purged 2>&1 || { cat /tmp/pu
 # glibc's tables of other character sets: Python has its own.
 rm -rf /usr/lib/*/gconv
 rm -rf /usr/share/doc /usr/share/info /usr/share/man /usr/share/locale /usr/share/bash-completion \
-    /usr/share/perl5 /usr/share/lintian /var/cache/* /var/log/* /var/lib/apt /tmp/* /root/.cache
+    /usr/share/perl5 /usr/share/lintian /var/cache/* /var/log/* /var/lib/apt /tmp/* ~root/.cache
