@@ -1,0 +1,36 @@
+"""What operators see: the log, metrics and traces."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from authz.settings import checks
+from authz.settings.group import Group
+
+
+class Telemetry(Group):
+    """The log, metrics and traces."""
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        checks.choice("debug", "info", "warning", "error"),
+    ] = Field("info", alias="LOG_LEVEL", description="debug, info, warning or error")
+    log_format: Annotated[Literal["text", "json"], checks.choice("text", "json")] = Field(
+        "text", alias="LOG_FORMAT", description="text or json, one line an event"
+    )
+    metrics_enabled: Annotated[bool, BeforeValidator(checks.boolean)] = Field(
+        False,
+        alias="METRICS_ENABLED",
+        description="answer `GET /metrics`, to whoever can reach PORT, with Prometheus text",
+    )
+    otel_enabled: Annotated[bool, BeforeValidator(checks.boolean)] = Field(
+        False, alias="OTEL_ENABLED", description="export traces"
+    )
+    otel_endpoint: str = Field(
+        "http://localhost:4318",
+        alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="OTLP/HTTP collector",
+    )
+    otel_service_name: str = Field(
+        "meshguard-gateway", alias="OTEL_SERVICE_NAME", description="service.name of traces"
+    )
