@@ -9,6 +9,8 @@
   true, nobody else changes that meanwhile, and what a call uses up the next one does not have.
 - What one call breaks, it breaks for itself: the others of its batch are decided and recorded.
 - `check` and `check_all` never raise: an edge has nothing better to say than we do.
+- Observers hear of a decision when it is durable and before its answer leaves; what they break
+  stays theirs.
 """
 
 import contextlib
@@ -55,6 +57,20 @@ class Recorder(Protocol):
         """Count decisions that were answered without a row."""
 
 
+class Observer(Protocol):
+    """Who is told of decisions, on the event loop's thread: in microseconds, or it hands on."""
+
+    def decided(self, outcomes: Sequence[Outcome], commit_ns: int) -> None:
+        """These were decided together.
+
+        Args:
+            commit_ns: nanoseconds that their rows took to become durable; 0 where they have none.
+        """
+
+    def turned_away(self, mode: Mode) -> None:
+        """A call was not judged, because too many waited already."""
+
+
 class Gate:
     """Decides and records. Not thread-safe: one event loop calls it."""
 
@@ -73,6 +89,7 @@ class Gate:
         proxy_authorization: str = "",
         allow_unrecorded: bool = False,
         chain: Sequence[Stage] = CHAIN,
+        observers: Sequence[Observer] = (),
     ) -> None:
         """
         Args:
@@ -96,6 +113,9 @@ class Gate:
         self._proxy_authorization = proxy_authorization
         self._allow_unrecorded = allow_unrecorded
         self._chain = chain
+        self._observers = observers
+        #: Nanoseconds that the last rows took to become durable.
+        self._commit_ns = 0
         #: Calls turned away that no row tells of yet, and what they are told under each mode.
         self._turned_away = 0
         self._away: dict[Mode, bytes] = {}
@@ -123,6 +143,11 @@ class Gate:
         the next batch that can be.
         """
         mode = self.mode
+        for observer in self._observers:
+            try:
+                observer.turned_away(mode)
+            except Exception:
+                log.exception("an observer failed")
         if mode is not Mode.BYPASS:
             self._turned_away += 1
             with contextlib.suppress(Exception):
@@ -160,6 +185,13 @@ class Gate:
         """
         if snapshot is None:
             snapshot = self._snapshot()
+        self._commit_ns = 0
+        outcomes = self._batch(asked, snapshot)
+        if self._observers:
+            self._tell(outcomes)
+        return outcomes
+
+    def _batch(self, asked: Sequence[Call], snapshot: Snapshot) -> list[Outcome]:
         mode = self.mode
         if mode is Mode.BYPASS or not asked:
             return [self._decide(call, snapshot, mode) for call in asked]
@@ -175,7 +207,9 @@ class Gate:
                 return self._unrecorded(outcomes, Code.AUDIT_UNAVAILABLE, failure)
             self._environment.state.tick(outcomes[0].steady)
             also = [self._turned_away_row(snapshot, mode)] if self._turned_away else []
+            started = self._monotonic_ns()
             recorder.write([*map(row_of, outcomes), *also], ledger.changes())
+            self._commit_ns = self._monotonic_ns() - started
         except AuditUnavailable as error:
             return self._unrecorded(outcomes, Code.AUDIT_UNAVAILABLE, str(error))
         except Exception:
@@ -202,6 +236,13 @@ class Gate:
             What is decided about taking it, which follows the mode as every decision does, and how
             many entries are durable: all of them, or none.
         """
+        self._commit_ns = 0
+        outcome, taken = self._report(call, reports)
+        if self._observers:
+            self._tell([outcome])
+        return outcome, taken
+
+    def _report(self, call: Call, reports: Sequence[Report]) -> tuple[Outcome, int]:
         snapshot, mode, recorder = self._snapshot(), self.mode, self._recorder
         if mode is Mode.BYPASS:
             return self._decide(call, snapshot, mode), 0
@@ -229,11 +270,19 @@ class Gate:
             return self._unrecorded([outcome], Code.INTERNAL, said)[0], 0
         return outcome, len(reports)
 
+    def _tell(self, outcomes: Sequence[Outcome]) -> None:
+        for observer in self._observers:
+            try:
+                observer.decided(outcomes, self._commit_ns)
+            except Exception:
+                # Whoever only looks on must not change an answer.
+                log.exception("an observer failed")
+
     def _one_by_one(self, asked: Sequence[Call], snapshot: Snapshot, mode: Mode) -> list[Outcome]:
         """The calls of a batch that could not be recorded: perhaps only one of them cannot be."""
         if len(asked) > 1 or (asked and self._turned_away):
             turned_away, self._turned_away = self._turned_away, 0
-            outcomes = [outcome for call in asked for outcome in self.batch([call], snapshot)]
+            outcomes = [outcome for call in asked for outcome in self._batch([call], snapshot)]
             self._turned_away += turned_away
             return outcomes
         outcomes = [self._decide(call, snapshot, mode) for call in asked]

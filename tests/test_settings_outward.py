@@ -6,7 +6,7 @@ import pytest
 
 from authz.core.tiers import rank
 from authz.settings import DENIED_NETWORKS, MAX_NETWORKS, Settings, SettingsError
-from authz.wiring import _resident, _warn_of_residents
+from authz.wiring.identity import resident, warn_of_residents
 
 BASE = {"JWT_SECRET": "s" * 32, "AUTHZ_RUN_DIR": "/r"}
 
@@ -102,13 +102,13 @@ def test_the_pods_agent_is_described() -> None:
     )  # fmt: skip
     assert read(SIDECAR_AGENT_ID="a").agent_tier == "unverified"
     # And that is who sends without a token.
-    found = _resident(settings)
+    found = resident(settings)
     assert found is not None
     assert (found.agent_id, found.tags, found.org_id) == (
         "a", frozenset({"x", "y"}), "o",
     )  # fmt: skip
     assert found.rank == found.effective_rank == rank("verified")
-    assert _resident(read()) is None
+    assert resident(read()) is None
 
 
 @pytest.mark.parametrize(
@@ -126,6 +126,6 @@ def test_the_pods_agent_is_described() -> None:
 def test_a_forward_proxy_that_makes_everybody_the_pods_agent_is_warned_of(
     env: dict[str, str], warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _warn_of_residents(read(**{"FORWARD_PROXY_PORT": "3128", "SIDECAR_AGENT_ID": "a"} | env))
+    warn_of_residents(read(**{"FORWARD_PROXY_PORT": "3128", "SIDECAR_AGENT_ID": "a"} | env))
     said = "FORWARD_PROXY_HOST: whoever reaches"
     assert [said in line for line in caplog.messages] == [True] * warns

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from authz import envoy_config, wiring
+from authz import envoy_config
 from authz.core.mode import Mode
 from authz.edges import ext_authz
 from authz.envoy_config import EnvoyOptions
@@ -19,6 +19,7 @@ from authz.envoy_config.target import Target
 from authz.envoy_config.tls import ListenerTls, Pair, TargetTls
 from authz.settings import Endpoint, parse_upstream
 from authz.supervisor import envoy_binary
+from authz.wiring import http
 from tests.e2e import sidecar as starter
 from tests.e2e.bare_envoy import connects, process
 from tests.e2e.certificates import self_signed
@@ -118,10 +119,10 @@ def _complaints(config: Path) -> str:
 
 def test_envoys_limits_come_before_the_services() -> None:
     """So that what is too much is refused by Envoy, in JSON, and no connection is closed on it."""
-    assert envoy_config.SERVICE_MAX_IN_FLIGHT < wiring.HTTP_MAX_IN_FLIGHT
-    assert envoy_config.MAX_HEADERS_KIB * 1024 < wiring.HTTP_MAX_HEADERS
+    assert envoy_config.SERVICE_MAX_IN_FLIGHT < http.HTTP_MAX_IN_FLIGHT
+    assert envoy_config.MAX_HEADERS_KIB * 1024 < http.HTTP_MAX_HEADERS
     assert envoy_config.MAX_HEADERS_KIB * 1024 < ext_authz.MAX_MESSAGE
-    assert envoy_config.SERVICE_POOL_IDLE_S < wiring.HTTP_KEEP_ALIVE_S
+    assert envoy_config.SERVICE_POOL_IDLE_S < http.HTTP_KEEP_ALIVE_S
 
 
 @dataclass

@@ -231,6 +231,7 @@ def test_a_bug_in_a_stage_is_503_and_says_nothing_of_itself(
 _TURNS_AWAY = """
 import asyncio, os
 from authz import logs, wiring
+from authz.wiring import transport
 from authz.settings import Settings
 
 class Gate(wiring.Gate):
@@ -238,14 +239,14 @@ class Gate(wiring.Gate):
         super().__init__(**parts)
         self.turn_away()
 
-class H2cServer(wiring.H2cServer):
+class H2cServer(transport.H2cServer):
     def __init__(self, *parts):
         super().__init__(*parts)
         # What the service is made with saves processor time where that is short.
         assert self._thrift is not None
 
 logs.configure("info", "text", "authz")
-wiring.Gate, wiring.H2cServer = Gate, H2cServer
+wiring.Gate, transport.H2cServer = Gate, H2cServer
 asyncio.run(wiring.serve(Settings.from_env(os.environ)))
 """
 

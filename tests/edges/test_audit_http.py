@@ -24,7 +24,7 @@ from authz.edges.readers import jobs
 from authz.edges.readers.pool import Readers
 from authz.stores.audit_query import FILTERS
 from authz.stores.audit_table import KEYS
-from authz.wiring import _http
+from authz.wiring.http import http as _http
 from tests.builders import NOW
 from tests.e2e.sidecar import PATIENCE_S
 from tests.edges.world import ADMIN, World
