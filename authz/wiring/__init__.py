@@ -8,7 +8,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -16,6 +16,7 @@ from fastapi import APIRouter
 
 from authz import __version__, memory
 from authz.core.audit import AuditRow, change_row, refused_admin_row
+from authz.core.environment import Environment
 from authz.core.identity import TokenVerifier
 from authz.core.mode import Mode
 from authz.core.policy_set import counted
@@ -36,12 +37,12 @@ from authz.edges.http.attempts import Attempts
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.documents import Reader
 from authz.edges.http.probes import Health
+from authz.edges.incidents import Incidents
 from authz.edges.mode_switch import BYPASS_WARNING, ModeSwitch
 from authz.edges.policy_changes import PolicyChanges
 from authz.edges.readers.pool import Readers
 from authz.edges.reloader import Reloader, report
-from authz.gate import Gate
-from authz.operations import Operations
+from authz.gate import Gate, Observer
 from authz.run_dir import run_directory
 from authz.settings import Settings
 from authz.stores.audit_key import default_key_file
@@ -51,7 +52,8 @@ from authz.stores.parsing import ParserProcess, parse_aside
 from authz.stores.policies import Loaded, PolicyDirectory
 from authz.stores.policy_files import PolicyFiles
 from authz.stores.versions import Versions
-from authz.wiring import following, http, identity, transport
+from authz.wiring import extras, following, http, identity, transport
+from authz.wiring.extras import Parts
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +77,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         loaded = directory.read()
         report(loaded.problems)
         state = State()
-        audit = AuditLog(
-            settings.audit_db_path,
-            monotonic=time.monotonic,
-            ledger=state.ledger,
-            sync=settings.audit_sync,
-        )
-        stack.callback(audit.close)
-        audit.open()
+        audit = _audit(settings, state, stack)
         offset = memory.steady_offset(audit, time.time(), time.perf_counter())
         versions = Versions(
             audit,
@@ -95,21 +90,9 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         tokens = identity.tokens(settings, state)
         delegations = identity.delegations(settings)
         action_tokens = memory.action_tokens(settings)
-        proxy_authorization = settings.proxy_authorization
-        gate = Gate(
-            snapshot=lambda: versions.current,
-            tokens=tokens,
-            recorder=audit,
-            environment=memory.environment(settings, state, delegations, action_tokens),
-            mode=settings.mode,
-            now=time.time,
-            monotonic_ns=time.perf_counter_ns,
-            steady_offset=offset,
-            new_id=_many_ids().__next__,
-            proxy_authorization=(
-                proxy_authorization.get_secret_value() if proxy_authorization else ""
-            ),
-            allow_unrecorded=settings.audit_on_failure == "allow",
+        environment = memory.environment(settings, state, delegations, action_tokens)
+        gate = _gate(
+            settings, audit, versions, tokens, environment, offset, extras.observers(settings)
         )
         maintenance = _maintenance(settings, audit, gate, versions)
         stack.callback(maintenance.stop)
@@ -154,23 +137,20 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             now=time.time,
             steady=lambda: offset + time.perf_counter(),
         )
+        incidents = Incidents(versions)
+        parts = Parts(settings, audit, gate, versions, reloader, operations, incidents)
         readers = Readers(settings.audit_db_path)
         attempts = _attempts(audit, gate, versions)
         # After the last request, and before the audit database is closed.
         stack.callback(attempts.close)
-        others = _other_routes(
-            settings, versions, operations, tokens, readers, reloader, switch, attempts
-        )
-        app = build_app(gate, health, operations, *others)
+        others = _other_routes(parts, tokens, readers, switch, attempts)
+        app = build_app(gate, health, operations, *others, *extras.routes(parts))
         stopping = _signalled(reloader, switch)
         _settle()
         maintenance.start()
-        try:
-            await ext_authz.start()
-        except OSError as error:
-            raise transport.not_listening(settings, error) from None
-        stack.push_async_callback(ext_authz.stop, http.DRAIN_S)
+        await stack.enter_async_context(transport.answering(ext_authz, settings, http.DRAIN_S))
         await stack.enter_async_context(_running(reloader.run()))
+        await stack.enter_async_context(extras.running(parts))
         # Last, because an answer from it says that everything else is up.
         await stack.enter_async_context(http.answering(app, settings))
         # First to stop: who follows the trail would never be done.
@@ -179,6 +159,44 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         on_ready()
         await stopping.wait()
         log.info("stopping: calls in flight get %g s", http.DRAIN_S)
+
+
+def _audit(settings: Settings, state: State, stack: AsyncExitStack) -> AuditLog:
+    audit = AuditLog(
+        settings.audit_db_path,
+        monotonic=time.monotonic,
+        ledger=state.ledger,
+        sync=settings.audit_sync,
+    )
+    stack.callback(audit.close)
+    audit.open()
+    return audit
+
+
+def _gate(
+    settings: Settings,
+    audit: AuditLog,
+    versions: Versions,
+    tokens: TokenVerifier,
+    environment: Environment,
+    offset: float,
+    observers: Sequence[Observer],
+) -> Gate:
+    proxy_authorization = settings.proxy_authorization
+    return Gate(
+        snapshot=lambda: versions.current,
+        tokens=tokens,
+        recorder=audit,
+        environment=environment,
+        mode=settings.mode,
+        now=time.time,
+        monotonic_ns=time.perf_counter_ns,
+        steady_offset=offset,
+        new_id=_many_ids().__next__,
+        proxy_authorization=proxy_authorization.get_secret_value() if proxy_authorization else "",
+        allow_unrecorded=settings.audit_on_failure == "allow",
+        observers=observers,
+    )
 
 
 def _settle() -> None:
@@ -207,16 +225,15 @@ def _signalled(reloader: Reloader, switch: ModeSwitch) -> asyncio.Event:
 
 
 def _other_routes(
-    settings: Settings,
-    versions: Versions,
-    operations: Operations,
+    parts: Parts,
     tokens: TokenVerifier,
     readers: Readers,
-    reloader: Reloader,
     switch: ModeSwitch,
     attempts: Attempts,
 ) -> Iterator[APIRouter]:
     """What the HTTP application answers besides probes and decisions."""
+    settings, versions, operations = parts.settings, parts.versions, parts.operations
+    reloader = parts.reloader
     secret = settings.admin_token.get_secret_value() if settings.admin_token else ""
     token = AdminToken(secret, attempts)
     yield admin.router(token, versions, settings.audit_db_path)
@@ -231,11 +248,6 @@ def _other_routes(
     yield relationships.router(token, operations, tokens)
     yield audit_routes.router(token, readers)
     yield analytics.router(token, readers)
-    if settings.metrics_enabled:
-        # Only here: nobody else waits for the client library.
-        from authz.edges.http import metrics  # noqa: PLC0415
-
-        yield metrics.router(operations)
 
 
 def _many_ids() -> Iterator[str]:

@@ -1,8 +1,10 @@
 """The transport that answers Envoy, as the settings choose it."""
 
+import contextlib
 import ipaddress
 import logging
 import os
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -56,8 +58,24 @@ def transport(settings: Settings, gate: Gate) -> Transport:
     return ExtAuthzServer(gate.check, address, Tls(*own) if own else None)
 
 
-def not_listening(settings: Settings, error: OSError) -> StartError:
-    """Why Envoy cannot be answered where the settings say."""
+@contextlib.asynccontextmanager
+async def answering(envoy: Transport, settings: Settings, drain_s: float) -> AsyncIterator[None]:
+    """Answer Envoy; at the end, calls in flight get `drain_s` seconds.
+
+    Raises:
+        StartError: it cannot be answered where the settings say.
+    """
+    try:
+        await envoy.start()
+    except OSError as error:
+        raise _not_listening(settings, error) from None
+    try:
+        yield
+    finally:
+        await envoy.stop(drain_s)
+
+
+def _not_listening(settings: Settings, error: OSError) -> StartError:
     reason = os.strerror(error.errno) if error.errno else str(error)
     if settings.ext_authz_address is None:
         return StartError(

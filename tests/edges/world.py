@@ -40,6 +40,7 @@ from authz.edges.http.attempts import Attempts
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.documents import Reader
 from authz.edges.http.probes import Health
+from authz.edges.incidents import Incidents
 from authz.edges.mode_switch import ModeSwitch
 from authz.edges.policy_changes import PolicyChanges
 from authz.edges.readers import worker
@@ -198,7 +199,7 @@ class World:
             policy_writes.router(admin, changes, self.versions, reader),
             policy_trial.router(admin, self.versions, self.operations, reader),
             mode_routes.router(admin, self.mode, self.operations),
-            metrics.router(self.operations),
+            metrics.router(self.operations, Incidents(self.versions)),
             audit.router(admin, self.readers, self._clock),
             analytics.router(admin, self.readers, self._clock),
         )

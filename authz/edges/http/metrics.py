@@ -15,19 +15,21 @@ from typing import Final
 from fastapi import APIRouter
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from authz.core import latches
+from authz.core.incident import Kind
 from authz.edges.http.records import STATES
 from authz.edges.http.refusals import refusals
+from authz.edges.incidents import Incidents
 from authz.operations import Operations, Spent
 
 #: Series of wallets. A sidecar has one agent; whoever scrapes a gateway of thousands wants sums.
 MAX_SERIES: Final = 1000
 
 
-def router(operations: Operations) -> APIRouter:
+def router(operations: Operations, incidents: Incidents) -> APIRouter:
     """The route; open, as scrapers expect it."""
     routes = APIRouter()
 
@@ -40,11 +42,12 @@ def router(operations: Operations) -> APIRouter:
         wallets = operations.spent(keys)
         hidden = len(state.wallets.entries) - len(keys)
         fuses, actions = list(state.fuses.values()), list(state.pending.values())
+        happened = dict(incidents.counts)
 
         def written() -> bytes:
             opened = sum(latches.standing(latch, now) == "open" for latch in fuses)
             states = Counter(action.state_at(now) for action in actions)
-            return generate_latest(_Figures(wallets, hidden, opened, states))
+            return generate_latest(_Figures(wallets, hidden, opened, states, happened))
 
         return Response(
             await asyncio.to_thread(written), headers={"content-type": CONTENT_TYPE_LATEST}
@@ -57,18 +60,25 @@ class _Figures(Collector):
     """What one scrape is told."""
 
     def __init__(
-        self, wallets: Sequence[Spent], hidden: int, opened: int, states: Mapping[str, int]
+        self,
+        wallets: Sequence[Spent],
+        hidden: int,
+        opened: int,
+        states: Mapping[str, int],
+        incidents: Mapping[Kind, int],
     ) -> None:
         """
         Args:
             hidden: balances that are not among `wallets`.
             opened: delegations whose fuse is open.
             states: pending actions by their state.
+            incidents: how often each kind has happened since the start.
         """
         self._wallets = wallets
         self._hidden = hidden
         self._opened = opened
         self._states = states
+        self._incidents = incidents
 
     def collect(self) -> Iterator[Metric]:
         """The figures as families of series."""
@@ -97,3 +107,9 @@ class _Figures(Collector):
         for state in STATES:
             actions.add_metric((state,), self._states.get(state, 0))
         yield actions
+        happened = CounterMetricFamily(
+            "meshguard_incidents", "What has happened to the sidecar itself", labels=("kind",)
+        )
+        for kind in Kind:
+            happened.add_metric((kind,), self._incidents.get(kind, 0))
+        yield happened

@@ -1,0 +1,55 @@
+"""What is there only where the settings say so: each part is imported when it is wanted.
+
+A part may watch decisions (`observers`), answer requests (`routes`) and do work of its own while
+the service runs (`running`); what is off costs nothing, not even an import.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from fastapi import APIRouter
+
+from authz.edges.incidents import Incidents
+from authz.edges.reloader import Reloader
+from authz.gate import Gate, Observer
+from authz.operations import Operations
+from authz.settings import Settings
+from authz.stores.audit_log import AuditLog
+from authz.stores.versions import Versions
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What every service has."""
+
+    settings: Settings
+    audit: AuditLog
+    gate: Gate
+    versions: Versions
+    reloader: Reloader
+    operations: Operations
+    incidents: Incidents
+
+
+def observers(settings: Settings) -> list[Observer]:
+    """Who is told of decisions."""
+    del settings
+    return []
+
+
+def routes(parts: Parts) -> Iterator[APIRouter]:
+    """What is answered besides."""
+    if parts.settings.metrics_enabled:
+        from authz.edges.http import metrics  # noqa: PLC0415
+
+        yield metrics.router(parts.operations, parts.incidents)
+
+
+@contextlib.asynccontextmanager
+async def running(parts: Parts) -> AsyncIterator[None]:
+    """What works beside answering, until the service stops; the last to start is first to stop."""
+    del parts
+    async with AsyncExitStack():
+        yield
