@@ -703,7 +703,8 @@ def without_tiers(policy: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_generator_reaches_every_answer() -> None:
     missing = {*CODES, *SITUATIONS}
-    for number in range(20):
+    # The first two are enough where nothing has changed.
+    for number in (0, 5, *range(20)):
 
         @seed(number)
         @settings(PATIENT, max_examples=50, database=None)

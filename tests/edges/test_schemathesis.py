@@ -29,7 +29,7 @@ from tests.edges.conformity import document
 from tests.edges.world import ADMIN, TOKEN, World
 
 #: Made-up requests of an operation, besides its examples and boundaries.
-EXAMPLES: Final = 6
+EXAMPLES: Final = 3
 #: A schema says less of a good request than its sentences do: an opaque `after`, a duration, a
 #: policy whose name is the path's. What the examples ask for is done, though.
 _LOOSE: Final = {"checks": {"positive_data_acceptance": {"enabled": False}}}
