@@ -24,6 +24,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "capture_rules": set(),
     "probe": set(),
     "exits": set(),
+    "bundles": {"core"},
     "cgroups": set(),
     "ownership": set(),
     "run_dir": {"exits", "ownership"},
@@ -40,7 +41,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
         "settings", "stores", "tls_files",
     },
     "cli": {
-        "capture_rules", "cgroups", "core", "dev_secrets", "edges", "envoy_config", "exits",
+        "bundles", "capture_rules", "cgroups", "core", "dev_secrets", "edges", "envoy_config", "exits",
         "launch", "logs", "memory", "operations", "ownership", "probe", "run_dir", "service",
         "settings", "stores", "supervisor", "tcp_table", "tls_files", "unix_http", "wiring",
     },
