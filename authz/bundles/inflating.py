@@ -14,7 +14,7 @@ from authz.bundles.errors import BundleError, Reason
 #: Bytes that all of it may have: half of what POLICIES_DIR may hold, in a service of 128 MiB.
 MAX_CONTENT: Final = 32 << 20
 #: How many times its packed size the content may have. A thousand small policies that differ in a
-#: word each come to about 60, mostly of tar's own zeros; deflate cannot do more than 1032.
+#: word each come to about 65, mostly of tar's own zeros; deflate cannot do more than 1032.
 MAX_RATIO: Final = 200
 #: Bytes up to which the ratio does not matter: tar pads the smallest archive to 10 KiB.
 FREE_OF_RATIO: Final = 1 << 20
