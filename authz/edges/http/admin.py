@@ -32,7 +32,11 @@ from authz.stores.pace import Pace
 from authz.stores.version_log import Corrupt, Said, VersionReader, entry_of
 from authz.stores.versions import UnknownVersion, Versions
 
-PREFIXES: Final = ("/admin", "/api/v1/admin")
+PREFIX: Final = "/admin"
+#: And under which all of it is answered as well (CONTRACT §1.3).
+ALIAS: Final = "/api/v1/admin"
+#: Both.
+PREFIXES: Final = (PREFIX, ALIAS)
 
 #: A place in a list that does not change, of at most as many digits as SQLite counts with.
 Place = Annotated[int, Query(ge=0, le=2**63 - 1)]
@@ -54,22 +58,19 @@ class VersionToPin(Body):
 
 def router(admin: AdminToken, versions: Versions, audit_db_path: Path) -> APIRouter:
     """The admin routes; none without a token."""
-    routes = APIRouter()
     if not admin:
-        return routes
+        return APIRouter()
     handlers = _Versions(versions, audit_db_path)
-    for prefix in PREFIXES:
-        group = APIRouter(
-            prefix=f"{prefix}/policies", dependencies=[Depends(admin.required), Depends(known)]
-        )
-        group.get("/versions")(handlers.listed)
-        group.get("/versions/{version}")(handlers.one)
-        group.post("/rollback")(handlers.rollback)
-        group.post("/pin")(handlers.pin)
-        group.post("/unpin")(handlers.unpin)
-        group.post("/release")(handlers.unpin)
-        routes.include_router(group)
-    return routes
+    group = APIRouter(
+        prefix=f"{PREFIX}/policies", dependencies=[Depends(admin.required), Depends(known)]
+    )
+    group.get("/versions")(handlers.listed)
+    group.get("/versions/{version}")(handlers.one)
+    group.post("/rollback")(handlers.rollback)
+    group.post("/pin")(handlers.pin)
+    group.post("/unpin")(handlers.unpin)
+    group.post("/release")(handlers.unpin)
+    return group
 
 
 class _Versions:

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
-from authz.edges.http.admin import PREFIXES
+from authz.edges.http.admin import PREFIX
 from authz.edges.http.audit import NOT_KEPT, Parameters
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.queries import once
@@ -64,23 +64,20 @@ def router(admin: AdminToken, readers: Readers, now: Callable[[], float] = time.
 
     `now`: seconds since the epoch.
     """
-    routes = APIRouter()
     if not admin:
-        return routes
+        return APIRouter()
     analytics = _Analytics(readers, now)
-    for prefix in PREFIXES:
-        group = APIRouter(
-            prefix=f"{prefix}/analytics", dependencies=[Depends(admin.required), Depends(once)]
-        )
-        group.get("/overview")(analytics.overview)
-        group.get("/timeseries")(analytics.timeseries)
-        group.get("/agents")(analytics.agents)
-        group.get("/policies")(analytics.policies)
-        group.get("/delegations")(analytics.delegations)
-        group.get("/trust-distribution")(analytics.trust_distribution)
-        group.get("/latency-heatmap")(analytics.latency_heatmap)
-        routes.include_router(group)
-    return routes
+    group = APIRouter(
+        prefix=f"{PREFIX}/analytics", dependencies=[Depends(admin.required), Depends(once)]
+    )
+    group.get("/overview")(analytics.overview)
+    group.get("/timeseries")(analytics.timeseries)
+    group.get("/agents")(analytics.agents)
+    group.get("/policies")(analytics.policies)
+    group.get("/delegations")(analytics.delegations)
+    group.get("/trust-distribution")(analytics.trust_distribution)
+    group.get("/latency-heatmap")(analytics.latency_heatmap)
+    return group
 
 
 class _Analytics:

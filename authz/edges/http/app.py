@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 
 from authz import __version__
 from authz.core.names import RETRY_AFTER_S
-from authz.edges.http import governed, probes, reference, reports, sdk
+from authz.edges.http import admin, governed, probes, reference, reports, sdk
 from authz.edges.http.bodies import sentence
+from authz.edges.http.joining import alias, join
 from authz.edges.http.probes import Health
 from authz.edges.http.refusals import Coded
 from authz.gate import Gate
@@ -48,13 +49,14 @@ def build_app(gate: Gate, health: Health, operations: Operations, *others: APIRo
         openapi_url=None,
         redirect_slashes=False,
     )
-    app.include_router(probes.router(health))
-    app.include_router(governed.router(gate, operations))
-    app.include_router(sdk.router(gate))
-    app.include_router(reports.router(gate))
-    app.include_router(reference.router())
+    join(app.router, probes.router(health))
+    join(app.router, governed.router(gate, operations))
+    join(app.router, sdk.router(gate))
+    join(app.router, reports.router(gate))
+    join(app.router, reference.router())
     for routes in others:
-        app.include_router(routes)
+        join(app.router, routes)
+    alias(app.router, admin.PREFIX, admin.ALIAS)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _failed)

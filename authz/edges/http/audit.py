@@ -17,7 +17,7 @@ from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 
 from authz.core.timestamps import rfc3339
-from authz.edges.http.admin import PREFIXES
+from authz.edges.http.admin import PREFIX
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.queries import once
 from authz.edges.http.reading import answered, streamed
@@ -151,22 +151,19 @@ def router(admin: AdminToken, readers: Readers, now: Callable[[], float] = time.
 
     `now`: seconds since the epoch.
     """
-    routes = APIRouter()
     if not admin:
-        return routes
+        return APIRouter()
     audit = _Audit(readers, now)
-    for prefix in PREFIXES:
-        group = APIRouter(
-            prefix=f"{prefix}/audit", dependencies=[Depends(admin.required), Depends(once)]
-        )
-        group.get("")(audit.page)
-        group.get("/stats")(audit.stats)
-        group.get("/export")(audit.export)
-        group.get("/tail")(audit.tail)
-        group.get("/trace/{trace_id}")(audit.trace)
-        group.get("/{decision_id}")(audit.one)
-        routes.include_router(group)
-    return routes
+    group = APIRouter(
+        prefix=f"{PREFIX}/audit", dependencies=[Depends(admin.required), Depends(once)]
+    )
+    group.get("")(audit.page)
+    group.get("/stats")(audit.stats)
+    group.get("/export")(audit.export)
+    group.get("/tail")(audit.tail)
+    group.get("/trace/{trace_id}")(audit.trace)
+    group.get("/{decision_id}")(audit.one)
+    return group
 
 
 class _Audit:

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 
 from authz.core.mode import Mode
 from authz.core.timestamps import rfc3339
-from authz.edges.http.admin import PREFIXES
+from authz.edges.http.admin import PREFIX
 from authz.edges.http.bodies import Body, read_json
 from authz.edges.http.credentials import BY, AdminToken
 from authz.edges.http.queries import known
@@ -24,9 +24,8 @@ class NewMode(Body):
 
 def router(admin: AdminToken, switch: ModeSwitch, operations: Operations) -> APIRouter:
     """The routes; none without a token."""
-    routes = APIRouter()
     if not admin:
-        return routes
+        return APIRouter()
 
     async def show() -> JSONResponse:
         return JSONResponse(_shown(switch))
@@ -46,14 +45,12 @@ def router(admin: AdminToken, switch: ModeSwitch, operations: Operations) -> API
             note += "; nothing is evaluated and nothing is recorded"
         return JSONResponse({**_shown(switch), "note": note})
 
-    for prefix in PREFIXES:
-        group = APIRouter(
-            prefix=f"{prefix}/mode", dependencies=[Depends(admin.required), Depends(known)]
-        )
-        group.get("")(show)
-        group.put("")(change)
-        routes.include_router(group)
-    return routes
+    group = APIRouter(
+        prefix=f"{PREFIX}/mode", dependencies=[Depends(admin.required), Depends(known)]
+    )
+    group.get("")(show)
+    group.put("")(change)
+    return group
 
 
 def _shown(switch: ModeSwitch) -> dict[str, Any]:

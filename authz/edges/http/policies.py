@@ -24,7 +24,7 @@ from authz.core.policy_file import Placed, PlacedChain
 from authz.core.policy_set import POLICY
 from authz.core.policy_text import written
 from authz.core.snapshot import Snapshot
-from authz.edges.http.admin import PREFIXES
+from authz.edges.http.admin import PREFIX
 from authz.edges.http.answers import JSON, page, tag_of, tagged
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.documents import YAML_TYPES, Reader, looked_at, told
@@ -56,9 +56,8 @@ def router(
         root: POLICIES_DIR, below which `file` is told.
         reader: reads what is to be validated.
     """
-    routes = APIRouter()
     if not admin:
-        return routes
+        return APIRouter()
     policies = _Policies(versions, loaded, root)
 
     async def validate(request: Request) -> JSONResponse:
@@ -69,15 +68,13 @@ def router(
         found = told(sent.problems, is_placed=sent.is_placed)
         return JSONResponse({"valid": True, **found})
 
-    for prefix in PREFIXES:
-        group = APIRouter(
-            prefix=f"{prefix}/policies", dependencies=[Depends(admin.required), Depends(known)]
-        )
-        group.get("")(policies.listed)
-        group.post("/validate")(validate)
-        group.get("/{name}")(policies.one)
-        routes.include_router(group)
-    return routes
+    group = APIRouter(
+        prefix=f"{PREFIX}/policies", dependencies=[Depends(admin.required), Depends(known)]
+    )
+    group.get("")(policies.listed)
+    group.post("/validate")(validate)
+    group.get("/{name}")(policies.one)
+    return group
 
 
 def require_name(name: str) -> None:

@@ -20,7 +20,7 @@ from authz.core.explain import PolicyTrace, as_object, explain
 from authz.core.identity import MAX_CLAIM
 from authz.core.policy_set import build
 from authz.core.snapshot import Snapshot
-from authz.edges.http.admin import PREFIXES
+from authz.edges.http.admin import PREFIX
 from authz.edges.http.bodies import Body, read_json, sentence
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.documents import Reader, Sent, looked_at
@@ -63,9 +63,8 @@ def router(
     admin: AdminToken, versions: Versions, operations: Operations, reader: Reader
 ) -> APIRouter:
     """The routes; none without a token."""
-    routes = APIRouter()
     if not admin:
-        return routes
+        return APIRouter()
 
     async def test(request: Request) -> JSONResponse:
         body = await read_json(request, Trial)
@@ -86,13 +85,11 @@ def router(
             answer["note"] = "the agent was revoked: whatever policies say, it may do nothing"
         return JSONResponse(answer)
 
-    for prefix in PREFIXES:
-        group = APIRouter(
-            prefix=f"{prefix}/policies", dependencies=[Depends(admin.required), Depends(known)]
-        )
-        group.post("/test")(test)
-        routes.include_router(group)
-    return routes
+    group = APIRouter(
+        prefix=f"{PREFIX}/policies", dependencies=[Depends(admin.required), Depends(known)]
+    )
+    group.post("/test")(test)
+    return group
 
 
 async def _sent(policy: dict[str, Any] | str, reader: Reader) -> Sent:

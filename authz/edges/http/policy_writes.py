@@ -20,7 +20,7 @@ from authz.core.policy_file import Placed, PlacedChain
 from authz.core.policy_set import POLICY
 from authz.core.policy_text import key_of
 from authz.core.text import word
-from authz.edges.http.admin import PREFIXES
+from authz.edges.http.admin import PREFIX
 from authz.edges.http.credentials import BY, AdminToken
 from authz.edges.http.documents import Reader, busy, looked_at, told
 from authz.edges.http.policies import TAG_LENGTH, Kind, require_name
@@ -38,18 +38,15 @@ def router(
     admin: AdminToken, changes: PolicyChanges, versions: Versions, reader: Reader
 ) -> APIRouter:
     """The routes; none without a token."""
-    routes = APIRouter()
     if not admin:
-        return routes
+        return APIRouter()
     writes = _Writes(changes, versions, reader)
-    for prefix in PREFIXES:
-        group = APIRouter(
-            prefix=f"{prefix}/policies", dependencies=[Depends(admin.required), Depends(known)]
-        )
-        group.put("/{name}")(writes.put)
-        group.delete("/{name}")(writes.delete)
-        routes.include_router(group)
-    return routes
+    group = APIRouter(
+        prefix=f"{PREFIX}/policies", dependencies=[Depends(admin.required), Depends(known)]
+    )
+    group.put("/{name}")(writes.put)
+    group.delete("/{name}")(writes.delete)
+    return group
 
 
 class _Writes:

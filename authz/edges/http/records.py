@@ -20,7 +20,7 @@ from authz.core.durations import parse_duration
 from authz.core.errors import AuditUnavailable
 from authz.core.pending import MAX_TEXT, Pending
 from authz.core.timestamps import rfc3339
-from authz.edges.http.admin import PREFIXES
+from authz.edges.http.admin import PREFIX
 from authz.edges.http.bodies import Body, read_json
 from authz.edges.http.credentials import BY, AdminToken
 from authz.edges.http.listing import After, Filter, Limit, newest, one_of
@@ -93,30 +93,27 @@ class Rejection(Body):
 
 def router(admin: AdminToken, operations: Operations) -> APIRouter:
     """The routes; none without a token."""
-    routes = APIRouter()
     if not admin:
-        return routes
+        return APIRouter()
     records = _Records(operations)
-    for prefix in PREFIXES:
-        group = APIRouter(prefix=prefix, dependencies=[Depends(admin.required), Depends(known)])
-        group.get("/agents")(records.agents)
-        group.post("/agents")(records.create_agent)
-        group.get("/agents/{agent_id}")(records.agent)
-        group.patch("/agents/{agent_id}")(records.change_agent)
-        group.put("/agents/{agent_id}")(records.change_agent)
-        group.delete("/agents/{agent_id}")(records.revoke_agent)
-        group.post("/agents/{agent_id}/token")(records.new_token)
-        group.get("/pending")(records.pending)
-        group.get("/pending/{pending_id}")(records.pending_action)
-        group.post("/pending/{pending_id}/approve")(records.approve)
-        group.post("/pending/{pending_id}/reject")(records.reject)
-        group.get("/wallets")(records.wallets)
-        group.post("/wallets/{wallet}/{agent_id}/reset")(records.reset_wallet)
-        group.get("/fuses")(records.fuses)
-        group.post("/fuses/{relationship_id}/reset")(records.reset_fuse)
-        group.get("/delegation/keys")(records.delegation_keys)
-        routes.include_router(group)
-    return routes
+    group = APIRouter(prefix=PREFIX, dependencies=[Depends(admin.required), Depends(known)])
+    group.get("/agents")(records.agents)
+    group.post("/agents")(records.create_agent)
+    group.get("/agents/{agent_id}")(records.agent)
+    group.patch("/agents/{agent_id}")(records.change_agent)
+    group.put("/agents/{agent_id}")(records.change_agent)
+    group.delete("/agents/{agent_id}")(records.revoke_agent)
+    group.post("/agents/{agent_id}/token")(records.new_token)
+    group.get("/pending")(records.pending)
+    group.get("/pending/{pending_id}")(records.pending_action)
+    group.post("/pending/{pending_id}/approve")(records.approve)
+    group.post("/pending/{pending_id}/reject")(records.reject)
+    group.get("/wallets")(records.wallets)
+    group.post("/wallets/{wallet}/{agent_id}/reset")(records.reset_wallet)
+    group.get("/fuses")(records.fuses)
+    group.post("/fuses/{relationship_id}/reset")(records.reset_fuse)
+    group.get("/delegation/keys")(records.delegation_keys)
+    return group
 
 
 class _Records:

@@ -19,9 +19,10 @@ from authz.core.delegation.issue import Terms
 from authz.core.delegation.relationship import AUTHORITY, Refused, Relationship
 from authz.core.identity import MAX_CLAIM, Identity, TokenVerifier
 from authz.core.timestamps import seconds_of
-from authz.edges.http.admin import PREFIXES
+from authz.edges.http.admin import PREFIX
 from authz.edges.http.bodies import Body, read_json
 from authz.edges.http.credentials import BY, CHALLENGE, AdminToken, claims_admin
+from authz.edges.http.joining import join
 from authz.edges.http.listing import After, Filter, Limit, newest, no_such_entry, one_of
 from authz.edges.http.queries import known
 from authz.edges.http.records import Revocation, lifetime
@@ -101,14 +102,14 @@ def router(admin: AdminToken, operations: Operations, tokens: TokenVerifier) -> 
     groups = [APIRouter(prefix=prefix) for prefix in AGENT_PREFIXES]
     if admin:
         required = [Depends(admin.required), Depends(known)]
-        groups += [APIRouter(prefix=prefix, dependencies=required) for prefix in PREFIXES]
+        groups.append(APIRouter(prefix=PREFIX, dependencies=required))
     for group in groups:
         group.get("/relationships")(handlers.listed)
         group.post("/relationships")(handlers.create)
         group.get("/relationships/{relationship_id}")(handlers.one)
         group.get("/relationships/{relationship_id}/chain")(handlers.chain)
         group.delete("/relationships/{relationship_id}")(handlers.revoke)
-        routes.include_router(group)
+        join(routes, group)
     return routes
 
 
