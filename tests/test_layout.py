@@ -13,12 +13,13 @@ PACKAGE: Final = Path(__file__).parents[1] / "authz"
 
 #: What each part may import of ours (DESIGN §3). A part may always import itself.
 MAY_IMPORT: Final[dict[str, set[str]]] = {
+    "bundles": {"core"},
     "core": set(),
     "gate": {"core"},
-    "stores": {"cgroups", "core", "ownership"},
+    "stores": {"bundles", "cgroups", "core", "ownership"},
     "operations": {"core", "stores"},
     "memory": {"core", "operations", "settings", "stores"},
-    "edges": {"cgroups", "core", "gate", "operations", "stores"},
+    "edges": {"bundles", "cgroups", "core", "gate", "operations", "stores"},
     "reference": {"core", "edges"},
     "logs": {"core"},
     "capture_rules": set(),

@@ -16,16 +16,20 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from authz.core.policy_file import MAX_FILE, Parsed, Problem
 from authz.core.policy_set import Policies, PolicyFile, build
 from authz.core.snapshot import Snapshot
 from authz.stores.pace import UNPACED, Pace
 from authz.stores.parsing import Item, parse_here
+
+if TYPE_CHECKING:
+    from authz.stores.bundles import BundleState
 
 #: Files read from one directory; far above any real set, and a bound on a mistaken mount of `/`.
 MAX_FILES: Final = 100_000
@@ -57,6 +61,14 @@ class Loaded:
     directories: tuple[Path, ...] = ()
     #: Links that lead to nothing that was read, yet.
     links: tuple[Path, ...] = ()
+    #: Files that were read out of a bundle, beside `paths`.
+    members: int = 0
+    #: What they came from, where that is a bundle.
+    bundle: "BundleState | None" = None
+    #: SHA-256 of each file that holds what is in force of it, by its path.
+    digests: Mapping[str, bytes] = MappingProxyType({})
+    #: Seconds after which they are to be read again although nothing has changed; 0 for never.
+    again_s: float = 0.0
 
     @property
     def snapshot(self) -> Snapshot:
@@ -66,7 +78,7 @@ class Loaded:
     @property
     def files(self) -> int:
         """How many files that is."""
-        return len(self.paths)
+        return len(self.paths) + self.members
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -103,14 +115,37 @@ class _Content(NamedTuple):
     mark: _Mark | None = None
 
 
+class PolicySource(Protocol):
+    """Where policies are read from, again and again. One thread at a time may read."""
+
+    #: What to watch: directories with all that is in them, and single files.
+    trees: Sequence[Path]
+    files: Sequence[Path]
+
+    def read(self, being_written: Collection[Path] = (), pace: Pace = UNPACED) -> Loaded:
+        """Read everything. Never raises for what is, or is not, there.
+
+        Args:
+            being_written: files, by their real path, that are not to be read yet.
+        """
+        ...
+
+    def signature(self, pace: Pace = UNPACED) -> object:
+        """What is there now, without reading it: equal while nothing is written or replaced."""
+        ...
+
+
 class PolicyDirectory:
     """A directory of policies that is read again and again. One thread at a time may read."""
+
+    files: Sequence[Path] = ()
 
     def __init__(
         self, path: Path, parse: Callable[[Sequence[Item]], Iterator[Parsed]] = parse_here
     ) -> None:
         """`parse`: turns files, given as bytes and name, into what they hold, in order."""
         self.path = path
+        self.trees: Sequence[Path] = (path,)
         self._parse = parse
         self._known: dict[Path, _Known] = {}
         #: What was parsed last of each file, with the digest of what it was parsed from.
@@ -129,9 +164,9 @@ class PolicyDirectory:
             contents = self.contents(before.files, being_written, pace)
             moved = {
                 content.path
-                for content, mark in pace.over(zip(contents, marks, strict=True))
+                for content, before_it in pace.over(zip(contents, marks, strict=True))
                 # The one alone misses a change during the reading, the other a swap to and fro.
-                if _mark(content.path) != mark or (content.digest and content.mark != mark)
+                if mark(content.path) != before_it or (content.digest and content.mark != before_it)
             }
             if not moved and list_files(self.path, pace) == before:
                 return self.take(before, contents)
@@ -140,7 +175,7 @@ class PolicyDirectory:
     def signature(self, pace: Pace = UNPACED) -> tuple[_Listing, list[_Mark | None]]:
         """What is there now, without reading it: equal while nothing is written or replaced."""
         listing = list_files(self.path, pace)
-        return listing, [_mark(path) for path in pace.over(listing.files)]
+        return listing, [mark(path) for path in pace.over(listing.files)]
 
     def take(self, listing: _Listing, contents: Iterable[_Content]) -> Loaded:
         """Make of what was listed and read, and of what was known before, what is in force now."""
@@ -184,6 +219,11 @@ class PolicyDirectory:
             tuple(stale),
             tuple(listing.directories),
             tuple(listing.links),
+            digests={
+                str(path): entry.digest
+                for path, entry in known.items()
+                if entry.good is entry.parsed
+            },
         )
 
     def contents(
@@ -205,7 +245,7 @@ class PolicyDirectory:
                 if being_written and Path(os.path.realpath(path)) in being_written:
                     found[path] = _refused(path, "is being written; not read yet")
                     continue
-                data, mark = _read(path)
+                data, seen = read_file(path, MAX_FILE)
             except OSError as error:
                 found[path] = _Content(path, b"", Parsed((), (_unreadable(path, error),)))
                 continue
@@ -213,13 +253,13 @@ class PolicyDirectory:
             digest = hashlib.sha256(data).digest()
             before = self._parsed.get(path)
             if before is None or before[0] != digest:
-                changed[path] = digest, data, mark
+                changed[path] = digest, data, seen
             else:
-                found[path] = _Content(path, digest, before[1], mark)
+                found[path] = _Content(path, digest, before[1], seen)
         items = [(data, str(path)) for path, (_, data, _) in changed.items()]
         parsing = zip(changed.items(), self._parse(items), strict=True)
-        for (path, (digest, _, mark)), parsed in pace.over(parsing):
-            found[path] = _Content(path, digest, parsed, mark)
+        for (path, (digest, _, seen)), parsed in pace.over(parsing):
+            found[path] = _Content(path, digest, parsed, seen)
         self._parsed = {p: (c.digest, c.parsed) for p, c in found.items() if c.digest}
         return [found[path] for path in paths]
 
@@ -322,7 +362,8 @@ def _list(
                 found.unlisted.append(path)
 
 
-def _mark(path: Path) -> _Mark | None:
+def mark(path: Path) -> _Mark | None:
+    """What tells a file from what it was; None where there is none."""
     try:
         return _mark_of(path.stat())
     except OSError:
@@ -344,13 +385,18 @@ def _settled(content: _Content, moved: set[Path]) -> _Content:
     return _refused(content.path, "keeps changing while it is read; not taken")
 
 
-def _read(path: Path) -> tuple[bytes, _Mark]:
+def read_file(path: Path, limit: int) -> tuple[bytes, _Mark]:
+    """A regular file's bytes, at most one more than the limit, and what tells them from others.
+
+    Raises:
+        OSError: it cannot be read, or is none.
+    """
     # Without O_NONBLOCK, opening a FIFO that a link leads to would wait for its writer.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:  # noqa: PTH123
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
-        return stream.read(MAX_FILE + 1), _mark_of(status)
+        return stream.read(limit + 1), _mark_of(status)
 
 
 def _unreadable(path: Path, error: OSError) -> Problem:
