@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from authz.bundles.accept import Accepted, accept
@@ -30,7 +30,7 @@ from authz.stores.bundle_files import BundleFiles, Given, Unreadable
 from authz.stores.bundle_floor import FloorFile, FloorUnusable
 from authz.stores.pace import UNPACED, Pace
 from authz.stores.parsing import Item, parse_here
-from authz.stores.policies import SUFFIXES, Loaded
+from authz.stores.policies import Loaded, is_policy_file, member_path
 
 #: Seconds that a bundle may be there without the signature that goes with it before that counts:
 #: the two are written one after the other.
@@ -155,7 +155,7 @@ class PolicyBundle:
             given, self._floor, now=self._now(), require_signed=self._require_signed
         )
         items = [
-            (content, f"{self.path}!{name}")
+            (content, member_path(self.path, name))
             for name, content in accepted.contents.files.items()
             if is_policy_file(name)
         ]
@@ -261,12 +261,6 @@ class PolicyBundle:
 
 class _Refused(Exception):
     """It is a good bundle of policies that are not; one sentence."""
-
-
-def is_policy_file(name: str) -> bool:
-    """Whether a bundle's file is one of policies: as in a directory, none that is hidden."""
-    path = PurePosixPath(name)
-    return path.suffix in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def _accepted(given: Given, floor: FloorFile, *, now: float, require_signed: bool) -> Accepted:

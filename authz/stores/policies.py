@@ -17,12 +17,11 @@ import os
 import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from authz.core.policy_file import MAX_FILE, Parsed, Problem
+from authz.core.policy_file import MAX_FILE, Parsed, Problem, parse_file
 from authz.core.policy_set import Policies, PolicyFile, build
 from authz.core.snapshot import Snapshot
 from authz.stores.pace import UNPACED, Pace
@@ -42,6 +41,8 @@ MAX_READINGS: Final = 5
 #: Seconds between them.
 REREAD_AFTER_S: Final = 0.05
 SUFFIXES: Final = (".yaml", ".yml")
+#: How bundles are called, where files, directories and bundles may be named.
+BUNDLES: Final = (".tar.gz", ".tgz")
 
 #: A file's inode, size and time of change in nanoseconds.
 _Mark = tuple[int, int, int]
@@ -66,7 +67,7 @@ class Loaded:
     #: What they came from, where that is a bundle.
     bundle: "BundleState | None" = None
     #: SHA-256 of each file that holds what is in force of it, by its path.
-    digests: Mapping[str, bytes] = MappingProxyType({})
+    digests: Mapping[str, bytes] = field(default_factory=dict)
     #: Seconds after which they are to be read again although nothing has changed; 0 for never.
     again_s: float = 0.0
 
@@ -270,10 +271,16 @@ def load(directory: Path) -> Loaded:
 
 
 def load_paths(paths: Iterable[Path]) -> Loaded:
-    """Read files and directories once, as one set of policies."""
+    """Read files, directories and bundles once, as one set of policies.
+
+    Nobody is asked who signed a bundle.
+    """
+    given = list(paths)
+    bundles = [path for path in given if path.name.endswith(BUNDLES) and path.is_file()]
     listings = [
         _Listing([path], [], [], [], []) if not path.is_dir() else list_files(path)
-        for path in paths
+        for path in given
+        if path not in bundles
     ]
     merged = _Listing(
         sorted({file for listing in listings for file in listing.files}),
@@ -283,7 +290,40 @@ def load_paths(paths: Iterable[Path]) -> Loaded:
         [],
     )
     reader = PolicyDirectory(Path())
-    return reader.take(merged, reader.contents(merged.files))
+    contents = reader.contents(merged.files)
+    return reader.take(merged, [*contents, *(one for path in bundles for one in _unpacked(path))])
+
+
+def _unpacked(path: Path) -> Iterator[_Content]:
+    """The policy files of a bundle, each as `policies.tar.gz!a.yaml`."""
+    from authz.bundles.archive import MAX_BUNDLE, unpack  # noqa: PLC0415
+    from authz.bundles.errors import BundleError  # noqa: PLC0415
+
+    try:
+        contents = unpack(read_file(path, MAX_BUNDLE)[0])
+    except OSError as error:
+        yield _Content(path, b"", Parsed((), (_unreadable(path, error),)))
+        return
+    except BundleError as error:
+        yield _refused(path, str(error))
+        return
+    for name, content in contents.files.items():
+        if is_policy_file(name):
+            member = member_path(path, name)
+            digest = hashlib.sha256(content).digest()
+            yield _Content(Path(member), digest, parse_file(content, member))
+
+
+def is_policy_file(name: str) -> bool:
+    """Whether a bundle's file is one of policies: as in a directory, none that is hidden."""
+    member = PurePosixPath(name)
+    hidden = any(part.startswith(".") for part in member.parts)
+    return member.suffix in SUFFIXES and not hidden
+
+
+def member_path(bundle: Path, name: str) -> str:
+    """How a bundle's file is called in sentences: `/bundle/policies.tar.gz!a.yaml`."""
+    return f"{bundle}!{name}"
 
 
 def list_files(directory: Path, pace: Pace = UNPACED) -> _Listing:

@@ -24,6 +24,7 @@ from authz.core.state import State
 from authz.edges.http import (
     admin,
     analytics,
+    bundle,
     mode,
     policies,
     policy_trial,
@@ -245,6 +246,7 @@ def _other_routes(
     changes = PolicyChanges(
         files, reloader, versions, operations, read_only=source.read_only(settings)
     )
+    yield bundle.router(token, versions, lambda: reloader.loaded, directory)
     yield policies.router(token, versions, lambda: reloader.loaded, directory, reader)
     yield policy_writes.router(token, changes, versions, reader)
     yield policy_trial.router(token, versions, operations, reader)

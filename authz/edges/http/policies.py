@@ -41,7 +41,9 @@ from authz.stores.versions import Versions
 Kind = Annotated[Filter, Query(description="Of a document that is no policy: `RiskWallet`.")]
 
 #: What these paths mean themselves.
-_WORDS: Final = ("validate", "test", "versions", "rollback", "release", "pin", "unpin")
+_WORDS: Final = (
+    "bundle", "bundle.sig", "validate", "test", "versions", "rollback", "release", "pin", "unpin",
+)  # fmt: skip
 #: Hexadecimal digits of an ETag that name a document's text.
 TAG_LENGTH: Final = 32
 
