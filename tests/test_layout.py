@@ -13,7 +13,6 @@ PACKAGE: Final = Path(__file__).parents[1] / "authz"
 
 #: What each part may import of ours (DESIGN §3). A part may always import itself.
 MAY_IMPORT: Final[dict[str, set[str]]] = {
-    "bundles": {"core"},
     "core": set(),
     "gate": {"core"},
     "stores": {"bundles", "cgroups", "core", "ownership"},

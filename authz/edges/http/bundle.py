@@ -18,11 +18,10 @@ from fastapi import APIRouter, Depends, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from authz.edges.http.admin import PREFIXES
+from authz.edges.http.admin import PREFIX
 from authz.edges.http.answers import names
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.documents import busy
-from authz.edges.http.joining import join
 from authz.edges.http.queries import known
 from authz.edges.threads import in_thread
 from authz.stores.pace import Pace
@@ -65,19 +64,16 @@ def router(
         loaded: what was read last.
         root: POLICIES_DIR.
     """
-    routes = APIRouter()
+    routes = APIRouter(
+        prefix=f"{PREFIX}/policies", dependencies=[Depends(admin.required), Depends(known)]
+    )
     if not admin:
         return routes
     handlers = _Bundle(versions, loaded, root)
-    for prefix in PREFIXES:
-        group = APIRouter(
-            prefix=f"{prefix}/policies", dependencies=[Depends(admin.required), Depends(known)]
-        )
-        group.get("/bundle")(handlers.archive)
-        group.head("/bundle", include_in_schema=False)(handlers.archive)
-        group.get("/bundle.sig")(handlers.signature)
-        group.get("/bundle/bundle.sig", include_in_schema=False)(handlers.signature)
-        join(routes, group)
+    routes.get("/bundle")(handlers.archive)
+    routes.head("/bundle", include_in_schema=False)(handlers.archive)
+    routes.get("/bundle.sig")(handlers.signature)
+    routes.get("/bundle/bundle.sig", include_in_schema=False)(handlers.signature)
     return routes
 
 
