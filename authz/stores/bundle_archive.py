@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from authz.bundles.archive import check_name
+from authz.bundles.archive import check_name, unpack
 from authz.bundles.errors import BundleError
-from authz.core.policy_file import MAX_FILE, Placed, PlacedChain
+from authz.core.policy_file import MAX_FILE, Placed, PlacedChain, parse_file
 from authz.core.policy_set import PolicyFile
-from authz.core.policy_text import written
+from authz.core.policy_text import Key, text_of, written
 from authz.stores.pace import Pace
-from authz.stores.policies import Loaded, read_file
+from authz.stores.policies import Loaded, member_of, read_file
 from authz.stores.version_log import Said
 
 #: Characters of a document's name in its file's.
@@ -54,6 +54,15 @@ def files_for(said: Sequence[Said], pace: Pace) -> dict[str, bytes]:
         digest = hashlib.sha256(one.said.encode()).hexdigest()[:16]
         found[f"{slug}-{digest}.yaml"] = _written([one.said])
     return found
+
+
+def text_in(loaded: Loaded, key: Key) -> bytes | None:
+    """A document's own text, out of the bundle that it came from; None where it has none."""
+    source, state = loaded.policies.source(*key), loaded.bundle
+    if source is None or state is None or state.taken is None:
+        return None
+    content = unpack(state.taken.data).files[member_of(loaded, source[0].file)]
+    return text_of(content, parse_file(content, source[0].file), key)
 
 
 def _own_bytes(path: str, digest: bytes) -> bytes | None:

@@ -326,6 +326,13 @@ def member_path(bundle: Path, name: str) -> str:
     return f"{bundle}!{name}"
 
 
+def member_of(loaded: Loaded, file: str) -> str:
+    """What a file of a bundle is called in it; empty where it is none."""
+    if loaded.bundle is None:
+        return ""
+    return file.removeprefix(member_path(loaded.bundle.path, ""))
+
+
 def list_files(directory: Path, pace: Pace = UNPACED) -> _Listing:
     """Every policy file below a directory, and what stands in the way of listing it."""
     found = _Listing([], [], [], [], [])
