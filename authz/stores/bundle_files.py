@@ -38,7 +38,7 @@ class Given(NamedTuple):
     data: bytes
     #: None: there is no such file.
     signature: bytes | None
-    #: Each by its path, PEM. None: no keys are configured.
+    #: Each by its file's name, PEM. None: no keys are configured.
     keys: tuple[tuple[str, bytes], ...] | None
 
 
@@ -80,7 +80,7 @@ class BundleFiles:
         for path in self._key_files():
             content = _content("POLICY_BUNDLE_KEYS", path, MAX_KEY_FILE)
             assert content is not None
-            keys.append((str(path), content))
+            keys.append((path.name, content))
         if not keys:
             names = ", ".join(path.name for path in self.keys)
             raise Unreadable(f"POLICY_BUNDLE_KEYS: there is no *.pem or *.pub in {names}")

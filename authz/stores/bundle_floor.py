@@ -4,6 +4,7 @@
   is switched off in between comes back with a floor that fits the bundle that it has.
 - What cannot be read, or is not as it was written, is no floor of zero: then nothing new is
   accepted until a person has looked at it.
+- One process writes it, the service; others may read it.
 - A file that is gone while the service runs is written again; one that is gone at the start is a
   first start. Whoever may write it decides what is old, so it lies where only the sidecar writes.
 """
@@ -52,13 +53,13 @@ class FloorFile:
             return self._known
         except OSError as error:
             raise FloorUnusable(
-                f"POLICY_BUNDLE_FLOOR_FILE: {self._path} cannot be read: {error.strerror}; which"
+                f"POLICY_BUNDLE_FLOOR_FILE: {self._path.name} cannot be read: {error.strerror}; which"
                 " version was accepted last is not known, so no bundle is accepted"
             ) from None
         found = _floor_of(data)
         if found is None:
             raise FloorUnusable(
-                f"POLICY_BUNDLE_FLOOR_FILE: {self._path} is not as it was written; put it back, or"
+                f"POLICY_BUNDLE_FLOOR_FILE: {self._path.name} is not as it was written; put it back, or"
                 " remove it to accept whatever version comes next"
             )
         if self._known is None or found.version > self._known.version:
@@ -109,7 +110,7 @@ class FloorFile:
                 os.close(directory)
         except OSError as error:
             raise FloorUnusable(
-                f"POLICY_BUNDLE_FLOOR_FILE: {self._path} cannot be written: {error.strerror}; a"
+                f"POLICY_BUNDLE_FLOOR_FILE: {self._path.name} cannot be written: {error.strerror}; a"
                 " bundle of a newer version is accepted when it can be"
             ) from None
 
