@@ -38,6 +38,8 @@ class FloorFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        #: How sentences begin; `/health` shows them to whoever asks.
+        self._named = f"POLICY_BUNDLE_FLOOR_FILE: {path.name}"
         #: What was read or written last; it counts also where the file is gone.
         self._known: Floor | None = None
 
@@ -53,13 +55,13 @@ class FloorFile:
             return self._known
         except OSError as error:
             raise FloorUnusable(
-                f"POLICY_BUNDLE_FLOOR_FILE: {self._path.name} cannot be read: {error.strerror}; which"
+                f"{self._named} cannot be read: {error.strerror}; which"
                 " version was accepted last is not known, so no bundle is accepted"
             ) from None
         found = _floor_of(data)
         if found is None:
             raise FloorUnusable(
-                f"POLICY_BUNDLE_FLOOR_FILE: {self._path.name} is not as it was written; put it back, or"
+                f"{self._named} is not as it was written; put it back, or"
                 " remove it to accept whatever version comes next"
             )
         if self._known is None or found.version > self._known.version:
@@ -110,7 +112,7 @@ class FloorFile:
                 os.close(directory)
         except OSError as error:
             raise FloorUnusable(
-                f"POLICY_BUNDLE_FLOOR_FILE: {self._path.name} cannot be written: {error.strerror}; a"
+                f"{self._named} cannot be written: {error.strerror}; a"
                 " bundle of a newer version is accepted when it can be"
             ) from None
 

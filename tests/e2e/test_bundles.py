@@ -86,13 +86,13 @@ class Live:
 def live(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     shelf = Shelf(tmp_path_factory.mktemp("bundle"))
     shelf.put(1, {"a.yaml": policy("a", "read:v1")}, created=time.time() - 60, revision="4e43f1c")
-    env = {
-        "POLICY_BUNDLE": str(shelf.bundle),
-        "POLICY_BUNDLE_KEYS": str(shelf.public),
-        "REQUIRE_SIGNED_POLICIES": "true",
-        "METRICS_ENABLED": "true",
-    }
-    with starter.running(upstream, **env) as sidecar:
+    with starter.running(
+        upstream,
+        POLICY_BUNDLE=str(shelf.bundle),
+        POLICY_BUNDLE_KEYS=str(shelf.public),
+        REQUIRE_SIGNED_POLICIES="true",
+        METRICS_ENABLED="true",
+    ) as sidecar:
         yield Live(sidecar, shelf)
 
 
