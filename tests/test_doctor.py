@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from authz.cli.doctor.facts import (
 from authz.cli.doctor.finding import Status, worst
 from authz.cli.doctor.mounts import volume_of
 from authz.core.mode import Mode
+from authz.core.timestamps import rfc3339
 from tests.e2e.sidecar import directory
 
 MIB: Final = 1 << 20
@@ -451,3 +453,63 @@ def test_where_nobody_answers_it_may_be_for_want_of_tls(gateway: str, sentence: 
         done = CliRunner().invoke(app, ["doctor", "--gateway", there])
     assert done.exit_code == 5
     assert sentence in done.stderr
+
+
+# Signed bundles.
+
+SIGNING: Final = "Sign your policy bundles"
+BUNDLE: Final = {
+    "digest": "2f" * 32,
+    "signed": True,
+    "keyId": "90" * 32,
+    "version": 7,
+    "revision": "abc",
+    "created": "2026-01-31T12:00:00.000000Z",
+    "ageSeconds": 86_400.0,
+}
+
+
+def test_a_signed_bundle_of_which_none_older_is_taken_passes() -> None:
+    facts = replace(telling(bundle=BUNDLE), inside=replace(INSIDE, require_signed=True))
+    assert said(facts, SIGNING) == []
+    # Whoever may write where it lies.
+    ours = Policies(Path("/data/bundle"), VOLUME, (file("/data/bundle", 0o777),), True)
+    facts = replace(facts, inside=replace(INSIDE, require_signed=True, policies=ours))
+    assert said(facts, "Mount policies read-only") == []
+
+
+def _soon() -> str:
+    return rfc3339(time.time() + 2 * 86_400)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"problem": "POLICY_BUNDLE: b is not there"}, [("fail", "POLICY_BUNDLE: b is not there")]),
+        (
+            {"signed": False, "keyId": ""},
+            [("fail", "the bundle in force is not verified: there is no key to verify it with")],
+        ),
+        ({"notAfter": _soon()}, [("warn", "it is to be used for 2.0 days more")]),
+        ({"notAfter": "2099-01-31T12:00:00.000000Z"}, []),
+    ],
+)
+def test_a_bundle_that_is_not_as_it_should_be_is_told(
+    changes: dict[str, object], found: list[tuple[str, str]]
+) -> None:
+    facts = telling(bundle={**BUNDLE, **changes})
+    facts = replace(facts, inside=replace(INSIDE, require_signed=True))
+    assert said(facts, SIGNING) == found
+
+
+def test_a_directory_and_a_bundle_without_a_version_are_warned_of() -> None:
+    [(status, sentence)] = said(FACTS, SIGNING)
+    assert (status, sentence) == (
+        "warn",
+        "policies are read from a directory, and nobody has signed them",
+    )
+    plain = {name: BUNDLE[name] for name in ("digest", "signed", "keyId")}
+    found = said(telling(bundle=plain), SIGNING)
+    assert [status for status, _ in found] == ["warn", "warn"]
+    assert "has no version" in found[0][1]
+    assert "REQUIRE_SIGNED_POLICIES is not set" in found[1][1]

@@ -13,6 +13,7 @@ from authz import __version__, cgroups
 from authz.cli import (
     agent,
     audit,
+    bundle,
     capture,
     config,
     delegation,
@@ -49,6 +50,7 @@ app.add_typer(mode.app, name="mode")
 app.add_typer(config.app, name="config")
 app.add_typer(token.app, name="token")
 app.add_typer(policy.app, name="policy")
+app.add_typer(bundle.app, name="bundle")
 app.add_typer(agent.app, name="agent")
 app.add_typer(pending.app, name="pending")
 app.add_typer(delegation.app, name="delegation")

@@ -41,7 +41,7 @@ def banner(settings: Settings, *, unready: str = "") -> str:
 {rule}
  authz is {state} at {base}, mode {settings.mode}
  upstream: {upstream.scheme}://{upstream.authority}{upstream.prefix}
- policies: {settings.policies_dir}    audit: {settings.audit_db_path}
+ policies: {settings.policy_bundle or settings.policies_dir}    audit: {settings.audit_db_path}
 {rule}
  A token for agent {agent}, valid until {expires}:
 

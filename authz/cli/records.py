@@ -43,7 +43,7 @@ PATIENCE_S: Final = 5.0
 #: What a command needs of the environment besides JWT_SECRET, which most need not have.
 _VARIABLES: Final = (
     "AUDIT_DB_PATH", "DB_PATH", "AUDIT_SYNC", "MODE", "MODE_FILE", "POLICIES_DIR",
-    "JWT_EXPIRES_IN", "DELEGATION_KEY_FILE",
+    "POLICY_BUNDLE", "JWT_EXPIRES_IN", "DELEGATION_KEY_FILE",
 )  # fmt: skip
 _NO_POLICIES: Final = Snapshot(())
 
@@ -150,8 +150,12 @@ def changing(
 
 
 def policies_now() -> Snapshot:
-    """What is in POLICIES_DIR, as far as it is valid."""
-    return policies.load(settings_for(None).policies_dir).snapshot
+    """What a sidecar would judge by, as far as it is valid."""
+    return _policies_of(settings_for(None))
+
+
+def _policies_of(settings: Settings) -> Snapshot:
+    return policies.load_paths([settings.policy_bundle or settings.policies_dir]).snapshot
 
 
 def delegation_keys(database: Path | None) -> dict[str, object]:
@@ -175,7 +179,7 @@ def _version_in_force(settings: Settings) -> str:
         found = []
     if found:
         return found[0].activation.version
-    return policies.load(settings.policies_dir).snapshot.version
+    return _policies_of(settings).version
 
 
 def _records(

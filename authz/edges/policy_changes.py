@@ -98,7 +98,11 @@ class PolicyChanges:
         reloader: Reading,
         versions: Versions,
         operations: Operations,
+        *,
+        read_only: str = "",
     ) -> None:
+        """`read_only`: why nothing is to be changed here; empty where it may be."""
+        self._read_only = read_only
         self._files = files
         self._reloader = reloader
         self._versions = versions
@@ -268,6 +272,8 @@ class PolicyChanges:
 
     @contextlib.asynccontextmanager
     async def _taking_turns(self) -> AsyncIterator[None]:
+        if self._read_only:
+            raise NotWritable(self._read_only)
         try:
             await asyncio.wait_for(self._turn.acquire(), TURN_S)
         except TimeoutError:

@@ -25,7 +25,7 @@ from authz.core.policy_set import counted
 from authz.edges.threads import in_thread
 from authz.edges.watcher import OPEN_S, Watcher
 from authz.stores.pace import Pace
-from authz.stores.policies import SUFFIXES, Loaded, PolicyDirectory
+from authz.stores.policies import SUFFIXES, Loaded, PolicySource
 from authz.stores.version_log import Packed, pack
 from authz.stores.versions import Versions
 
@@ -109,7 +109,7 @@ class Reloader:
 
     def __init__(
         self,
-        directory: PolicyDirectory,
+        source: PolicySource,
         versions: Versions,
         *,
         loaded: Loaded,
@@ -126,7 +126,7 @@ class Reloader:
         self.loaded = loaded
         #: How often the policies in force were replaced.
         self.reloads = 0
-        self._directory = directory
+        self._source = source
         self._versions = versions
         self._files = files
         self._poll_s = poll_s
@@ -142,6 +142,11 @@ class Reloader:
         #: Where the followed files lead to; the watcher speaks of real paths.
         self._real_paths: set[str] = set()
         self._watcher = Watcher(self._on_change, is_ours=self._is_ours)
+        self._listeners: list[Callable[[Loaded], None]] = []
+
+    def listen(self, listener: Callable[[Loaded], None]) -> None:
+        """Have somebody told of each reading, on the event loop's thread, when it is in force."""
+        self._listeners.append(listener)
 
     def ask(self) -> None:
         """Read everything again now, and say so even if nothing has changed (SIGHUP)."""
@@ -198,11 +203,12 @@ class Reloader:
 
     def _watch(self, loaded: Loaded, pace: Pace) -> bool:
         files = [path for file in self._files for path in file.paths]
+        files += self._source.files
         self._real_paths = {os.path.realpath(path) for path in files}
         seen = pace.over([*loaded.directories, *loaded.paths])
         links = pace.over(loaded.links)
         try:
-            return self._watcher.watch([self._directory.path], files, seen, links)
+            return self._watcher.watch(self._source.trees, files, seen, links)
         except Exception:
             # What was read counts all the same, and is looked at now and then.
             log.exception("changes of the policies cannot be watched")
@@ -227,6 +233,8 @@ class Reloader:
         if self._left_out:
             # Their writer may never say that it is done.
             poll_s = min(poll_s or OPEN_S, OPEN_S)
+        if self.loaded.again_s:
+            poll_s = min(poll_s or self.loaded.again_s, self.loaded.again_s)
         try:
             await asyncio.wait_for(self._changed.wait(), poll_s or None)
         except TimeoutError:
@@ -252,7 +260,7 @@ class Reloader:
             seen = await in_thread(self._look_from_afar)
 
     def _look_from_afar(self) -> object:
-        return self._directory.signature(Pace())
+        return self._source.signature(Pace())
 
     async def _reload(self) -> None:
         # Whoever asks from here on is to see what is there then.
@@ -295,6 +303,8 @@ class Reloader:
             )
         if swapped and not loaded.snapshot.size:
             log.error("POLICIES_DIR: no valid policy is left; every decision is a denial")
+        for listener in self._listeners:
+            listener(loaded)
         return loaded
 
     def _read(self) -> "_Read":
@@ -311,7 +321,7 @@ class Reloader:
         pace = Pace()
         being_written = self._watcher.being_written()
         self._left_out = bool(being_written)
-        loaded = self._directory.read(being_written, pace)
+        loaded = self._source.read(being_written, pace)
         current = self._versions.current
         loaded.snapshot.prepare(current.callers()[-PREPARED:])
         if self._watch(loaded, pace):

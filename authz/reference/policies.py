@@ -35,7 +35,7 @@ class PolicyEntry(TypedDict):
     rules: list[RuleEntry]
     defaultEffect: Literal["allow", "deny"]
     active: bool
-    file: NotRequired[Annotated[str, Field(description="Below POLICIES_DIR.")]]
+    file: NotRequired[Annotated[str, Field(description="Below POLICIES_DIR, or in the bundle.")]]
     updatedAt: NotRequired[Annotated[Time, Field(description="When the file was written.")]]
     stale: NotRequired[
         Annotated[bool, Field(description="The file is bad now; this is its last good version.")]

@@ -14,6 +14,23 @@ Checks = Annotated[
 
 
 @with_config(CLOSED)
+class BundleInForce(TypedDict):
+    """POLICY_BUNDLE as it was taken last; `version` and what belongs to it by its manifest."""
+
+    digest: NotRequired[Annotated[str, Field(description="SHA-256 of the archive.")]]
+    signed: NotRequired[Annotated[bool, Field(description="A key of ours has signed it.")]]
+    keyId: NotRequired[Annotated[str, Field(description="That key's SHA-256 (SPKI, DER).")]]
+    version: NotRequired[int]
+    revision: NotRequired[str]
+    created: NotRequired[Time]
+    ageSeconds: NotRequired[Annotated[float, Field(description="Since it was created.")]]
+    notAfter: NotRequired[Time]
+    problem: NotRequired[
+        Annotated[str, Field(description="Why what is there now is not in force, or expired.")]
+    ]
+
+
+@with_config(CLOSED)
 class Health(TypedDict):
     """Whether this process can do its work in its mode."""
 
@@ -26,6 +43,7 @@ class Health(TypedDict):
     transport: Annotated[
         dict[str, Any], Field(description="Figures of the transport that answers Envoy.")
     ]
+    bundle: NotRequired[BundleInForce]
     unrecorded: NotRequired[
         Annotated[int, Field(description="Decisions that could not be recorded.")]
     ]

@@ -40,4 +40,6 @@ _WRITTEN: Final = {
     "ACCESS_LOG_PROBES": "false",
     "METRICS_ENABLED": "false",
     "OTEL_ENABLED": "false",
+    "POLICY_BUNDLE_KEYS": "",
+    "REQUIRE_SIGNED_POLICIES": "false",
 }

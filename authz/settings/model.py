@@ -15,6 +15,7 @@ from authz.core.durations import parse_duration
 from authz.core.intent import Intent
 from authz.core.mode import Mode
 from authz.settings import checks
+from authz.settings.bundles import Bundles
 from authz.settings.files import with_file, with_mode_file
 from authz.settings.joint import joint_problems, token_key_problems
 from authz.settings.paths import ENVOY_ADMIN_SOCKET, EXT_AUTHZ_SOCKET, HTTP_SOCKET
@@ -43,7 +44,7 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-class Settings(Telemetry):
+class Settings(Bundles, Telemetry):
     """Everything the environment says. Field names are ours, aliases are the variables."""
 
     mode: Annotated[Mode, BeforeValidator(checks.mode)] = Field(

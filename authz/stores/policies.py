@@ -16,16 +16,19 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from authz.core.policy_file import MAX_FILE, Parsed, Problem
+from authz.core.policy_file import MAX_FILE, Parsed, Problem, parse_file
 from authz.core.policy_set import Policies, PolicyFile, build
 from authz.core.snapshot import Snapshot
 from authz.stores.pace import UNPACED, Pace
 from authz.stores.parsing import Item, parse_here
+
+if TYPE_CHECKING:
+    from authz.stores.bundles import BundleState
 
 #: Files read from one directory; far above any real set, and a bound on a mistaken mount of `/`.
 MAX_FILES: Final = 100_000
@@ -38,6 +41,8 @@ MAX_READINGS: Final = 5
 #: Seconds between them.
 REREAD_AFTER_S: Final = 0.05
 SUFFIXES: Final = (".yaml", ".yml")
+#: How bundles are called, where files, directories and bundles may be named.
+BUNDLES: Final = (".tar.gz", ".tgz")
 
 #: A file's inode, size and time of change in nanoseconds.
 _Mark = tuple[int, int, int]
@@ -57,6 +62,14 @@ class Loaded:
     directories: tuple[Path, ...] = ()
     #: Links that lead to nothing that was read, yet.
     links: tuple[Path, ...] = ()
+    #: Files that were read out of a bundle, beside `paths`.
+    members: int = 0
+    #: What they came from, where that is a bundle.
+    bundle: "BundleState | None" = None
+    #: SHA-256 of each file that holds what is in force of it, by its path.
+    digests: Mapping[str, bytes] = field(default_factory=dict)
+    #: Seconds after which they are to be read again although nothing has changed; 0 for never.
+    again_s: float = 0.0
 
     @property
     def snapshot(self) -> Snapshot:
@@ -66,7 +79,7 @@ class Loaded:
     @property
     def files(self) -> int:
         """How many files that is."""
-        return len(self.paths)
+        return len(self.paths) + self.members
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -103,14 +116,37 @@ class _Content(NamedTuple):
     mark: _Mark | None = None
 
 
+class PolicySource(Protocol):
+    """Where policies are read from, again and again. One thread at a time may read."""
+
+    #: What to watch: directories with all that is in them, and single files.
+    trees: Sequence[Path]
+    files: Sequence[Path]
+
+    def read(self, being_written: Collection[Path] = (), pace: Pace = UNPACED) -> Loaded:
+        """Read everything. Never raises for what is, or is not, there.
+
+        Args:
+            being_written: files, by their real path, that are not to be read yet.
+        """
+        ...
+
+    def signature(self, pace: Pace = UNPACED) -> object:
+        """What is there now, without reading it: equal while nothing is written or replaced."""
+        ...
+
+
 class PolicyDirectory:
     """A directory of policies that is read again and again. One thread at a time may read."""
+
+    files: Sequence[Path] = ()
 
     def __init__(
         self, path: Path, parse: Callable[[Sequence[Item]], Iterator[Parsed]] = parse_here
     ) -> None:
         """`parse`: turns files, given as bytes and name, into what they hold, in order."""
         self.path = path
+        self.trees: Sequence[Path] = (path,)
         self._parse = parse
         self._known: dict[Path, _Known] = {}
         #: What was parsed last of each file, with the digest of what it was parsed from.
@@ -129,9 +165,9 @@ class PolicyDirectory:
             contents = self.contents(before.files, being_written, pace)
             moved = {
                 content.path
-                for content, mark in pace.over(zip(contents, marks, strict=True))
+                for content, before_it in pace.over(zip(contents, marks, strict=True))
                 # The one alone misses a change during the reading, the other a swap to and fro.
-                if _mark(content.path) != mark or (content.digest and content.mark != mark)
+                if mark(content.path) != before_it or (content.digest and content.mark != before_it)
             }
             if not moved and list_files(self.path, pace) == before:
                 return self.take(before, contents)
@@ -140,7 +176,7 @@ class PolicyDirectory:
     def signature(self, pace: Pace = UNPACED) -> tuple[_Listing, list[_Mark | None]]:
         """What is there now, without reading it: equal while nothing is written or replaced."""
         listing = list_files(self.path, pace)
-        return listing, [_mark(path) for path in pace.over(listing.files)]
+        return listing, [mark(path) for path in pace.over(listing.files)]
 
     def take(self, listing: _Listing, contents: Iterable[_Content]) -> Loaded:
         """Make of what was listed and read, and of what was known before, what is in force now."""
@@ -184,6 +220,11 @@ class PolicyDirectory:
             tuple(stale),
             tuple(listing.directories),
             tuple(listing.links),
+            digests={
+                str(path): entry.digest
+                for path, entry in known.items()
+                if entry.good is entry.parsed
+            },
         )
 
     def contents(
@@ -205,7 +246,7 @@ class PolicyDirectory:
                 if being_written and Path(os.path.realpath(path)) in being_written:
                     found[path] = _refused(path, "is being written; not read yet")
                     continue
-                data, mark = _read(path)
+                data, seen = read_file(path, MAX_FILE)
             except OSError as error:
                 found[path] = _Content(path, b"", Parsed((), (_unreadable(path, error),)))
                 continue
@@ -213,13 +254,13 @@ class PolicyDirectory:
             digest = hashlib.sha256(data).digest()
             before = self._parsed.get(path)
             if before is None or before[0] != digest:
-                changed[path] = digest, data, mark
+                changed[path] = digest, data, seen
             else:
-                found[path] = _Content(path, digest, before[1], mark)
+                found[path] = _Content(path, digest, before[1], seen)
         items = [(data, str(path)) for path, (_, data, _) in changed.items()]
         parsing = zip(changed.items(), self._parse(items), strict=True)
-        for (path, (digest, _, mark)), parsed in pace.over(parsing):
-            found[path] = _Content(path, digest, parsed, mark)
+        for (path, (digest, _, seen)), parsed in pace.over(parsing):
+            found[path] = _Content(path, digest, parsed, seen)
         self._parsed = {p: (c.digest, c.parsed) for p, c in found.items() if c.digest}
         return [found[path] for path in paths]
 
@@ -230,10 +271,16 @@ def load(directory: Path) -> Loaded:
 
 
 def load_paths(paths: Iterable[Path]) -> Loaded:
-    """Read files and directories once, as one set of policies."""
+    """Read files, directories and bundles once, as one set of policies.
+
+    Nobody is asked who signed a bundle.
+    """
+    given = list(paths)
+    bundles = [path for path in given if path.name.endswith(BUNDLES) and path.is_file()]
     listings = [
         _Listing([path], [], [], [], []) if not path.is_dir() else list_files(path)
-        for path in paths
+        for path in given
+        if path not in bundles
     ]
     merged = _Listing(
         sorted({file for listing in listings for file in listing.files}),
@@ -243,7 +290,47 @@ def load_paths(paths: Iterable[Path]) -> Loaded:
         [],
     )
     reader = PolicyDirectory(Path())
-    return reader.take(merged, reader.contents(merged.files))
+    contents = reader.contents(merged.files)
+    return reader.take(merged, [*contents, *(one for path in bundles for one in _unpacked(path))])
+
+
+def _unpacked(path: Path) -> Iterator[_Content]:
+    """The policy files of a bundle, each as `policies.tar.gz!a.yaml`."""
+    from authz.bundles.archive import MAX_BUNDLE, unpack  # noqa: PLC0415
+    from authz.bundles.errors import BundleError  # noqa: PLC0415
+
+    try:
+        contents = unpack(read_file(path, MAX_BUNDLE)[0])
+    except OSError as error:
+        yield _Content(path, b"", Parsed((), (_unreadable(path, error),)))
+        return
+    except BundleError as error:
+        yield _refused(path, str(error))
+        return
+    for name, content in contents.files.items():
+        if is_policy_file(name):
+            member = member_path(path, name)
+            digest = hashlib.sha256(content).digest()
+            yield _Content(Path(member), digest, parse_file(content, member))
+
+
+def is_policy_file(name: str) -> bool:
+    """Whether a bundle's file is one of policies: as in a directory, none that is hidden."""
+    member = PurePosixPath(name)
+    hidden = any(part.startswith(".") for part in member.parts)
+    return member.suffix in SUFFIXES and not hidden
+
+
+def member_path(bundle: Path, name: str) -> str:
+    """How a bundle's file is called in sentences: `/bundle/policies.tar.gz!a.yaml`."""
+    return f"{bundle}!{name}"
+
+
+def member_of(loaded: Loaded, file: str) -> str:
+    """What a file of a bundle is called in it; empty where it is none."""
+    if loaded.bundle is None:
+        return ""
+    return file.removeprefix(member_path(loaded.bundle.path, ""))
 
 
 def list_files(directory: Path, pace: Pace = UNPACED) -> _Listing:
@@ -322,7 +409,8 @@ def _list(
                 found.unlisted.append(path)
 
 
-def _mark(path: Path) -> _Mark | None:
+def mark(path: Path) -> _Mark | None:
+    """What tells a file from what it was; None where there is none."""
     try:
         return _mark_of(path.stat())
     except OSError:
@@ -344,13 +432,18 @@ def _settled(content: _Content, moved: set[Path]) -> _Content:
     return _refused(content.path, "keeps changing while it is read; not taken")
 
 
-def _read(path: Path) -> tuple[bytes, _Mark]:
+def read_file(path: Path, limit: int) -> tuple[bytes, _Mark]:
+    """A regular file's bytes, at most one more than the limit, and what tells them from others.
+
+    Raises:
+        OSError: it cannot be read, or is none.
+    """
     # Without O_NONBLOCK, opening a FIFO that a link leads to would wait for its writer.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:  # noqa: PTH123
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
-        return stream.read(MAX_FILE + 1), _mark_of(status)
+        return stream.read(limit + 1), _mark_of(status)
 
 
 def _unreadable(path: Path, error: OSError) -> Problem:

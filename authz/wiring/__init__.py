@@ -24,6 +24,7 @@ from authz.core.state import State
 from authz.edges.http import (
     admin,
     analytics,
+    bundle,
     mode,
     policies,
     policy_trial,
@@ -49,10 +50,10 @@ from authz.stores.audit_key import default_key_file
 from authz.stores.audit_log import AuditLog
 from authz.stores.audit_maintenance import AuditMaintenance
 from authz.stores.parsing import ParserProcess, parse_aside
-from authz.stores.policies import Loaded, PolicyDirectory
+from authz.stores.policies import Loaded
 from authz.stores.policy_files import PolicyFiles
 from authz.stores.versions import Versions
-from authz.wiring import extras, following, http, identity, transport
+from authz.wiring import extras, following, http, identity, source, transport
 from authz.wiring.extras import Parts
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         stack.enter_context(run_directory(settings.run_dir, "service"))
         parser = ParserProcess()
         stack.callback(parser.stop)
-        directory = PolicyDirectory(settings.policies_dir, parser.parse)
-        loaded = directory.read()
+        policies_from = source.source(settings, parser)
+        loaded = policies_from.read()
         report(loaded.problems)
         state = State()
         audit = _audit(settings, state, stack)
@@ -100,6 +101,9 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         stack.callback(gate.close)
         versions.start(loaded.snapshot)
         _tell(settings, loaded, versions)
+        incidents = Incidents(versions)
+        news = source.BundleNews(versions, incidents)
+        news(loaded)
         following.write_mode(settings, gate.mode)
         switch = ModeSwitch(
             gate,
@@ -109,12 +113,13 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             now=time.time,
         )
         reloader = Reloader(
-            directory,
+            policies_from,
             versions,
             loaded=loaded,
             files=following.followed(settings, switch, tokens, delegations),
             poll_s=settings.policies_poll_s,
         )
+        reloader.listen(news)
         ext_authz = transport.transport(settings, gate)
         health = Health(
             mode=lambda: gate.mode,
@@ -137,7 +142,6 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             now=time.time,
             steady=lambda: offset + time.perf_counter(),
         )
-        incidents = Incidents(versions)
         parts = Parts(settings, audit, gate, versions, reloader, operations, incidents)
         readers = Readers(settings.audit_db_path)
         attempts = _attempts(audit, gate, versions)
@@ -239,7 +243,10 @@ def _other_routes(
     yield admin.router(token, versions, settings.audit_db_path)
     reader, directory = Reader(), settings.policies_dir
     files = PolicyFiles(directory, parse_aside)
-    changes = PolicyChanges(files, reloader, versions, operations)
+    changes = PolicyChanges(
+        files, reloader, versions, operations, read_only=source.read_only(settings)
+    )
+    yield bundle.router(token, versions, lambda: reloader.loaded, directory)
     yield policies.router(token, versions, lambda: reloader.loaded, directory, reader)
     yield policy_writes.router(token, changes, versions, reader)
     yield policy_trial.router(token, versions, operations, reader)
@@ -267,11 +274,17 @@ def _tell(settings: Settings, loaded: Loaded, versions: Versions) -> None:
         "policies: %s loaded from %d files in %s, %d errors, version %s",
         counted(versions.current.size, len(versions.current.chain)),
         loaded.files,
-        settings.policies_dir,
+        source.named(settings),
         len(loaded.errors),
         versions.current.version,
     )
-    if not versions.current.size:
+    if not versions.current.size and settings.policy_bundle is not None:
+        log.error(
+            "POLICY_BUNDLE: no policy is loaded; every decision is a denial (no_policy) until %s is"
+            " a bundle that can be taken",
+            settings.policy_bundle,
+        )
+    elif not versions.current.size:
         log.error(
             "POLICIES_DIR: no valid policy is loaded; every decision is a denial (no_policy) until"
             " %s has a policy in a file named *.yaml or *.yml",

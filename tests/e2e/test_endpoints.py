@@ -1,12 +1,16 @@
 """What the service answers itself: probes, `/proxy/check`, batches, and the published SDK."""
 
+import os
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from meshguard import MeshGuardClient
 from meshguard.exceptions import AuthenticationError, PolicyDeniedError
 
-from tests.e2e.sidecar import Sidecar, bearer, token
+from authz.stores.policies import load
+from tests.e2e.sidecar import ADMIN_TOKEN, SAMPLE_POLICIES, Sidecar, bearer, token
 
 BATCH = "/api/v1/governance/batch"
 
@@ -203,3 +207,24 @@ def test_the_published_sdk_sees_audit_mode_as_allowed(auditing: Sidecar) -> None
     client = MeshGuardClient(gateway_url=auditing.url, agent_token=token())
     with client._client:
         assert client.check("write:delete").allowed
+
+
+def test_another_sidecar_can_have_the_policies_as_the_seed_fetches_them(
+    enforcing: Sidecar, tmp_path: Path
+) -> None:
+    (tmp_path / "policies").mkdir()
+    script = """
+curl -sf $URL/admin/policies/bundle \\
+  -H "Authorization: Bearer $ADMIN_TOKEN" \\
+  -o policies.tar.gz && \\
+tar xzf policies.tar.gz -C policies/
+"""
+    env = {"PATH": os.environ["PATH"], "URL": enforcing.url, "ADMIN_TOKEN": ADMIN_TOKEN}
+    done = subprocess.run(["sh", "-ec", script], cwd=tmp_path, env=env, capture_output=True,
+                          text=True, timeout=60, check=False)  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    version = load(tmp_path / "policies").snapshot.version
+    assert version == enforcing.get("/ready").json()["policyVersion"]
+    for file in (tmp_path / "policies").rglob("*.yaml"):
+        name = file.relative_to(tmp_path / "policies")
+        assert file.read_bytes() == (SAMPLE_POLICIES / name).read_bytes()

@@ -293,7 +293,8 @@ def test_a_condition_that_is_sent_twice_counts_twice(world: World) -> None:
         ("x", "kind: Pod\nname: x\n", "application/yaml", 422, "line 1: unknown kind"),
         ("versions", text("versions"), "application/yaml", 405, "/admin/policies/versions does"),
         ("pin", text("pin"), "application/yaml", 405, "/admin/policies/pin does not take PUT"),
-        ("bundle", text("bundle"), "application/yaml", 400, "name: `bundle`"),
+        ("bundle", text("bundle"), "application/yaml", 405, "/admin/policies/bundle does not"),
+        ("bundle.sig", text("bundle.sig"), "application/yaml", 405, "/admin/policies/bundle.sig"),
         ("x", "#" * (256 * 1024 + 1), "application/yaml", 413, "the body is larger"),
     ],
 )

@@ -27,6 +27,7 @@ from authz.edges.http import admin as versions
 from authz.edges.http import (
     analytics,
     audit,
+    bundle,
     metrics,
     policy_trial,
     policy_writes,
@@ -195,6 +196,7 @@ class World:
             records.router(admin, self.operations),
             relationships.router(admin, self.operations, tokens),
             versions.router(admin, self.versions, self.database),
+            bundle.router(admin, self.versions, lambda: self.loaded, self.policies),
             policy_routes.router(admin, self.versions, lambda: self.loaded, self.policies, reader),
             policy_writes.router(admin, changes, self.versions, reader),
             policy_trial.router(admin, self.versions, self.operations, reader),

@@ -489,17 +489,17 @@ def _before_each(
     monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], None], then: Callable[[], None]
 ) -> None:
     """Have something happen just before and after each file is read."""
-    real = policies._read
+    real = policies.read_file
 
-    def read(path: Path) -> tuple[bytes, tuple[int, int, int]]:
+    def read(path: Path, limit: int) -> tuple[bytes, tuple[int, int, int]]:
         act(path)
         try:
-            return real(path)
+            return real(path, limit)
         finally:
             then()
 
     monkeypatch.setattr(policies, "REREAD_AFTER_S", 0)
-    monkeypatch.setattr(policies, "_read", read)
+    monkeypatch.setattr(policies, "read_file", read)
 
 
 def _two_releases(directory: Path) -> Callable[[str], None]:

@@ -6,7 +6,7 @@ docs/deploy.md has the same lines; a test holds them together.
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from authz.cli.doctor import decisions, later, running, stored
+from authz.cli.doctor import bundles, decisions, later, running, stored
 from authz.cli.doctor.facts import Facts
 from authz.cli.doctor.finding import Finding, Status, worst
 
@@ -63,7 +63,7 @@ LINES: Final = (
         "Sign your policy bundles",
         "In production, verify policy integrity with cosign or equivalent before the sidecar loads"
         " them",
-        later.bundles,
+        bundles.bundles,
     ),
     Line(
         "Lock down the network",

@@ -60,7 +60,7 @@ class Secret:
 
 
 class Policies(NamedTuple):
-    """POLICIES_DIR."""
+    """POLICIES_DIR, or the directory that POLICY_BUNDLE is in."""
 
     path: Path
     #: None where it is not there.
@@ -131,6 +131,8 @@ class Inside:
     sockets: tuple[FileFacts, ...]
     #: TCP ports on which an Envoy's admin endpoint answers.
     admin_ports: tuple[int, ...]
+    #: REQUIRE_SIGNED_POLICIES.
+    require_signed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

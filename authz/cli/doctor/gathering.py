@@ -155,7 +155,7 @@ def _inside(settings: Settings, env: Mapping[str, str], way: Asker | None) -> In
         dev_secrets_used=used,
         admin_status=status,
         private_files=tuple(_private(settings, env)),
-        policies=_policies(settings.policies_dir),
+        policies=_policies(_policies_path(settings)),
         audit=_audit(settings),
         memory=_memory(),
         cpus=cpus_allowed(),
@@ -167,6 +167,7 @@ def _inside(settings: Settings, env: Mapping[str, str], way: Asker | None) -> In
             facts for name in names if (facts := file_facts(settings.run_dir / name)) is not None
         ),
         admin_ports=tuple(port for port in ADMIN_PORTS if _is_envoy_admin(port)),
+        require_signed=settings.require_signed_policies,
     )
 
 
@@ -217,6 +218,11 @@ def _private(settings: Settings, env: Mapping[str, str]) -> Iterator[FileFacts]:
         found = file_facts(path)
         if found is not None:
             yield found
+
+
+def _policies_path(settings: Settings) -> Path:
+    bundle = settings.policy_bundle
+    return settings.policies_dir if bundle is None else bundle.parent
 
 
 def _policies(path: Path) -> Policies:

@@ -1,4 +1,4 @@
-"""The lines whose subject this version does not have: traces, synchronisation, signed bundles.
+"""The lines whose subject this version does not have: traces, synchronisation.
 
 Each is one function, to be filled in when there is something to look at. Until then they warn, and
 say what can be done by hand.
@@ -27,13 +27,4 @@ def disconnected(facts: Facts) -> Iterator[Finding]:
         "decisions need no network; this version does not synchronise policies or audit data",
         "bring policies in by ConfigMap or volume, and copy audit.db (it has every row older than"
         " two seconds) or `authz audit export` out by a CronJob",
-    )
-
-
-def bundles(facts: Facts) -> Iterator[Finding]:
-    """Whether policies are known to come from who may make them."""
-    del facts
-    yield warned(
-        "this version does not verify signatures of policies",
-        "verify the bundle (`cosign verify-blob`) before it is mounted, and mount it read-only",
     )

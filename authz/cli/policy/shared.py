@@ -79,13 +79,17 @@ def named_gateway() -> "Destination | None":
 
 
 def load(paths: list[Path] | None) -> "Loaded":
-    """Policies of these files and directories, else of POLICIES_DIR; exits when there are none."""
+    """Policies of these files, directories and bundles, else those that a sidecar would judge by.
+
+    Exits when there are none.
+    """
     from authz.settings import SettingsError, settings_of
     from authz.stores import policies
 
     if not paths:
         try:
-            paths = [settings_of(os.environ, "POLICIES_DIR").policies_dir]
+            settings = settings_of(os.environ, "POLICIES_DIR", "POLICY_BUNDLE")
+            paths = [settings.policy_bundle or settings.policies_dir]
         except SettingsError as error:
             fail(error.problems, BAD_INPUT)
     missing = [path for path in paths if not os.path.lexists(path)]

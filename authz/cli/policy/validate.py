@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def validate(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(help="Files and directories; POLICIES_DIR when left out."),
+        typer.Argument(
+            help="Files, directories and bundles; POLICY_BUNDLE or POLICIES_DIR when left out."
+        ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
     as_json: AsJson = False,

@@ -33,7 +33,7 @@ from authz.edges.http.queries import known
 from authz.edges.threads import in_thread
 from authz.stores.pace import Pace
 from authz.stores.parsing import parse_aside
-from authz.stores.policies import Loaded
+from authz.stores.policies import Loaded, member_of
 from authz.stores.policy_files import Changed, NotWritable, PolicyFiles, WriteFailed
 from authz.stores.version_log import Said, said_by
 from authz.stores.versions import Versions
@@ -41,7 +41,9 @@ from authz.stores.versions import Versions
 Kind = Annotated[Filter, Query(description="Of a document that is no policy: `RiskWallet`.")]
 
 #: What these paths mean themselves.
-_WORDS: Final = ("validate", "test", "versions", "rollback", "release", "pin", "unpin")
+_WORDS: Final = (
+    "bundle", "bundle.sig", "validate", "test", "versions", "rollback", "release", "pin", "unpin",
+)  # fmt: skip
 #: Hexadecimal digits of an ETag that name a document's text.
 TAG_LENGTH: Final = 32
 
@@ -146,6 +148,10 @@ class _Policies:
 
     def _text(self, loaded: Loaded, one: Said) -> bytes:
         """A document's own text, as far as there is a file that has it; else one that says it."""
+        if loaded.bundle is not None:
+            from authz.stores.bundle_archive import text_in  # noqa: PLC0415 - where there is one
+
+            return text_in(loaded, (one.kind, one.name)) or written(json.loads(one.said))
         try:
             found = self._files.find(loaded.policies, (one.kind, one.name), to_edit=False)
         except (Changed, NotWritable, WriteFailed):
@@ -156,7 +162,8 @@ class _Policies:
         entry = document_entry(json.loads(one.said), active=active)
         source = loaded.policies.source(one.kind, one.name)
         if source is not None and _says(source[1]) == one.said:
-            entry.update(self._files.told(source[0].file))
+            member = member_of(loaded, source[0].file)
+            entry.update({"file": member} if member else self._files.told(source[0].file))
             if source[0].stale:
                 entry["stale"] = True
         return dumped(entry)

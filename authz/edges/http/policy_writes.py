@@ -9,7 +9,7 @@
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
@@ -29,9 +29,6 @@ from authz.edges.http.refusals import refusals
 from authz.edges.policy_changes import Busy, Changing, Done, NotInForce, PolicyChanges
 from authz.stores.policy_files import Changed, Found, NotWritable, WriteFailed
 from authz.stores.versions import Versions
-
-#: Kept for all policies in one archive (CONTRACT §1.3), which a policy's name must not hide.
-_BUNDLE: Final = "bundle"
 
 
 def router(
@@ -59,9 +56,6 @@ class _Writes:
 
     async def put(self, name: str, request: Request, kind: Kind = "") -> JSONResponse:
         require_name(name)
-        if name == _BUNDLE:
-            said = f"name: `{name}` is kept for all policies together; choose another"
-            raise HTTPException(400, said)
         sent = await self._reader.sent(request)
         refusal = looked_at(sent)
         if refusal is not None:

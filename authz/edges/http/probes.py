@@ -17,6 +17,7 @@ from authz import __version__
 from authz.core.mode import Mode
 from authz.core.text import visible
 from authz.core.timestamps import rfc3339
+from authz.edges.http.bundle_entry import bundle_entry, bundle_problems
 from authz.stores.audit_log import AuditLog
 from authz.stores.policies import Loaded
 from authz.stores.versions import Versions
@@ -45,7 +46,8 @@ class Health:
     def checks(self) -> dict[str, str]:
         """Each part by name: `ok`, or what is wrong with it."""
         said = "ok" if self.versions.current.size else "no valid policy is loaded"
-        notes = bad_files(self.loaded())
+        loaded = self.loaded()
+        notes = [*bad_files(loaded), *bundle_problems(loaded.bundle)]
         if self.versions.pinned:
             notes.append(f"pinned to version {self.versions.current.version}")
         return {
@@ -93,6 +95,9 @@ def router(health: Health) -> APIRouter:
             "checks": checks,
         }
         body["transport"] = health.transport()
+        bundle = health.loaded().bundle
+        if bundle is not None:
+            body["bundle"] = bundle_entry(bundle, time.time())
         if health.audit.unrecorded:
             body["unrecorded"] = health.audit.unrecorded
         return JSONResponse(body, 200 if works else 503)

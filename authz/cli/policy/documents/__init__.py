@@ -96,9 +96,17 @@ def opened() -> Iterator[Documents]:
         from authz.settings import SettingsError, settings_of
 
         try:
-            yield LocalDocuments(settings_of(os.environ, "POLICIES_DIR").policies_dir)
+            settings = settings_of(os.environ, "POLICIES_DIR", "POLICY_BUNDLE")
         except SettingsError as error:
             fail(error.problems, BAD_ARGUMENTS)
+        if settings.policy_bundle is not None:
+            said = (
+                f"POLICY_BUNDLE: the policies come from a bundle, {settings.policy_bundle}, and are"
+                " changed where it is built; `authz bundle inspect` shows it, and --gateway asks a"
+                " sidecar"
+            )
+            fail([said], BAD_ARGUMENTS)
+        yield LocalDocuments(settings.policies_dir)
         return
     from authz.cli.policy.documents.remote import RemoteDocuments
     from authz.cli.remote import Remote

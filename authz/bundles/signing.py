@@ -1,0 +1,45 @@
+"""Signature files, as cosign writes them: base64 alone, or a Sigstore bundle.
+
+- An Ed25519 key signs plainly (RFC 8032 §5.1) in both, which every cosign verifies with `--key`.
+"""
+
+import base64
+import hashlib
+import json
+from enum import StrEnum
+from typing import Final
+
+from authz.bundles.cosign_key import PrivateKey
+
+#: What is written; `signature_file` reads older ones too.
+MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
+
+
+class Format(StrEnum):
+    """What a signature is written as."""
+
+    SIG = "sig"
+    BUNDLE = "bundle"
+
+
+def signature_of(data: bytes, key: PrivateKey, written: Format = Format.SIG) -> bytes:
+    """The content of a signature file for these bytes."""
+    signature = _base64(key.sign(data))
+    if written is Format.SIG:
+        return f"{signature}\n".encode()
+    said = {
+        "mediaType": MEDIA_TYPE,
+        "verificationMaterial": {"publicKey": {"hint": _base64(bytes.fromhex(key.key_id))}},
+        "messageSignature": {
+            "messageDigest": {
+                "algorithm": "SHA2_256",
+                "digest": _base64(hashlib.sha256(data).digest()),
+            },
+            "signature": signature,
+        },
+    }
+    return json.dumps(said, separators=(",", ":")).encode()
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
