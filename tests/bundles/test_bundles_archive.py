@@ -13,7 +13,6 @@ import pytest
 
 from authz.bundles import archive, inflating, tar_members
 from authz.bundles.archive import unpack
-from authz.bundles.build import build
 from authz.bundles.errors import BundleError, Reason
 from authz.core.policy_file import MAX_FILE
 from tests.bundles.tars import END, GNU, header, member, packed, pax, record
@@ -138,7 +137,7 @@ HOSTILE: Final[dict[str, tuple[bytes, str]]] = {
     "another link": (packed(pax(linkpath="x"), GOOD), "sets linkpath"),
     "another alphabet": (packed(pax(hdrcharset="BINARY"), GOOD), "sets hdrcharset"),
     "an unknown key": (packed(pax(ACME__path="x"), GOOD), "sets ACME.path"),
-    "a broken extended header": (packed(member(b"P", b"99 path=x\n", b"x"), GOOD), "cannot be read"),
+    "a broken header": (packed(member(b"P", b"99 path=x\n", b"x"), GOOD), "cannot be read"),
     "one that says nothing": (packed(member(b"P", b"path=x\n", b"x"), GOOD), "cannot be read"),
     "a negative length": (packed(member(b"P", b"-9 path=x\n", b"x"), GOOD), "cannot be read"),
     "a large extended header": (packed(member(b"P", bytes(70_000), b"x"), GOOD), "extended header"),
