@@ -96,7 +96,7 @@ def verify(
         NotATrail: it is no audit database.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        with _opened(path) as (connection, undisturbed):
+        with opened_trail(path) as (connection, undisturbed):
             foreign = _foreign(connection)
             if foreign:
                 # Reading what somebody defined could compute for ever, or show what is not there.
@@ -118,7 +118,7 @@ def signers(path: Path) -> set[str]:
     Raises:
         FileNotFoundError, NotATrail: as `verify`.
     """
-    with _opened(path) as (connection, _):
+    with opened_trail(path) as (connection, _):
         if _foreign(connection):
             return set()
         rows = [
@@ -134,7 +134,7 @@ def newest_head(path: Path) -> Head | None:
     Raises:
         FileNotFoundError, NotATrail: as `verify`.
     """
-    with _opened(path) as (connection, _):
+    with opened_trail(path) as (connection, _):
         if _foreign(connection):
             return None
         rows = _table(connection, "audit_heads", _HEAD, 1)
@@ -235,7 +235,7 @@ def _foreign(connection: sqlite3.Connection) -> list[Problem]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[sqlite3.Connection, Callable[[], bool]]]:
+def opened_trail(path: Path) -> Iterator[tuple[sqlite3.Connection, Callable[[], bool]]]:
     """A read-only connection, and whether nobody disturbed it so far."""
     try:
         if not is_there(path):
