@@ -29,7 +29,8 @@ from authz.stores.audit_schema import (
     prepare,
 )
 
-#: Why a slice begins where it does: the rows before it were sent already.
+#: Why a slice begins where it does: the rows before it were sent already. Behind it stands the key
+#: that the trail is signed with, where it is, so that whoever collects trails knows which it is.
 REASON: Final = "slice"
 #: Rows that are read and written together.
 PORTION: Final = 1000
@@ -44,6 +45,10 @@ _ANCHOR: Final = f"SELECT {', '.join(Anchor._fields)} FROM audit_anchors ORDER B
 _LAST: Final = "SELECT max(seq) FROM audit"
 _ROW: Final = "SELECT hash FROM audit WHERE seq = ?"
 _ROWS: Final = f"SELECT {_NAMES} FROM audit WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
+_KEY: Final = (
+    "SELECT coalesce((SELECT key_id FROM audit_heads ORDER BY id DESC LIMIT 1),"
+    " (SELECT key_id FROM audit_anchors ORDER BY seq DESC LIMIT 1))"
+)
 _HEADS: Final = (
     f"SELECT {', '.join(Head._fields)} FROM audit_heads WHERE seq BETWEEN ? AND ?"  # noqa: S608
     " ORDER BY id DESC LIMIT ?"
@@ -132,13 +137,26 @@ def _begin(
             digest = anchor.hash
         if after_hash is not None and after_seq >= anchor.seq and digest != after_hash:
             raise NoSuchPlace(f"row {after_seq} is another one than it was: this is another trail")
+        [key_id] = connection.execute(_KEY).fetchone()
     finally:
         connection.execute("ROLLBACK")
     if last is None or after_seq == last:
         return None
     if here is None:
         return anchor
-    return Anchor(after_seq, digest, rfc3339(time.time()), REASON, None, None)
+    reason = f"{REASON} {key_id}" if key_id else REASON
+    return Anchor(after_seq, digest, rfc3339(time.time()), reason, None, None)
+
+
+def key_of(reason: str) -> str | None:
+    """The key that an anchor's reason names; None where it names none, or is no slice's."""
+    name, _, key_id = reason.partition(" ")
+    return key_id if name == REASON and key_id else None
+
+
+def is_slice(reason: str) -> bool:
+    """Whether an anchor is a slice's: there are rows before it that were sent by themselves."""
+    return reason.partition(" ")[0] == REASON
 
 
 def _fill(

@@ -63,7 +63,8 @@ def test_slices_follow_each_other(world: trail.World, tmp_path: Path) -> None:
         after = made.last
     assert found == [(1, 8), (9, 16), (17, 20)]
     anchors = execute(tmp_path / "8.db", "SELECT seq, hash, reason, signature FROM audit_anchors")
-    assert anchors == [(*link(world.path, 8), "slice", None)]
+    [(key_id,)] = execute(world.path, "SELECT DISTINCT key_id FROM audit_heads")
+    assert anchors == [(*link(world.path, 8), f"slice {key_id}", None)]
     # The head is of the last row, and comes with it alone.
     assert verified(world, tmp_path / "16.db") == ["unsigned"]
     assert verified(world, tmp_path / "8.db") == ["unsigned", "unsigned"]
