@@ -16,6 +16,7 @@ from authz.core.intent import Intent
 from authz.core.mode import Mode
 from authz.settings import checks
 from authz.settings.files import with_file, with_mode_file
+from authz.settings.ingest import Ingest, ingest_path
 from authz.settings.joint import joint_problems, token_key_problems
 from authz.settings.paths import ENVOY_ADMIN_SOCKET, EXT_AUTHZ_SOCKET, HTTP_SOCKET
 from authz.settings.telemetry import Telemetry
@@ -43,7 +44,7 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-class Settings(Telemetry):
+class Settings(Telemetry, Ingest):
     """Everything the environment says. Field names are ours, aliases are the variables."""
 
     mode: Annotated[Mode, BeforeValidator(checks.mode)] = Field(
@@ -351,6 +352,11 @@ class Settings(Telemetry):
     def ext_authz_socket(self) -> Path:
         """Where Envoy asks (gRPC)."""
         return self.run_dir / EXT_AUTHZ_SOCKET
+
+    @property
+    def audit_ingest_path(self) -> Path:
+        """Where the trails of other sidecars are."""
+        return ingest_path(self.audit_db_path, self.audit_ingest_db_path)
 
     @property
     def http_socket(self) -> Path:

@@ -18,7 +18,7 @@ from authz.core.ingest_row import MAX_METADATA, MAX_TEXT, defect
 from authz.stores import audit_check
 from authz.stores.audit_key import default_key_file, public_file, public_key
 from authz.stores.audit_slice import write_slice
-from authz.stores.ingest import hostile, tables
+from authz.stores.ingest import hostile
 from authz.stores.ingest.hostile import Refused, TooLong
 from authz.stores.ingest.origins import Conflict
 from authz.stores.ingest.taking import Taken, take
@@ -431,4 +431,3 @@ def test_what_lies_at_the_path_already_is_not_touched(place: Place) -> None:
     with pytest.raises(Exception, match="not ours"):
         place.take()
     assert execute(place.target, "SELECT name FROM sqlite_schema") == [("audit",)]
-    assert tables.TABLES

@@ -18,7 +18,7 @@ from authz.core.audit_verify import Fits
 from authz.core.text import word
 from authz.core.timestamps import rfc3339
 from authz.stores.audit_schema import COLUMNS, append_within, connection_of, newest
-from authz.stores.ingest import tables
+from authz.stores.ingest import opening
 from authz.stores.ingest.hostile import Refused, Sent, opened
 from authz.stores.ingest.origins import ID_LENGTH, Conflict, Found, Origin, check_same, find
 
@@ -78,7 +78,7 @@ def take(
     """
     with opened(upload, deadline, breathe) as sent:
         report, anchor, key_id = sent.verified(pinned)
-        database = tables.opened(target, now)
+        database = opening.opened(target, now)
         try:
             with database.atomic("IMMEDIATE"):
                 taking = _Taking(database, sent, anchor, rfc3339(now))
