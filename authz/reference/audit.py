@@ -199,7 +199,10 @@ OPERATIONS: Final = (
         Entry,
         _ENTRY,
         errors=(400, 401, 404, 503),
-        asks={"decision_id": "The entry's `id`, `decisionId` in answers."},
+        asks={
+            "decision_id": "The entry's `id`, `decisionId` in answers.",
+            "trail": "`ingested`: what other sidecars have sent.",
+        },
     ),
     Operation(
         "GET",
@@ -257,6 +260,7 @@ OPERATIONS: Final = (
                 "additionalProperties": False,
             }
         },
+        asked={FIELD: "SQLite format 3…"},
         errors=(400, 401, 409, 422, 503),
         headers={
             "X-MeshGuard-Ingest-Origin": "The trail's id here, which entries have as `origin`.",

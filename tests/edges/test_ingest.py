@@ -22,6 +22,7 @@ from authz.edges.ingest import taker as takers
 from authz.edges.ingest.job import Job, Outcome
 from authz.edges.ingest.taker import NoRoom, Taker
 from authz.edges.ingest.worker import do
+from authz.edges.readers.process import without_secrets
 from authz.stores import audit_check
 from authz.stores.audit_key import default_key_file, public_file, public_key
 from authz.stores.audit_slice import write_slice
@@ -364,7 +365,7 @@ def test_the_process_has_bounds_and_no_secrets(tmp_path: Path) -> None:
     os.environ["JWT_SECRET"] = "a secret"
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code], env=takers.without_secrets(), capture_output=True,
+            [sys.executable, "-c", code], env=without_secrets(), capture_output=True,
             text=True, check=True,
         )  # fmt: skip
     finally:
