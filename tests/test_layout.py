@@ -41,9 +41,10 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
         "settings", "stores", "tls_files",
     },
     "cli": {
-        "bundles", "capture_rules", "cgroups", "core", "dev_secrets", "edges", "envoy_config", "exits",
-        "launch", "logs", "memory", "operations", "ownership", "probe", "run_dir", "service",
-        "settings", "stores", "supervisor", "tcp_table", "tls_files", "unix_http", "wiring",
+        "bundles", "capture_rules", "cgroups", "core", "dev_secrets", "edges", "envoy_config",
+        "exits", "launch", "logs", "memory", "operations", "ownership", "probe", "run_dir",
+        "service", "settings", "stores", "supervisor", "tcp_table", "tls_files", "unix_http",
+        "wiring",
     },
     "service": {"core", "exits", "logs", "run_dir", "settings", "wiring"},
     "__main__": {"cli", "probe", "service"},

@@ -42,6 +42,10 @@ SERVICE_MAX_IN_FLIGHT: Final = 200
 #: Reading the audit trail takes longer: an export for as long as it moves, and who follows the
 #: trail hears something every ten seconds. The service ends what it answers whole by itself.
 READING_IDLE_TIMEOUT: Final = "60s"
+#: An uploaded trail may take as long to come as it moves, and is then taken in without a byte
+#: either way: longer than the service gives that (`edges.ingest.taker.WORK_S`), so that it says
+#: what came of it.
+INGEST_IDLE_TIMEOUT: Final = "300s"
 #: Seconds that Envoy keeps an unused connection to the service: fewer than the service does, so
 #: that it never sends on one that is being closed.
 SERVICE_POOL_IDLE_S: Final = 30

@@ -14,6 +14,7 @@ from authz.envoy_config.filters import (
 )
 from authz.envoy_config.limits import (
     BUFFER_LIMIT,
+    INGEST_IDLE_TIMEOUT,
     MAX_DURATION,
     READING_IDLE_TIMEOUT,
     SERVICE_DURATION,
@@ -31,6 +32,8 @@ from authz.settings import Upstream
 READING: Final = tuple(
     f"{prefix}/{name}" for prefix in ("/admin", "/api/v1/admin") for name in ("audit", "analytics")
 )
+#: Where whole trails are sent to.
+INGEST: Final = tuple(f"{prefix}/audit/ingest" for prefix in ("/admin", "/api/v1/admin"))
 #: Paths below /proxy/ that the service answers itself (CONTRACT §1.2).
 RESERVED: Final = ("/proxy/check", "/proxy/audit", "/proxy/governance")
 
@@ -100,7 +103,7 @@ def _http_connection_manager(options: EnvoyOptions, directory: Path) -> Config:
 
 def routes(upstream: Upstream) -> list[Config]:
     """What goes to the upstream, and what to the service."""
-    service = {
+    service: Config = {
         "route": {
             "cluster": SERVICE,
             "timeout": SERVICE_TIMEOUT,
@@ -128,6 +131,17 @@ def routes(upstream: Upstream) -> list[Config]:
             "max_stream_duration": {"max_stream_duration": MAX_DURATION},
         },
     }
+    filters = service["typed_per_filter_config"]
+    ingest = {
+        "route": {
+            "cluster": SERVICE,
+            "timeout": "0s",
+            "idle_timeout": INGEST_IDLE_TIMEOUT,
+            "max_stream_duration": {"max_stream_duration": MAX_DURATION},
+        },
+        # Not buffered: it is larger than Envoy's memory; the service writes it down as it comes.
+        "typed_per_filter_config": {EXT_AUTHZ: filters[EXT_AUTHZ]},
+    }
     return [
         *({"match": {"path_separated_prefix": path}, **service} for path in RESERVED),
         {
@@ -140,6 +154,7 @@ def routes(upstream: Upstream) -> list[Config]:
                 "timeout": "0s",
             },
         },
+        *({"match": {"path": path}, **ingest} for path in INGEST),
         *({"match": {"path_separated_prefix": path}, **reading} for path in READING),
         {"match": {"prefix": "/"}, **service},
     ]

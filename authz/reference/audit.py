@@ -6,6 +6,7 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from authz.edges.http.audit import PERIODS
+from authz.edges.http.ingest import FIELD
 from authz.reference.operation import CLOSED, EVENTS, IN_PATHS, Operation, Time
 
 Decided = Literal["allow", "deny", "error", "reported"]
@@ -58,6 +59,17 @@ class Entry(TypedDict):
     debit: NotRequired[int]
     prevHash: str
     hash: str
+    origin: NotRequired[
+        Annotated[str, Field(description="With `trail=ingested`: the trail that it came from.")]
+    ]
+
+
+@with_config(CLOSED)
+class Ingested(TypedDict):
+    """What came of a trail that was sent."""
+
+    ingested: Annotated[int, Field(description="Rows that are stored now, and were not before.")]
+    duplicates: Annotated[int, Field(description="Rows that were known.")]
 
 
 @with_config(CLOSED)
@@ -129,6 +141,7 @@ _ENTRY: Final = {
     "prevHash": "50b7d645cb96707b0ce67ac1730313f7578c2d0aa9d68a511972116dbc129efe",
     "hash": "c157810d44617668478519abaa1b09b6c0a58c0330ff8f48fffa9965a1a2d624",
 }
+_NONE: Final = {404: "nothing was ingested yet"}
 _LINE: Final = '{"seq":7,"id":"3e527362a396a81e80557de7106ecf0f","action":"delete:repo",…}\n'
 
 OPERATIONS: Final = (
@@ -140,6 +153,8 @@ OPERATIONS: Final = (
         "Audit trail",
         EntryPage,
         {"entries": [_ENTRY], "next": "7"},
+        errors=(400, 401, 404, 503),
+        refuses=_NONE,
         words=_WORDS,
         text="Newest first. Filters are all to fit. A page may have fewer entries than asked for,"
         " and even none, and a `next`: it is searched for some seconds, or large.",
@@ -159,6 +174,8 @@ OPERATIONS: Final = (
             "wouldDeny": 3,
             "period": "24h",
         },
+        errors=(400, 401, 404, 503),
+        refuses=_NONE,
         words={**_WORDS, "period": tuple(PERIODS)},
         asks={"period": "Back from now; 24h where neither it nor `from` or `to` is given."},
     ),
@@ -182,7 +199,10 @@ OPERATIONS: Final = (
         Entry,
         _ENTRY,
         errors=(400, 401, 404, 503),
-        asks={"decision_id": "The entry's `id`, `decisionId` in answers."},
+        asks={
+            "decision_id": "The entry's `id`, `decisionId` in answers.",
+            "trail": "`ingested`: what other sidecars have sent.",
+        },
     ),
     Operation(
         "GET",
@@ -197,6 +217,8 @@ OPERATIONS: Final = (
             "application/vnd.apache.parquet": "PAR1…",
         },
         headers={"Content-Disposition": "A name for the file."},
+        errors=(400, 401, 404, 503),
+        refuses=_NONE,
         words=_WORDS,
         text="What was there when it began, oldest first. One that is broken off has no end of its"
         " body, so that a client sees it.",
@@ -208,10 +230,55 @@ OPERATIONS: Final = (
         "Follow the trail",
         "Audit trail",
         None,
+        errors=(400, 401, 404, 503),
+        refuses=_NONE,
         media={EVENTS: f"event: decision\nid: 7\ndata: {_LINE}\n"},
         asks={"n": "Newest entries to begin with.", "last-event-id": "The `id` to go on after."},
         words=_WORDS,
         text="Server-Sent Events: `decision`, or `control` for what is about the sidecar itself."
         " It ends after an hour and when the service stops; `EventSource` goes on by itself.",
+    ),
+    Operation(
+        "POST",
+        "/admin/audit/ingest",
+        "ingestAudit",
+        "Take in another sidecar's trail",
+        "Audit trail",
+        Ingested,
+        {"ingested": 1200, "duplicates": 0},
+        bodies={
+            "multipart/form-data": {
+                "type": "object",
+                "properties": {
+                    FIELD: {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "An audit database (SQLite), whole or a slice of it.",
+                    }
+                },
+                "required": [FIELD],
+                "additionalProperties": False,
+            }
+        },
+        asked={FIELD: "SQLite format 3…"},
+        errors=(400, 401, 409, 422, 503),
+        headers={
+            "X-MeshGuard-Ingest-Origin": "The trail's id here, which entries have as `origin`.",
+            "X-MeshGuard-Ingest-Last": "The last row of that trail that is known here.",
+        },
+        refuses={
+            409: "rows 101..150 are missing: this trail is known to row 100, and what was sent"
+            " begins with row 151; send it from row 101 on",
+            413: "the file is larger than 268435456 bytes (AUDIT_INGEST_MAX_BYTES); send it in"
+            " parts, as `authz sync push` does",
+            415: "content-type: send multipart/form-data, not application/json; send the file as"
+            ' curl -F "audit=@FILE" does',
+            422: "row 7 was changed: its hash does not fit what it says",
+        },
+        text="`curl -F audit=@audit.db`. All of it is stored or nothing; what is known already is"
+        " counted and not stored again. 409 where rows are missing between what is known of the"
+        " trail and what was sent, or where it contradicts that; `X-MeshGuard-Ingest-Last` says"
+        " from where on to send it. 422 where it does not verify or no sidecar made it. One trail"
+        " is taken in at a time; another one is 503.",
     ),
 )

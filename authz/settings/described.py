@@ -35,6 +35,7 @@ _WRITTEN: Final = {
     "JWT_EXPIRES_IN": "24h",
     "POLICIES_POLL_INTERVAL": "30s",
     "SIDECAR_AGENT_TAGS": "",
+    "AUDIT_INGEST_KEYS": "",
     "FORWARD_DENY_CIDRS": ",".join(map(str, DENIED_NETWORKS)),
     "DESTRUCTIVE_GATE": "false",
     "ACCESS_LOG_PROBES": "false",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from authz.settings.bundles import bundle_problems
 from authz.settings.checks import HOW_TO_MAKE
 from authz.settings.files import read_jwks_file
+from authz.settings.ingest import ingest_problems
 from authz.settings.paths import (
     ENVOY_ADMIN_SOCKET,
     EXT_AUTHZ_SOCKET,
@@ -49,6 +50,7 @@ def joint_problems(settings: "Settings") -> list[str]:
         problems.append("AUDIT_KEY_FILE: it, or its public half in .pub, would be AUDIT_DB_PATH")
     if settings.admin_token and settings.admin_token == settings.jwt_secret:
         problems.append("ADMIN_TOKEN: must differ from JWT_SECRET")
+    problems += ingest_problems(settings)
     problems += _listener_problems(settings)
     problems += _outward_problems(settings)
     problems += bundle_problems(settings)

@@ -17,6 +17,7 @@ from authz.core.mode import Mode
 from authz.settings import checks
 from authz.settings.bundles import Bundles
 from authz.settings.files import with_file, with_mode_file
+from authz.settings.ingest import Ingest, ingest_path
 from authz.settings.joint import joint_problems, token_key_problems
 from authz.settings.paths import ENVOY_ADMIN_SOCKET, EXT_AUTHZ_SOCKET, HTTP_SOCKET
 from authz.settings.telemetry import Telemetry
@@ -44,7 +45,7 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-class Settings(Bundles, Telemetry):
+class Settings(Bundles, Ingest, Telemetry):
     """Everything the environment says. Field names are ours, aliases are the variables."""
 
     mode: Annotated[Mode, BeforeValidator(checks.mode)] = Field(
@@ -352,6 +353,11 @@ class Settings(Bundles, Telemetry):
     def ext_authz_socket(self) -> Path:
         """Where Envoy asks (gRPC)."""
         return self.run_dir / EXT_AUTHZ_SOCKET
+
+    @property
+    def audit_ingest_path(self) -> Path:
+        """Where the trails of other sidecars are."""
+        return ingest_path(self.audit_db_path, self.audit_ingest_db_path)
 
     @property
     def http_socket(self) -> Path:

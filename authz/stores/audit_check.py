@@ -56,7 +56,7 @@ _OURS: Final = {
     "audit_heads": set(AuditHead._meta.columns),  # noqa: SLF001
 }
 #: Texts that are none come back with characters that no row can have been hashed with.
-_marking: Final = functools.partial(str, encoding="utf-8", errors="surrogateescape")
+marking: Final = functools.partial(str, encoding="utf-8", errors="surrogateescape")
 
 
 class NotATrail(Exception):
@@ -96,12 +96,12 @@ def verify(
         NotATrail: it is no audit database.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        with _opened(path) as (connection, undisturbed):
+        with opened_trail(path) as (connection, undisturbed):
             foreign = _foreign(connection)
             if foreign:
                 # Reading what somebody defined could compute for ever, or show what is not there.
                 return Report(0, 0, 0, foreign, len(foreign), [], None, None, clean_stop=False)
-            found, anchors = _verify(connection, keys, kept, progress)
+            found, anchors = verify_within(connection, keys, kept=kept, progress=progress)
             settled = (
                 undisturbed() and _table(connection, "audit_anchors", _ANCHOR, 1) == anchors[:1]
             )
@@ -118,13 +118,16 @@ def signers(path: Path) -> set[str]:
     Raises:
         FileNotFoundError, NotATrail: as `verify`.
     """
-    with _opened(path) as (connection, _):
-        if _foreign(connection):
-            return set()
-        rows = [
-            *_table(connection, "audit_anchors", ("key_id",), MAX_ANCHORS),
-            *_table(connection, "audit_heads", ("key_id",), MAX_HEADS),
-        ]
+    with opened_trail(path) as (connection, _):
+        return set() if _foreign(connection) else signers_within(connection)
+
+
+def signers_within(connection: sqlite3.Connection) -> set[str]:
+    """The same, of a database whose tables are a sidecar's."""
+    rows = [
+        *_table(connection, "audit_anchors", ("key_id",), MAX_ANCHORS),
+        *_table(connection, "audit_heads", ("key_id",), MAX_HEADS),
+    ]
     return {key_id for (key_id,) in rows if isinstance(key_id, str)}
 
 
@@ -134,19 +137,27 @@ def newest_head(path: Path) -> Head | None:
     Raises:
         FileNotFoundError, NotATrail: as `verify`.
     """
-    with _opened(path) as (connection, _):
+    with opened_trail(path) as (connection, _):
         if _foreign(connection):
             return None
         rows = _table(connection, "audit_heads", _HEAD, 1)
     return _shaped(Head(*rows[0])) if rows else None
 
 
-def _verify(
+def verify_within(
     connection: sqlite3.Connection,
     keys: Mapping[str, Fits],
-    kept: Head | None,
-    progress: Callable[[Progress], None],
+    *,
+    kept: Head | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+    look: Callable[[Sequence[tuple[Any, ...]]], None] = lambda _: None,
 ) -> tuple[TrailVerifier, list[tuple[Any, ...]]]:
+    """Feed a verifier with a trail; it, and the rows of the anchors, are returned.
+
+    Args:
+        connection: reads a database whose tables are a sidecar's, texts by `marking`.
+        look: is shown the rows before they are verified, the rowid first; what it raises ends it.
+    """
     connection.execute("BEGIN")
     anchors = _table(connection, "audit_anchors", _ANCHOR, MAX_ANCHORS)
     heads = _table(connection, "audit_heads", _HEAD, MAX_HEADS)
@@ -182,6 +193,7 @@ def _verify(
                             " table's pages are damaged")
                 )  # fmt: skip
                 break
+            look(portion)
             found.feed(portion)
             at, done = portion[-1][0], done + len(portion)
             progress(Progress(min(done, total), total))
@@ -235,7 +247,7 @@ def _foreign(connection: sqlite3.Connection) -> list[Problem]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[sqlite3.Connection, Callable[[], bool]]]:
+def opened_trail(path: Path) -> Iterator[tuple[sqlite3.Connection, Callable[[], bool]]]:
     """A read-only connection, and whether nobody disturbed it so far."""
     try:
         if not is_there(path):
@@ -257,7 +269,7 @@ def _opened(path: Path) -> Iterator[tuple[sqlite3.Connection, Callable[[], bool]
         f"{path.resolve().as_uri()}?{mode}", uri=True, timeout=5, isolation_level=None
     )
     try:
-        connection.text_factory = _marking
+        connection.text_factory = marking
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE)
         try:
             connection.execute("PRAGMA query_only = 1")

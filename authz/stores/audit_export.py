@@ -18,13 +18,13 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal, NamedTuple, NoReturn,
 import peewee
 
 from authz.stores.audit_query import ANY, Filters, Rows, limits
-from authz.stores.audit_table import KEYS, AuditEntry, entry_of, json_of
+from authz.stores.audit_table import KEYS, ORIGIN, AuditEntry, entry_of, json_of
 
 if TYPE_CHECKING:
     from arro3.core import RecordBatch, Schema
 
 FormatName = Literal["jsonl", "csv", "parquet"]
-#: A row as a value for each of `COLUMNS`.
+#: A row as a value for each of `COLUMNS`, and for `origin` where it is of the ingested trail.
 Row = tuple[Any, ...]
 Write = Callable[[bytes], object]
 #: Told how many numbers of rows were looked at, and how many there are.
@@ -49,8 +49,8 @@ class Format(NamedTuple):
 
     media_type: str
     suffix: str
-    #: Writes rows; the number says how many may be in a row group.
-    written: Callable[[Iterator[Row], Write, int], None]
+    #: Writes rows of these columns; the number says how many may be in a row group.
+    written: Callable[[Sequence[str], Iterator[Row], Write, int], None]
 
 
 def export(
@@ -71,8 +71,9 @@ def export(
     """
     rows = Rows(connection, filters, order="asc", breathe=breathe)
     total = max(rows.last - rows.first + 1, 0)
-    place = [rows.columns.index(column) if column in rows.columns else -1 for column in COLUMNS]
-    is_whole = rows.columns == COLUMNS
+    columns = (*COLUMNS, ORIGIN) if ORIGIN in rows.columns else COLUMNS
+    place = [rows.columns.index(column) if column in rows.columns else -1 for column in columns]
+    is_whole = rows.columns == columns
     count = 0
 
     def found() -> Iterator[Row]:
@@ -84,7 +85,7 @@ def export(
                 yield row if is_whole else tuple(row[at] if at >= 0 else None for at in place)
             progress(rows.reached - rows.first + 1, total)
 
-    FORMATS[name].written(found(), write, _group_rows(connection))
+    FORMATS[name].written(columns, found(), write, _group_rows(connection))
     return count
 
 
@@ -97,20 +98,20 @@ def _group_rows(connection: sqlite3.Connection) -> int:
     return int(max(min(rows, MAX_GROUP), MIN_GROUP))
 
 
-def _jsonl(rows: Iterator[Row], write: Write, _: int) -> None:
+def _jsonl(columns: Sequence[str], rows: Iterator[Row], write: Write, _: int) -> None:
     for row in rows:
-        write(json_of(entry_of(dict(zip(COLUMNS, row, strict=True)))) + b"\n")
+        write(json_of(entry_of(dict(zip(columns, row, strict=True)))) + b"\n")
 
 
 # CSV (RFC 4180).
 
 
-def _csv(rows: Iterator[Row], write: Write, _: int) -> None:
+def _csv(columns: Sequence[str], rows: Iterator[Row], write: Write, _: int) -> None:
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(KEYS.values())
+    writer.writerow([KEYS.get(name, name) for name in columns])
     for number, row in enumerate(rows, 1):
-        writer.writerow([_cell(name, value) for name, value in zip(COLUMNS, row, strict=True)])
+        writer.writerow([_cell(name, value) for name, value in zip(columns, row, strict=True)])
         if number % TOGETHER == 0:
             write(_taken(text))
     write(_taken(text))
@@ -140,18 +141,18 @@ def _milliseconds(value: object) -> float | None:
 # Parquet.
 
 
-def _parquet(rows: Iterator[Row], write: Write, group_rows: int) -> None:
+def _parquet(columns: Sequence[str], rows: Iterator[Row], write: Write, group_rows: int) -> None:
     # Only here: nobody else needs 10 MB for it.
     import arro3.io  # noqa: PLC0415
     from arro3.core import RecordBatchReader  # noqa: PLC0415
 
-    schema = _schema()
+    schema = _schema(columns)
     sink = _Sink(write)
 
     def batches() -> Iterator["RecordBatch"]:
         try:
             while together := [row for _, row in zip(range(TOGETHER), rows, strict=False)]:
-                yield _batch(schema, together)
+                yield _batch(schema, columns, together)
                 if sink.failure is not None:
                     return
         except BaseException as error:  # noqa: BLE001 - the library would make another of it
@@ -168,7 +169,7 @@ def _parquet(rows: Iterator[Row], write: Write, group_rows: int) -> None:
         raise sink.failure
 
 
-def _schema() -> "Schema":
+def _schema(columns: Sequence[str]) -> "Schema":
     from arro3.core import DataType, Field, Schema  # noqa: PLC0415
 
     def kind(name: str) -> DataType:
@@ -176,23 +177,23 @@ def _schema() -> "Schema":
             return DataType.timestamp("us", tz="UTC")
         if name == "latency_us":
             return DataType.float64()
-        is_number = isinstance(_FIELDS[name], peewee.IntegerField)
+        is_number = isinstance(_FIELDS.get(name), peewee.IntegerField)
         return DataType.int64() if is_number else DataType.utf8()
 
-    return Schema([Field(key, kind(name), nullable=True) for name, key in KEYS.items()])
+    return Schema([Field(KEYS.get(name, name), kind(name), nullable=True) for name in columns])
 
 
-def _batch(schema: "Schema", rows: Sequence[Row]) -> "RecordBatch":
+def _batch(schema: "Schema", columns: Sequence[str], rows: Sequence[Row]) -> "RecordBatch":
     from arro3.core import Array, DataType, RecordBatch  # noqa: PLC0415
 
     arrays = []
-    for name, values in zip(COLUMNS, zip(*rows, strict=True), strict=True):
-        kind = schema.field(KEYS[name]).type
+    for name, values in zip(columns, zip(*rows, strict=True), strict=True):
+        kind = schema.field(KEYS.get(name, name)).type
         if name == "timestamp":
             arrays.append(Array(list(map(_micros, values)), DataType.int64()).cast(kind))
         elif name == "latency_us":
             arrays.append(Array(list(map(_milliseconds, values)), kind))
-        elif isinstance(_FIELDS[name], peewee.IntegerField):
+        elif isinstance(_FIELDS.get(name), peewee.IntegerField):
             whole = [value if isinstance(value, int) else None for value in values]
             arrays.append(Array(whole, kind))
         else:

@@ -22,7 +22,8 @@ from authz.core.pattern import compile_pattern, fold
 from authz.core.sources import GOVERNED
 from authz.core.tiers import rank, spellings
 from authz.core.timestamps import rfc3339, seconds_of
-from authz.stores.audit_table import TABLE, AuditEntry, entry_of, forgiving, is_there
+from authz.stores.audit_table import ORIGIN, TABLE, AuditEntry, entry_of, forgiving, is_there
+from authz.stores.ingest import reading as ingested
 
 Order = Literal["asc", "desc"]
 
@@ -276,6 +277,9 @@ class Rows:
         #: What an older version wrote has fewer columns.
         self.columns = tuple(name for name in AuditEntry._meta.columns if name in there)  # noqa: SLF001
         self._fields = [getattr(AuditEntry, name) for name in self.columns]
+        if ingested.is_ingested(connection):
+            self.columns = (*self.columns, ORIGIN)
+            self._fields.append(ingested.origin())
         first, last = limits(connection, filters)
         if upto is not None:
             last = min(last, upto)
@@ -365,6 +369,8 @@ _NEXT: Final = "SELECT seq, timestamp FROM audit WHERE seq >= ? ORDER BY seq LIM
 
 def limits(connection: sqlite3.Connection, filters: Filters = ANY) -> tuple[int, int]:
     """The numbers between which the rows are that have such times; the second is lower if none."""
+    if ingested.is_ingested(connection):
+        return ingested.limits(connection, filters.since, filters.until)
     [first] = connection.execute("SELECT min(seq) FROM audit").fetchone()
     [last] = connection.execute("SELECT max(seq) FROM audit").fetchone()
     if first is None:

@@ -9,6 +9,7 @@
   the last one that it removed. So what is left still verifies, whenever the power fails.
 """
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import peewee
@@ -163,7 +164,14 @@ class Tampered(Exception):
         self.seq = seq
 
 
-def retire(database: peewee.SqliteDatabase, key: SigningKey | None, before: str, at: float) -> int:
+def retire(
+    database: peewee.SqliteDatabase,
+    key: SigningKey | None,
+    before: str,
+    at: float,
+    *,
+    came: Callable[[int], str] | None = None,
+) -> int:
     """Remove the oldest rows, up to `CHUNK` of them; returns how many went.
 
     Args:
@@ -171,6 +179,7 @@ def retire(database: peewee.SqliteDatabase, key: SigningKey | None, before: str,
         before: RFC 3339, UTC, microseconds; a row of this time or later stays, and so does every
             row after it.
         at: seconds since the epoch.
+        came: when a row came here, as `before`; where that is earlier than its time it counts.
 
     Raises:
         Tampered: the chain does not hold up to the last row that would go.
@@ -181,7 +190,8 @@ def retire(database: peewee.SqliteDatabase, key: SigningKey | None, before: str,
     query = f"SELECT {names} FROM audit ORDER BY seq LIMIT ?"  # noqa: S608
     for row in connection_of(database).execute(query, (CHUNK,)).fetchall():
         timestamp = row[_TIMESTAMP]
-        if isinstance(timestamp, str) and timestamp >= before:
+        is_new = isinstance(timestamp, str) and timestamp >= before
+        if is_new and (came is None or came(row[0]) >= before):
             break
         # The new anchor will vouch for these, so nothing goes that was not recorded so.
         if row[0] != last.seq + 1 or row[-2] != last.hash or not is_whole(row):

@@ -78,6 +78,8 @@ KEYS: Final[Mapping[str, str]] = {
     name: "latencyMs" if name == "latency_us" else _key(name)
     for name in AuditEntry._meta.columns  # noqa: SLF001 - as peewee documents it
 }
+#: What an entry of the ingested trail has besides: the id of the trail that it came from.
+ORIGIN: Final = "origin"
 #: Objects and lists in metadata that is taken apart; a sidecar writes no more than 256.
 MAX_PARTS: Final = 1000
 
@@ -92,7 +94,7 @@ def entry_of(row: Mapping[str, Any]) -> dict[str, Any]:
     entry: dict[str, Any] = {}
     for name, value in row.items():
         if value is not None:
-            entry[KEYS[name]] = value.hex() if isinstance(value, bytes) else value
+            entry[KEYS.get(name, name)] = value.hex() if isinstance(value, bytes) else value
     if "decision" in entry:
         entry["result"] = entry["decision"]
     if isinstance(entry.get("latencyMs"), int):

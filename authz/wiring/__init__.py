@@ -50,10 +50,10 @@ from authz.stores.audit_key import default_key_file
 from authz.stores.audit_log import AuditLog
 from authz.stores.audit_maintenance import AuditMaintenance
 from authz.stores.parsing import ParserProcess, parse_aside
-from authz.stores.policies import Loaded
+from authz.stores.policies import Loaded, PolicySource
 from authz.stores.policy_files import PolicyFiles
 from authz.stores.versions import Versions
-from authz.wiring import extras, following, http, identity, source, transport
+from authz.wiring import extras, following, http, identity, ingest, source, transport
 from authz.wiring.extras import Parts
 
 log = logging.getLogger(__name__)
@@ -72,11 +72,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(run_directory(settings.run_dir, "service"))
-        parser = ParserProcess()
-        stack.callback(parser.stop)
-        policies_from = source.source(settings, parser)
-        loaded = policies_from.read()
-        report(loaded.problems)
+        policies_from, loaded = _policies(settings, stack)
         state = State()
         audit = _audit(settings, state, stack)
         offset = memory.steady_offset(audit, time.time(), time.perf_counter())
@@ -143,17 +139,23 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             steady=lambda: offset + time.perf_counter(),
         )
         parts = Parts(settings, audit, gate, versions, reloader, operations, incidents)
-        readers = Readers(settings.audit_db_path)
+        readers = Readers(settings.audit_db_path, ingested=settings.audit_ingest_path)
         attempts = _attempts(audit, gate, versions)
         # After the last request, and before the audit database is closed.
         stack.callback(attempts.close)
-        others = _other_routes(parts, tokens, readers, switch, attempts)
+        taker = ingest.taker(settings)
+        token = _admin_token(settings, attempts)
+        others = (
+            *_other_routes(parts, token, tokens, readers, switch),
+            ingest.routes(parts, token, taker),
+        )
         app = build_app(gate, health, operations, *others, *extras.routes(parts))
         stopping = _signalled(reloader, switch)
         _settle()
         maintenance.start()
         await stack.enter_async_context(transport.answering(ext_authz, settings, http.DRAIN_S))
         await stack.enter_async_context(_running(reloader.run()))
+        await stack.enter_async_context(ingest.running(taker))
         await stack.enter_async_context(extras.running(parts))
         # Last, because an answer from it says that everything else is up.
         await stack.enter_async_context(http.answering(app, settings))
@@ -163,6 +165,16 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         on_ready()
         await stopping.wait()
         log.info("stopping: calls in flight get %g s", http.DRAIN_S)
+
+
+def _policies(settings: Settings, stack: AsyncExitStack) -> tuple[PolicySource, Loaded]:
+    """Where the policies come from, and the first reading of them."""
+    parser = ParserProcess()
+    stack.callback(parser.stop)
+    policies_from = source.source(settings, parser)
+    loaded = policies_from.read()
+    report(loaded.problems)
+    return policies_from, loaded
 
 
 def _audit(settings: Settings, state: State, stack: AsyncExitStack) -> AuditLog:
@@ -228,18 +240,21 @@ def _signalled(reloader: Reloader, switch: ModeSwitch) -> asyncio.Event:
     return stopping
 
 
+def _admin_token(settings: Settings, attempts: Attempts) -> AdminToken:
+    secret = settings.admin_token.get_secret_value() if settings.admin_token else ""
+    return AdminToken(secret, attempts)
+
+
 def _other_routes(
     parts: Parts,
+    token: AdminToken,
     tokens: TokenVerifier,
     readers: Readers,
     switch: ModeSwitch,
-    attempts: Attempts,
 ) -> Iterator[APIRouter]:
     """What the HTTP application answers besides probes and decisions."""
     settings, versions, operations = parts.settings, parts.versions, parts.operations
     reloader = parts.reloader
-    secret = settings.admin_token.get_secret_value() if settings.admin_token else ""
-    token = AdminToken(secret, attempts)
     yield admin.router(token, versions, settings.audit_db_path)
     reader, directory = Reader(), settings.policies_dir
     files = PolicyFiles(directory, parse_aside)

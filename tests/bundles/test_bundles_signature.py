@@ -206,7 +206,7 @@ def test_the_hint_is_how_cosign_names_a_key() -> None:
 def _cases() -> dict[str, tuple[bytes, str]]:
     text = signature_of(DATA, private())
     certificate = {"certificate": {"rawBytes": "MIIB"}}
-    chain = {"x509CertificateChain": {"certificates": []}}
+    chain: dict[str, Any] = {"x509CertificateChain": {"certificates": []}}
     pem_certificate = base64.b64encode(pem("CERTIFICATE", b"x")).decode()
     other = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
     objects: dict[str, tuple[dict[str, Any], str]] = {

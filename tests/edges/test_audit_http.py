@@ -429,7 +429,7 @@ def test_a_question_is_given_up_when_its_asker_has_gone(monkeypatch: pytest.Monk
         # A tail as a question never ends.
         asked = made.readers.ask
 
-        async def ask(_: str, __: object) -> bytes:
+        async def ask(*_: object) -> bytes:
             return await asked("audit.tail", {"filters": {}, "count": 0, "after": ""})
 
         monkeypatch.setattr(made.readers, "ask", ask)

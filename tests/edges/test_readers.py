@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from authz.edges import background
 from authz.edges.readers import process as processes
 from authz.edges.readers import worker
 from authz.edges.readers.frames import CHUNK, DATA, HEADER
@@ -70,7 +71,7 @@ def started() -> Iterator[Started]:
 
 
 def within(
-    trail: Path, started: Callable[[socket.socket], Child], **options: float
+    trail: Path, started: Callable[[socket.socket], Child], **options: Any
 ) -> contextlib.AbstractAsyncContextManager[Readers]:
     @contextlib.asynccontextmanager
     async def opened() -> AsyncIterator[Readers]:
@@ -176,7 +177,7 @@ def test_a_reader_has_no_secrets_and_everybody_goes_before_it(
         async with within(trail, started) as readers:
             await readers.ask("audit.page", PAGE)
             [child] = started.children
-            assert os.getpriority(os.PRIO_PROCESS, child.pid) == worker.NICENESS
+            assert os.getpriority(os.PRIO_PROCESS, child.pid) == background.NICENESS
             assert os.sched_getscheduler(child.pid) == os.SCHED_IDLE
             assert b"a secret" not in Path(f"/proc/{child.pid}/environ").read_bytes()
             # Its socket alone, standard error, and nothing of the service's.

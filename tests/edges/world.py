@@ -28,6 +28,7 @@ from authz.edges.http import (
     analytics,
     audit,
     bundle,
+    ingest,
     metrics,
     policy_trial,
     policy_writes,
@@ -42,6 +43,7 @@ from authz.edges.http.credentials import AdminToken
 from authz.edges.http.documents import Reader
 from authz.edges.http.probes import Health
 from authz.edges.incidents import Incidents
+from authz.edges.ingest.taker import Taker
 from authz.edges.mode_switch import ModeSwitch
 from authz.edges.policy_changes import PolicyChanges
 from authz.edges.readers import worker
@@ -49,7 +51,9 @@ from authz.edges.readers.pool import Readers
 from authz.edges.readers.process import Child
 from authz.gate import Gate
 from authz.settings import Settings
+from authz.stores.audit_key import default_key_file
 from authz.stores.audit_log import AuditLog
+from authz.stores.ingest.keeping import Kept
 from authz.stores.parsing import parse_here
 from authz.stores.policies import Loaded, PolicyDirectory
 from authz.stores.policy_files import PolicyFiles
@@ -177,7 +181,10 @@ class World:
         )
         #: One loop for all requests: readers belong to it.
         self._runner = asyncio.Runner()
-        self.readers = Readers(self.database, start=beside)
+        ingested = settings.audit_ingest_path
+        self.readers = Readers(self.database, ingested=ingested, start=beside)
+        self.incidents = Incidents(self.versions)
+        self.taker = Taker(ingested, kept=Kept(default_key_file(self.database), 0.0, self._clock))
         #: What the policy files say; a test may put others there.
         self.loaded = Loaded(build([]), ())
         self.policies = directory / "policies"
@@ -201,9 +208,16 @@ class World:
             policy_writes.router(admin, changes, self.versions, reader),
             policy_trial.router(admin, self.versions, self.operations, reader),
             mode_routes.router(admin, self.mode, self.operations),
-            metrics.router(self.operations, Incidents(self.versions)),
+            metrics.router(self.operations, self.incidents),
             audit.router(admin, self.readers, self._clock),
             analytics.router(admin, self.readers, self._clock),
+            ingest.router(
+                admin,
+                self.taker,
+                settings.audit_ingest_max_bytes,
+                self.versions,
+                self.incidents,
+            ),
         )
 
     def _clock(self) -> float:

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from authz.cli.audit.filters import filtered
-from authz.cli.audit.shared import opened, progress_bar
+from authz.cli.audit.shared import Which, opened, progress_bar
 from authz.cli.audit.trail import Given, Layout, Trail
 from authz.cli.shared import BAD_ARGUMENTS, FAILED, Database, fail, note
 from authz.cli.whole_file import whole_file
@@ -54,6 +54,7 @@ def export(
     ] = _STDOUT,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     database: Database = None,
+    which: Which = "local",
 ) -> None:
     """Write the trail, oldest decision first, as JSON lines, CSV or Parquet.
 
@@ -62,7 +63,7 @@ def export(
     kind = _kind(layout, output)
     if output == _STDOUT and kind == "parquet" and sys.stdout.isatty():
         fail(["parquet is nothing for a terminal; give --output FILE"], BAD_ARGUMENTS)
-    with opened(database) as trail:
+    with opened(database, which) as trail:
         if output == _STDOUT:
             _export(trail, kind, filters, _to_stdout)
             _to_stdout(b"")

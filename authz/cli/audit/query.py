@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from authz.cli.audit.filters import filtered
-from authz.cli.audit.shared import Printer, opened
+from authz.cli.audit.shared import Printer, Which, opened
 from authz.cli.audit.trail import Given
 from authz.cli.options import AsJson, AsJsonLines
 from authz.cli.shared import BAD_ARGUMENTS, FAILED, Database, fail, print_entry
@@ -23,19 +23,21 @@ def query(
         Literal["asc", "desc"], typer.Option(help="asc: oldest first; desc: newest first.")
     ] = "desc",
     database: Database = None,
+    which: Which = "local",
     as_json: AsJsonLines = False,
 ) -> None:
     """Print the decisions that fit every filter, newest first.
 
     An action, resource or path is a pattern: `*` stands for anything.
     """
-    with opened(database) as trail:
+    with opened(database, which) as trail:
         Printer(as_json=as_json).all(trail.entries(filters, order=order, limit=limit))
 
 
 def trace(
     trace_id: Annotated[str, typer.Argument(help="As a decision's `traceId` has it.")],
     database: Database = None,
+    which: Which = "local",
     as_json: AsJsonLines = False,
 ) -> None:
     """Print everything that one trace has in the trail, oldest first.
@@ -44,7 +46,7 @@ def trace(
     """
     if not trace_id:
         fail(["the trace's id is empty"], BAD_ARGUMENTS)
-    with opened(database) as trail:
+    with opened(database, which) as trail:
         found = trail.entries({"traceId": trace_id}, order="asc", limit=MAX_TRACE)
         if not Printer(as_json=as_json).all(found, nothing=False):
             fail([f"the trail has nothing of the trace {trace_id}"], FAILED)
@@ -57,6 +59,7 @@ def stats(
         str, typer.Option(help="How far back: 30m, 24h, 7d, or a number of hours.")
     ] = "",
     database: Database = None,
+    which: Which = "local",
     as_json: AsJson = False,
 ) -> None:
     """Count the decisions of the last 24 hours, or of another time, by what was decided."""
@@ -66,7 +69,7 @@ def stats(
     if not is_bound:
         period = period or "24h"
         filters = {**filters, "from": _since(period)}
-    with opened(database) as trail:
+    with opened(database, which) as trail:
         counted = trail.stats(filters)
     shown = {name: counted.get(name, 0) for name in _COUNTS}
     if period:

@@ -28,14 +28,16 @@ class RemoteTrail:
 
     unit = "bytes"
 
-    def __init__(self, there: Remote) -> None:
+    def __init__(self, there: Remote, which: Literal["local", "ingested"] = "local") -> None:
         self._there = there
+        # One that is older knows no such parameter, and has no other trail.
+        self._which = {"trail": which} if which != "local" else {}
 
     def entries(
         self, filters: Given, *, order: Literal["asc", "desc"], limit: int | None
     ) -> Iterator[Entry]:
         """As `Trail.entries`, page after page."""
-        query: dict[str, str | int] = {**filters, "order": order}
+        query: dict[str, str | int] = {**filters, **self._which, "order": order}
         left, empty = limit, 0
         while left is None or left > 0:
             query["limit"] = PAGE if left is None else min(left, PAGE)
@@ -56,7 +58,7 @@ class RemoteTrail:
 
     def stats(self, filters: Given) -> dict[str, Any]:
         """As `Trail.stats`."""
-        return self._there.ask("GET", "/admin/audit/stats", params=filters)
+        return self._there.ask("GET", "/admin/audit/stats", params={**filters, **self._which})
 
     def export(
         self, layout: Layout, filters: Given, *, write: Callable[[bytes], object], moved: Moved
@@ -66,7 +68,7 @@ class RemoteTrail:
         try:
             with self._there.stream(
                 "/admin/audit/export",
-                params={**filters, "format": layout},
+                params={**filters, **self._which, "format": layout},
                 headers={"accept": "*/*"},
                 silent_s=EXPORT_SILENT_S,
             ) as answer:
@@ -101,7 +103,7 @@ class RemoteTrail:
     def _connected(self, filters: Given, count: int, stream: EventStream) -> Iterator[list[Entry]]:
         """What one connection brings; a list without entries for what only shows that it lives."""
         resumed = {"last-event-id": stream.last_id} if stream.last_id else {}
-        params: dict[str, str | int] = {**filters, "n": 0 if resumed else count}
+        params: dict[str, str | int] = {**filters, **self._which, "n": 0 if resumed else count}
         headers = {"accept": "text/event-stream", **resumed}
         with self._there.stream(
             "/admin/audit/tail", params=params, headers=headers, silent_s=SILENT_S

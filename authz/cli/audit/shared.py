@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -21,6 +21,24 @@ if TYPE_CHECKING:
 #: Lines of a table that are put under each other together.
 AT_ONCE: Final = 1000
 HEADINGS: Final = ("TIME", "AGENT", "DECISION", "ACTION", "POLICY", "RULE")
+
+
+#: Which trail is meant.
+Which = Annotated[
+    Literal["local", "ingested"],
+    typer.Option("--trail", help="ingested: what other sidecars have sent."),
+]
+
+
+def ingested_path() -> Path:
+    """Where the trails are that other sidecars have sent."""
+    from authz.settings import SettingsError, settings_of
+
+    names = ("AUDIT_DB_PATH", "DB_PATH", "AUDIT_INGEST_DB_PATH")
+    try:
+        return settings_of(os.environ, *names).audit_ingest_path
+    except SettingsError as error:
+        fail(error.problems, BAD_ARGUMENTS)
 
 
 def database_path(database: Path | None) -> Path:
@@ -76,22 +94,24 @@ class Printer:
 
 
 @contextlib.contextmanager
-def opened(database: Path | None) -> Iterator["Trail"]:
+def opened(database: Path | None, which: Which = "local") -> Iterator["Trail"]:
     """The trail that is meant: a gateway's where one is named, else the database's."""
     from authz.cli.destination import gateway
 
+    if database and which != "local":
+        fail(["give --trail, or --database with the trail's file"], BAD_ARGUMENTS)
     there = gateway(here="--database" if database else "")
     if there is None:
         from authz.cli.audit.local import LocalTrail
 
-        yield LocalTrail(database_path(database))
+        yield LocalTrail(database_path(database) if which == "local" else ingested_path())
         return
     from authz.cli.audit.filters import in_options
     from authz.cli.audit.remote import RemoteTrail
     from authz.cli.remote import Remote
 
     with Remote(there, worded=in_options) as remote:
-        yield RemoteTrail(remote)
+        yield RemoteTrail(remote, which)
 
 
 def cells(entry: Mapping[str, Any]) -> tuple[str, ...]:

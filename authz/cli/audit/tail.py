@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from authz.cli.audit.filters import filtered
-from authz.cli.audit.shared import Printer, opened
+from authz.cli.audit.shared import Printer, Which, opened
 from authz.cli.audit.trail import Given
 from authz.cli.options import AsJsonLines
 from authz.cli.shared import Database
@@ -21,6 +21,7 @@ def tail(
         bool, typer.Option("-f", "--follow", help="Go on with what comes, until Ctrl-C.")
     ] = False,
     database: Database = None,
+    which: Which = "local",
     as_json: AsJsonLines = False,
 ) -> None:
     """Print the newest decisions, oldest of them first.
@@ -29,7 +30,7 @@ def tail(
     and where the connection to a gateway breaks off.
     """
     printer = Printer(as_json=as_json)
-    with opened(database) as trail:
+    with opened(database, which) as trail:
         if follow:
             for entries in trail.follow(filters, count):
                 printer.add(entries)

@@ -21,7 +21,7 @@ from authz.edges.http.admin import PREFIX
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.queries import once
 from authz.edges.http.reading import answered, streamed
-from authz.edges.readers.pool import EXPORTS, TAILS, Readers
+from authz.edges.readers.pool import EXPORTS, LOCAL, TAILS, Readers, TrailName
 from authz.stores.audit_export import FORMATS, FormatName
 from authz.stores.audit_query import (
     FILTERS,
@@ -49,6 +49,13 @@ After = Annotated[str, Field(max_length=32, description="`next` of the page befo
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="Entries of a page, at most.")]
 
 
+#: Which trail.
+Trail = Annotated[
+    TrailName,
+    Field(description="`ingested`: what other sidecars have sent, each entry with its `origin`."),
+]
+
+
 class Parameters(BaseModel):
     """A query whose every parameter is known."""
 
@@ -58,7 +65,9 @@ class Parameters(BaseModel):
 
 
 class Times(Parameters):
-    """Between two times."""
+    """Between two times, in one of the trails."""
+
+    trail: Trail = LOCAL
 
     since: Text = Field("", alias="from", description="RFC 3339; from then on.")
     until: Text = Field("", alias="to", description="RFC 3339; before then.")
@@ -180,7 +189,7 @@ class _Audit:
             "order": asked.order,
             "after": _cursor("after", asked.after),
         }
-        return await answered(request, self._readers, "audit.page", params)
+        return await answered(request, self._readers, "audit.page", params, asked.trail)
 
     async def trace(
         self, trace_id: str, request: Request, asked: Annotated[TraceAsked, Query()]
@@ -193,13 +202,15 @@ class _Audit:
             "also": {"traceId": trace_id},
             "nothing": "there is no entry of this trace",
         }
-        return await answered(request, self._readers, "audit.page", params)
+        return await answered(request, self._readers, "audit.page", params, asked.trail)
 
-    async def one(self, decision_id: str, request: Request) -> Response:
+    async def one(
+        self, decision_id: str, request: Request, trail: Annotated[TrailName, Query()] = LOCAL
+    ) -> Response:
         params = {"id": decision_id}
         if len(decision_id) > MAX_FILTER:
             raise HTTPException(404, "there is no such entry")
-        return await answered(request, self._readers, "audit.one", params)
+        return await answered(request, self._readers, "audit.one", params, trail)
 
     async def stats(self, request: Request, asked: Annotated[StatsAsked, Query()]) -> Response:
         also: dict[str, str]
@@ -213,7 +224,7 @@ class _Audit:
             since = rfc3339(self._now() - PERIODS[period])
             filters, also = asked.filters(**{"from": since}), {"period": period}
         params = {"filters": filters, "also": also}
-        return await answered(request, self._readers, "audit.stats", params)
+        return await answered(request, self._readers, "audit.stats", params, asked.trail)
 
     async def export(self, asked: Annotated[ExportAsked, Query()]) -> Response:
         name: FormatName = "jsonl" if asked.format == "json" else asked.format
@@ -230,6 +241,7 @@ class _Audit:
                 **NOT_KEPT,
                 "content-disposition": f'attachment; filename="audit-{stamp}Z.{kind.suffix}"',
             },
+            trail=asked.trail,
         )
 
     async def tail(
@@ -249,6 +261,7 @@ class _Audit:
             TAILS,
             media_type="text/event-stream",
             headers=NOT_KEPT,
+            trail=asked.trail,
         )
 
 

@@ -10,7 +10,16 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from authz.edges.readers.pool import TAILS, Lane, Nothing, Readers, Stream, Unavailable
+from authz.edges.readers.pool import (
+    LOCAL,
+    TAILS,
+    Lane,
+    Nothing,
+    Readers,
+    Stream,
+    TrailName,
+    Unavailable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -21,14 +30,18 @@ T = TypeVar("T")
 
 
 async def answered(
-    request: Request, readers: Readers, job: str, params: Mapping[str, object]
+    request: Request,
+    readers: Readers,
+    job: str,
+    params: Mapping[str, object],
+    trail: TrailName = LOCAL,
 ) -> Response:
     """The JSON object that a job makes; it is given up when whoever asked has gone.
 
     Raises:
         HTTPException: 404, there is no such thing; 503, not now.
     """
-    body = await _while_asked(request, readers.ask(job, params))
+    body = await _while_asked(request, readers.ask(job, params, trail))
     if body is None:
         # Nobody will see it.
         return Response(status_code=503)
@@ -43,13 +56,14 @@ async def streamed(
     *,
     media_type: str,
     headers: Mapping[str, str],
+    trail: TrailName = LOCAL,
 ) -> Response:
     """What a job makes, as it comes. It is not waited for before the answer begins.
 
     Raises:
         HTTPException: as `answered`, where that is known before the answer begins.
     """
-    stream = await _refusing(readers.stream(job, params, lane))
+    stream = await _refusing(readers.stream(job, params, lane, trail))
     return _Piped(readers, stream, lane, media_type, headers)
 
 

@@ -16,7 +16,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from authz.edges.readers.frames import DATA, END, Failure
 from authz.edges.readers.process import Frame, Process, Start, spawn
@@ -31,6 +31,12 @@ SILENT_S: Final = 30.0
 IDLE_S: Final = 30.0
 #: Bytes of a whole answer; a page is far below it.
 MAX_ANSWER: Final = 16 * 1024 * 1024
+
+
+#: Which trail is meant: our own, or what other sidecars have sent.
+TrailName = Literal["local", "ingested"]
+LOCAL: Final[TrailName] = "local"
+INGESTED: Final[TrailName] = "ingested"
 
 
 class Lane(NamedTuple):
@@ -104,6 +110,7 @@ class Readers:
         self,
         path: Path,
         *,
+        ingested: Path | None = None,
         start: Start = spawn,
         ask_s: float = ASK_S,
         silent_s: float = SILENT_S,
@@ -112,9 +119,10 @@ class Readers:
         """
         Args:
             path: AUDIT_DB_PATH.
+            ingested: where the trails of other sidecars are.
             start: makes a process, in a thread.
         """
-        self._path = path
+        self._paths: dict[str, Path | None] = {LOCAL: path, INGESTED: ingested}
         self._start = start
         self._ask_s = ask_s
         self._silent_s = silent_s
@@ -125,7 +133,7 @@ class Readers:
         self._busy: set[Process] = set()
         self._closing = False
 
-    async def ask(self, job: str, params: Mapping[str, object]) -> bytes:
+    async def ask(self, job: str, params: Mapping[str, object], trail: TrailName = LOCAL) -> bytes:
         """A job's whole answer, a JSON object as it is to be sent.
 
         It is not taken apart here: a page of a thousand rows would hold the event loop.
@@ -136,7 +144,7 @@ class Readers:
         """
         try:
             async with asyncio.timeout(self._ask_s):
-                stream = await self.stream(job, params, QUERIES)
+                stream = await self.stream(job, params, QUERIES, trail)
                 pieces: list[bytes] = []
                 size = 0
                 try:
@@ -151,14 +159,16 @@ class Readers:
         except TimeoutError:
             raise Unavailable("the audit trail took too long to read; ask for less") from None
 
-    async def stream(self, job: str, params: Mapping[str, object], lane: Lane) -> "Stream":
+    async def stream(
+        self, job: str, params: Mapping[str, object], lane: Lane, trail: TrailName = LOCAL
+    ) -> "Stream":
         """A job's answer as it comes, once it has begun. Whoever gets it has to close it.
 
         Raises:
             Nothing: there is no such thing.
             Unavailable: there is no answer now.
         """
-        path = str(self._path.absolute())
+        path = str(self._path_of(trail).absolute())
         line = json.dumps({"job": job, "path": path, "params": params}).encode()
         places = self._places.get(lane)
         if places is None:
@@ -179,6 +189,12 @@ class Readers:
                 places.give()
             raise
         return stream
+
+    def _path_of(self, trail: TrailName) -> Path:
+        path = self._paths[trail]
+        if path is None or (trail == INGESTED and not path.exists()):
+            raise Nothing("nothing was ingested yet")
+        return path
 
     async def _process(self) -> Process:
         while self._idle:

@@ -39,14 +39,24 @@ def spawn(theirs: socket.socket) -> Child:
     Raises:
         OSError: there can be no more processes now.
     """
-    kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
     return subprocess.Popen(
-        # -P: what lies in the working directory is not ours to import.
-        [sys.executable, "-P", "-s", "-m", "authz.edges.readers.worker"],
+        command("authz.edges.readers.worker"),
         stdin=theirs.fileno(),
         stdout=subprocess.DEVNULL,
-        env={**kept, "PYTHONPATH": str(ROOT)},
+        env=without_secrets(),
     )
+
+
+def command(module: str) -> list[str]:
+    """How a module of ours is run in a process of its own."""
+    # -P: what lies in the working directory is not ours to import.
+    return [sys.executable, "-P", "-s", "-m", module]
+
+
+def without_secrets() -> dict[str, str]:
+    """The environment that such a process gets."""
+    kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    return {**kept, "PYTHONPATH": str(ROOT)}
 
 
 class Frame(NamedTuple):

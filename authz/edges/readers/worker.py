@@ -22,29 +22,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from authz import cgroups
+from authz.edges.background import step_back
 
 #: The share of the processor time that a container may use which one process takes at most.
 SHARE: Final = 0.1
 #: Seconds of work between two rests.
 WORK_S: Final = 0.001
-#: Nice(2): the last in line.
-NICENESS: Final = 19
-
-
-def _step_back() -> None:
-    with contextlib.suppress(OSError):
-        os.nice(NICENESS)
-    # What was asked can be asked again: the service that is beside us is not to be killed for it.
-    cgroups.give_way()
-    # Even a nice process is let finish its turn before one that wakes up; an idle one is not.
-    with contextlib.suppress(AttributeError, OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-
 
 if __name__ == "__main__":
     # Before the imports, which are a good part of the work.
-    _step_back()
+    step_back()
 
 from authz.edges.cpu_quota import cpus_allowed  # noqa: E402
 from authz.edges.readers.frames import CHUNK, DATA, END, FAILED, HEADER, Failure  # noqa: E402
