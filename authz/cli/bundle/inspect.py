@@ -53,13 +53,13 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(body, indent=2))
         return
+    note("nothing was verified; `authz bundle verify --key` does")
     print_entry(_told(body))
     typer.echo()
     print_table(
         ["FILE", "BYTES", "SHA-256"],
         [[str(value) for value in one.values()] for one in files],
     )
-    note("nothing was verified; `authz bundle verify --key` does")
 
 
 def _told(body: dict[str, Any]) -> dict[str, Any]:
