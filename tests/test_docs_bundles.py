@@ -17,6 +17,7 @@ from typing import Final
 
 import pytest
 import yaml
+from pydantic import AliasChoices
 from typer.testing import CliRunner
 
 from authz.bundles import archive, inflating, manifest
@@ -24,6 +25,7 @@ from authz.bundles.accept import LEEWAY_S
 from authz.bundles.errors import Reason
 from authz.cli import app
 from authz.core.policy_file import MAX_FILE
+from authz.settings import Settings
 
 ROOT: Final = Path(__file__).parents[1]
 TEXT: Final = (ROOT / "docs/bundles.md").read_text()
@@ -52,7 +54,7 @@ def _blocks(language: str) -> list[str]:
 
 
 def test_every_block_is_of_a_kind_that_is_looked_at() -> None:
-    kinds = ("console", "sh", "yaml", "json")
+    kinds = ("console", "sh", "yaml", "json", "ini")
     assert TEXT.count("```") == 2 * sum(len(_blocks(kind)) for kind in kinds)
 
 
@@ -162,6 +164,22 @@ def test_the_init_container_verifies_and_extracts(workshop: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         _shell(workshop, script)
     assert "reader.yaml" not in _extracted(workshop)
+
+
+def test_its_settings_are_settings_that_a_sidecar_starts_with() -> None:
+    [text] = _blocks("ini")
+    env = dict(line.split("=", 1) for line in text.splitlines())
+    settings = Settings.from_env({"JWT_SECRET": "s" * 32, **env})
+    assert settings.require_signed_policies
+    named = set(re.findall(r"`(POLIC[A-Z_]+|REQUIRE_[A-Z_]+)`", TEXT))
+    aliases = {field.alias for field in Settings.model_fields.values()} | {
+        choice
+        for field in Settings.model_fields.values()
+        if isinstance(field.validation_alias, AliasChoices)
+        for choice in field.validation_alias.choices
+    }
+    assert named <= aliases
+    assert {"POLICY_BUNDLE", "POLICY_BUNDLE_KEYS", "POLICY_BUNDLE_FLOOR_FILE"} <= named
 
 
 def test_its_manifest_is_one_and_as_it_is_written() -> None:

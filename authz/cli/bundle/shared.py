@@ -85,13 +85,19 @@ def password(of: Path, *, new: bool = False) -> bytes:
 def key_files(option: str, paths: Iterable[Path]) -> list[tuple[str, bytes]]:
     """The files of public keys, and those in directories (`*.pub`, `*.pem`), with their names."""
     from authz.bundles.signature import MAX_KEY_FILE
+    from authz.stores.bundle_files import KEY_SUFFIXES
 
     files: list[Path] = []
     for path in paths:
         if not path.is_dir():
             files.append(path)
             continue
-        inside = sorted(one for one in path.iterdir() if one.suffix in (".pub", ".pem"))
+        # As the service has it (`POLICY_BUNDLE_KEYS`).
+        inside = sorted(
+            one
+            for one in path.iterdir()
+            if one.suffix in KEY_SUFFIXES and not one.name.startswith(".")
+        )
         if not inside:
             fail([f"{option}: {path} has no file *.pub or *.pem"], BAD_ARGUMENTS)
         files += inside
