@@ -29,7 +29,11 @@ def signature_of(data: bytes, key: PrivateKey, written: Format = Format.SIG) -> 
         return f"{signature}\n".encode()
     said = {
         "mediaType": MEDIA_TYPE,
-        "verificationMaterial": {"publicKey": {"hint": _base64(bytes.fromhex(key.key_id))}},
+        # Without the empty list of log entries some readers do not take it for one.
+        "verificationMaterial": {
+            "publicKey": {"hint": _base64(bytes.fromhex(key.key_id))},
+            "tlogEntries": [],
+        },
         "messageSignature": {
             "messageDigest": {
                 "algorithm": "SHA2_256",

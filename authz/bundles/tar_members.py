@@ -6,7 +6,8 @@ names. What GNU tar, bsdtar, busybox and Python write of plain files is read.
 - A member that is no file or directory is refused: links, devices, fifos, sparse files, volumes.
 - So is what programs read in two ways: a name that says more than one thing, a size that is said
   twice, an extended header that changes anything else, numbers that are not octal digits.
-- Owners, modes and times are not looked at: nothing here is ever extracted.
+- Owners, modes and times do not matter, as nothing here is ever extracted. They must be numbers all
+  the same: some programs end the archive in silence before a header where they are not.
 """
 
 import re
@@ -28,6 +29,13 @@ _MAX_EXTENDED: Final = 64 * 1024
 
 _ZEROS: Final = bytes(BLOCK)
 _OCTAL: Final = re.compile(rb" *([0-7]+)[ \0]*")
+#: Fields of a header whose numbers are not used: mode, owner, group, time, major and minor device.
+_UNUSED: Final = (
+    slice(100, 108), slice(108, 116), slice(116, 124), slice(136, 148), slice(329, 337),
+    slice(337, 345),
+)  # fmt: skip
+#: With what a number in binary begins, positive and negative, as GNU has them.
+_BINARY: Final = (0x80, 0xFF)
 #: By magic and version: POSIX', and GNU's older one.
 _POSIX: Final = b"ustar\x0000"
 _GNU: Final = b"ustar  \x00"
@@ -142,6 +150,9 @@ def _next(stream: Inflating, number: int) -> _Header | None:
     # The checksum is of the header with blanks in the place of the checksum.
     if sum(block) - sum(block[148:156]) + 8 * 0x20 != _number(block[148:156], number):
         raise _bad(f"member {number} has a header whose checksum is wrong")
+    for place in _UNUSED:
+        if block[place.start] not in _BINARY and block[place].strip(b" \0"):
+            _number(block[place], number)
     name = _text(block[:100], number)
     if block[257:265] == _POSIX and (prefix := _text(block[345:500], number)):
         name = f"{prefix}/{name}"
@@ -154,6 +165,8 @@ def _extended(stream: Inflating, header: _Header, number: int) -> str:
         raise _bad(f"member {number} is an extended header of over {_MAX_EXTENDED} bytes")
     data = _content(stream, header.size, f"member {number}")
     if header.kind == _LONG_NAME:
+        if not data.endswith(b"\0"):
+            raise _bad(f"member {number} is a long name without an end")
         return _text(data, number) or _no_name(number)
     name = ""
     seen = set()

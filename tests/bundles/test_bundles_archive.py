@@ -6,10 +6,13 @@ import os
 import subprocess
 import tarfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from authz.bundles import archive, inflating, tar_members
 from authz.bundles.archive import unpack
@@ -132,6 +135,7 @@ HOSTILE: Final[dict[str, tuple[bytes, str]]] = {
         "member 1 says path twice",
     ),
     "an empty long name": (packed(pax(path=""), GOOD), "empty long name"),
+    "a long name without end": (packed(member(b"L", b"b", b"L", magic=GNU), GOOD), "without an e"),
     "a global name": (packed(pax(b"g", path="b.yaml"), GOOD), "sets path"),
     "another size": (packed(pax(size="1"), GOOD), "sets size"),
     "another link": (packed(pax(linkpath="x"), GOOD), "sets linkpath"),
@@ -239,3 +243,60 @@ def test_members_and_packed_bytes_are_counted(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(BundleError, match="larger than 8388608 bytes") as caught:
         unpack(bytes(archive.MAX_BUNDLE + 1))
     assert caught.value.reason is Reason.SIZE
+
+
+#: An archive with everything that is read, and where its headers are.
+RICH: Final = b"".join(
+    (
+        pax(b"g", comment="0" * 40),
+        member(b"./", kind=b"5"),
+        pax(mtime="1.5"),
+        member(b"a.yaml", b"a"),
+        member(b"L", f"{LONG}\0".encode(), b"L", magic=GNU),
+        member(LONG.encode()[:100], b"l" * 600, magic=GNU),
+        pax(path="ü.yaml"),
+        member(b"u", b"u"),
+        member(b"x.yaml", b"p", prefix=b"pre/fix"),
+    )
+)
+
+
+def _headers() -> Iterator[int]:
+    at = 0
+    while at < len(RICH):
+        yield at
+        size = int(RICH[at + 124 : at + 135], 8)
+        at += 512 - (-size // 512) * 512
+
+
+HEADERS: Final = list(_headers())
+#: Zeros and blanks, what names and numbers are made of, and what is neither.
+TELLING: Final = (0, 0x20, 0x2E, 0x2F, 0x30, 0x31, 0x35, 0x37, 0x78, 0x80, 0xFF)
+
+
+@settings(max_examples=400)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(HEADERS), st.integers(0, 1023),
+            st.sampled_from(TELLING) | st.integers(0, 255),
+        ),
+        min_size=1, max_size=3,
+    )
+)  # fmt: skip
+def test_what_is_read_is_what_python_reads(changes: list[tuple[int, int, int]]) -> None:
+    """An archive that two programs read in two ways is refused, whatever its bytes."""
+    tar = bytearray(RICH + END)
+    for header_at, offset, byte in changes:
+        tar[header_at + offset] = byte
+    for at in HEADERS:
+        tar[at + 148 : at + 156] = b" " * 8
+        tar[at + 148 : at + 156] = b"%06o\0 " % sum(tar[at : at + 512])
+    try:
+        found = unpack(gzip.compress(tar, 1))
+    except BundleError:
+        return
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archived:
+        files = {one.name: archived.extractfile(one) for one in archived if not one.isdir()}
+        read = {name: stream.read() for name, stream in files.items() if stream is not None}
+    assert {name.removeprefix("./"): content for name, content in read.items()} == found.files

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from sigstore_models.bundle.v1 import Bundle
 
 from authz.bundles import signature_file
 from authz.bundles.build import build
@@ -191,6 +192,13 @@ def test_sigstore_bundles_are_read(said: dict[str, Any]) -> None:
     # protojson writes a blank here and there.
     text = json.dumps(said, indent=1).encode()
     assert public(private()).verify(DATA, text) == private().key_id
+
+
+def test_sigstores_own_models_read_ours_and_we_read_theirs() -> None:
+    ours = signature_of(DATA, private(), Format.BUNDLE)
+    read = Bundle.from_json(ours)
+    theirs = read.to_json().encode()
+    assert public(private()).verify(DATA, theirs) == private().key_id
 
 
 def test_the_hint_is_how_cosign_names_a_key() -> None:
