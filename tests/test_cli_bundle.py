@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from authz.bundles.archive import unpack
-from authz.bundles.cosign_key import Algorithm, encrypted
+from authz.bundles.cosign_key import encrypted
+from authz.bundles.kinds import Algorithm
 from authz.cli import app
 from authz.stores.policies import load_paths
 from tests.bundles.keys import private
@@ -21,6 +23,8 @@ from tests.bundles.tars import member, packed
 POLICY: Final = """\
 name: reader
 version: "1"
+appliesTo: {tags: [docs]}
+defaultEffect: deny
 rules:
   - {effect: allow, actions: ["read:*"]}
 """
@@ -149,7 +153,7 @@ def test_a_mounted_config_map_is_built_as_it_is_read(tmp_path: Path) -> None:
 def test_errors_stop_a_build_unless_it_is_forced(tmp_path: Path) -> None:
     (tmp_path / "policies" / "bad.yaml").write_text(POLICY.replace("allow", "allwo"))
     output = run("build", "policies", "-o", "p.tar.gz", "--version", "7", code=1)
-    assert "policies/bad.yaml:4:" in output
+    assert "policies/bad.yaml:6:" in output
     assert "nothing is built; --force builds it" in output
     assert not Path("p.tar.gz").exists()
     run("build", "policies", "-o", "p.tar.gz", "--version", "7", "--force")
@@ -312,6 +316,19 @@ def test_a_bundle_of_another_time_is_refused(options: tuple[str, ...], reason: s
     assert said("verify", "p.tar.gz", "--key", "cosign.pub", code=1)["reason"] == reason
 
 
+def test_a_good_bundle_of_bad_policies_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "policies" / "bad.yaml").write_text(POLICY.replace("allow", "allwo"))
+    built("--version", "7", "--force")
+    run("sign", "p.tar.gz", "--key", "cosign.key")
+    output = run("verify", "p.tar.gz", "--key", "cosign.pub", code=1)
+    assert "p.tar.gz!bad.yaml:6:" in output
+    assert "p.tar.gz: 1 error in its policies" in output
+    Path("p.tar.gz").write_bytes(packed(member(b"README.md", b"x")))
+    run("sign", "p.tar.gz", "--key", "cosign.key")
+    answer = said("verify", "p.tar.gz", "--key", "cosign.pub", code=1)
+    assert (answer["reason"], answer["error"]) == ("policies", "there is no policy in it")
+
+
 def test_arguments_that_cannot_be_used_end_it_with_2() -> None:
     assert "p.tar.gz cannot be read: No such file" in run(
         "verify", "p.tar.gz", "--key", "cosign.pub", code=2
@@ -366,3 +383,11 @@ def test_a_pair_is_made_and_never_replaced_unasked(monkeypatch: pytest.MonkeyPat
     assert Path("new.key").read_bytes() == before
     monkeypatch.delenv("COSIGN_PASSWORD")
     assert "is encrypted with an empty password" in run("keygen", "-o", "new", "--force")
+
+
+def test_a_command_line_is_read_without_cryptography() -> None:
+    code = "import sys, authz.cli; print({'cryptography', 'nacl', 'jwt'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "set()\n"

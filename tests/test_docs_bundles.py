@@ -24,6 +24,7 @@ from authz.bundles import archive, inflating, manifest
 from authz.bundles.accept import LEEWAY_S
 from authz.bundles.errors import Reason
 from authz.cli import app
+from authz.cli.bundle.verify import POLICIES
 from authz.core.policy_file import MAX_FILE
 from authz.settings import Settings
 
@@ -192,7 +193,7 @@ def test_its_manifest_is_one_and_as_it_is_written() -> None:
 def test_every_reason_is_told_of_with_the_bounds_that_hold() -> None:
     table = TEXT[TEXT.index("| Reason |") :].partition("\n\n")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE))
-    assert set(rows) == set(Reason)
+    assert set(rows) == {*Reason, POLICIES}
     assert f"over {archive.MAX_BUNDLE >> 20} MiB" in rows["size"]
     assert f"over {inflating.MAX_CONTENT >> 20} MiB" in rows["size"]
     assert f"{inflating.MAX_RATIO} times" in rows["size"]

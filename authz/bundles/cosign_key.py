@@ -15,11 +15,11 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from authz.bundles import signature_file
 from authz.bundles.errors import BundleError, Reason
+from authz.bundles.kinds import Algorithm
 from authz.bundles.signature import key_id
 from authz.core.facts import distinct
 from authz.core.text import visible
@@ -50,13 +50,6 @@ _NONCE: Final = 24
 _BOX_KEY: Final = 32
 #: Characters in a line of PEM (RFC 7468 §2).
 _LINE: Final = 64
-
-
-class Algorithm(StrEnum):
-    """What a key signs with."""
-
-    ECDSA = "ecdsa-p256"
-    ED25519 = "ed25519"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,20 +6,13 @@
 import base64
 import hashlib
 import json
-from enum import StrEnum
 from typing import Final
 
 from authz.bundles.cosign_key import PrivateKey
+from authz.bundles.kinds import Format
 
 #: What is written; `signature_file` reads older ones too.
 MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
-
-
-class Format(StrEnum):
-    """What a signature is written as."""
-
-    SIG = "sig"
-    BUNDLE = "bundle"
 
 
 def signature_of(data: bytes, key: PrivateKey, written: Format = Format.SIG) -> bytes:

@@ -5,7 +5,8 @@ import functools
 from typing import Final
 
 from authz.bundles import cosign_key
-from authz.bundles.cosign_key import Algorithm, PrivateKey
+from authz.bundles.cosign_key import PrivateKey
+from authz.bundles.kinds import Algorithm
 from authz.bundles.signature import PublicKeys
 
 

@@ -10,8 +10,9 @@ from typing import Any, Final
 import pytest
 
 from authz.bundles import cosign_key
-from authz.bundles.cosign_key import COSIGN_LABELS, Algorithm
+from authz.bundles.cosign_key import COSIGN_LABELS
 from authz.bundles.errors import BundleError, Reason
+from authz.bundles.kinds import Algorithm
 from authz.bundles.signature import PublicKeys
 from authz.bundles.signing import signature_of
 from tests.bundles.keys import (

@@ -26,10 +26,10 @@ from sigstore_models.bundle.v1 import Bundle
 
 from authz.bundles import signature_file
 from authz.bundles.build import build
-from authz.bundles.cosign_key import Algorithm
 from authz.bundles.errors import BundleError, Reason
+from authz.bundles.kinds import Algorithm, Format
 from authz.bundles.signature import MAX_KEYS, PublicKeys
-from authz.bundles.signing import MEDIA_TYPE, Format, signature_of
+from authz.bundles.signing import MEDIA_TYPE, signature_of
 from tests.bundles.keys import PH_PUBLIC, PH_SIGNATURE, pem, private, public
 
 DATA: Final = build({"a.yaml": b"name: a\n" * 20}, version=1, created=1_780_000_000)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from authz.cli.bundle.policies import problems_of, tell
 from authz.cli.bundle.shared import PUBLIC, manifest_entry, write
 from authz.cli.options import AsJson
 from authz.cli.shared import BAD_ARGUMENTS, FAILED, fail, note
 
 if TYPE_CHECKING:
     from authz.bundles.archive import Contents
-    from authz.core.policy_file import Problem
 
 #: The time that builds that can be repeated agree on (reproducible-builds.org).
 _EPOCH: Final = "SOURCE_DATE_EPOCH"
@@ -87,10 +87,8 @@ def build(
     made = _created(created)
     until = _until(not_after, made)
     files = _files(directory)
-    problems = _problems(directory, files)
-    errors = sum(one.severity == "error" for one in problems)
-    for problem in problems:
-        typer.echo(str(problem), err=True)
+    problems, _ = problems_of(files, lambda name: directory / name)
+    errors = tell(problems)
     if errors and not force:
         fail(["the policies have errors, so nothing is built; --force builds it"], FAILED)
     try:
@@ -191,18 +189,3 @@ def _files(directory: Path) -> dict[str, bytes]:
         note(f"left out, as they are no policies: {', '.join(others[:5])}"
              f"{f' and {len(others) - 5} more' if len(others) > 5 else ''}")  # fmt: skip
     return files
-
-
-def _problems(directory: Path, files: dict[str, bytes]) -> "list[Problem]":
-    """What the service would find in these bytes."""
-    from authz.core.policy_set import PolicyFile
-    from authz.core.policy_set import build as build_set
-    from authz.stores.parsing import parse_here
-
-    items = [(content, str(directory / name)) for name, content in files.items()]
-    parsed = list(parse_here(items))
-    together = build_set(
-        PolicyFile(name, one.policies, False, one.chain)
-        for (_, name), one in zip(items, parsed, strict=True)
-    )
-    return sorted({*(problem for one in parsed for problem in one.problems), *together.problems})

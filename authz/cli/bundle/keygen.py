@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from authz.bundles.cosign_key import Algorithm
+from authz.bundles.kinds import Algorithm
 from authz.cli.bundle.shared import PASSWORD_VARIABLE, PRIVATE, PUBLIC, password, write
 from authz.cli.options import AsJson
 from authz.cli.shared import BAD_ARGUMENTS, fail, note

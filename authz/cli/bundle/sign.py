@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from authz.bundles.signing import Format
+from authz.bundles.kinds import Format
 from authz.cli.bundle.shared import (
     PASSWORD_VARIABLE,
     PUBLIC,

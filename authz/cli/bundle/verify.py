@@ -3,10 +3,11 @@
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
+from authz.cli.bundle.policies import problems_of, tell
 from authz.cli.bundle.shared import (
     Bundle,
     key_files,
@@ -20,6 +21,9 @@ from authz.cli.shared import BAD_ARGUMENTS, FAILED, fail, note
 
 if TYPE_CHECKING:
     from authz.bundles.accept import Accepted
+
+#: The reason of what is a good bundle of policies that are not.
+POLICIES: Final = "policies"
 
 
 def verify(
@@ -39,8 +43,8 @@ def verify(
 ) -> None:
     """Say whether a bundle is what one of the keys signed, whole, and of its time.
 
-    Signature, archive, manifest, its times, and the version: what the service looks at. Nobody
-    else is asked: no transparency log (Rekor), no certificates (Fulcio).
+    Signature, archive, manifest, its times, the version, and then the policies: what the service
+    looks at. Nobody else is asked: no transparency log (Rekor), no certificates (Fulcio).
 
     Exit code 0 when it would be loaded, 1 when not, 2 for arguments.
     """
@@ -50,6 +54,7 @@ def verify(
     from authz.bundles.errors import BundleError
     from authz.bundles.signature import PublicKeys
     from authz.bundles.signature_file import MAX_SIGNATURE_FILE
+    from authz.stores.policies import member_path
 
     try:
         keys = PublicKeys.parse(key_files("--key", key))
@@ -65,13 +70,23 @@ def verify(
     try:
         accepted = accept(data, said, keys, now=time.time(), floor=lowest, require_signed=True)
     except BundleError as error:
-        if as_json:
-            body = {"file": str(bundle), "verified": False, "reason": error.reason,
-                    "error": str(error)}  # fmt: skip
-            typer.echo(json.dumps(body, indent=2))
-            raise typer.Exit(FAILED) from None
-        fail([f"{bundle}: {error}"], FAILED)
+        _refuse(bundle, error.reason, str(error), as_json=as_json)
+    problems, is_any = problems_of(accepted.contents.files, lambda name: member_path(bundle, name))
+    # Warnings are for whoever builds one.
+    if errors := tell(problem for problem in problems if problem.severity == "error"):
+        count = "1 error" if errors == 1 else f"{errors} errors"
+        _refuse(bundle, POLICIES, f"{count} in its policies", as_json=as_json)
+    if not is_any:
+        _refuse(bundle, POLICIES, "there is no policy in it", as_json=as_json)
     _tell(bundle, accepted, as_json=as_json)
+
+
+def _refuse(bundle: Path, reason: str, sentence: str, *, as_json: bool) -> NoReturn:
+    if not as_json:
+        fail([f"{bundle}: {sentence}"], FAILED)
+    body = {"file": str(bundle), "verified": False, "reason": reason, "error": sentence}
+    typer.echo(json.dumps(body, indent=2))
+    raise typer.Exit(FAILED)
 
 
 def _tell(bundle: Path, accepted: "Accepted", *, as_json: bool) -> None:
