@@ -146,7 +146,10 @@ def _manifest(name: str, member: Member, *, is_first: bool) -> Manifest:
     if name != manifests.NAME:
         raise _bad(visible(name), f"could be taken for {manifests.NAME}")
     if not is_first:
-        raise BundleError(f"{name}: is not the first file of the archive", Reason.MANIFEST)
+        raise BundleError(
+            f"{name}: is not the first file of the archive; build it with `authz bundle build`",
+            Reason.MANIFEST,
+        )
     return manifests.parse(member.content)
 
 
