@@ -58,8 +58,10 @@ def test_every_strength_of_securesystemslib_is_decrypted() -> None:
         assert base64.b64decode(json.loads(plain)) == b"reallyimportant"
 
 
-@pytest.mark.parametrize("algorithm", list(Algorithm))
-@pytest.mark.parametrize("password", [b"", "pässword ".encode()])
+@pytest.mark.parametrize(
+    ("algorithm", "password"),
+    [(Algorithm.ECDSA, b""), (Algorithm.ED25519, "pässword ".encode())],
+)
 def test_what_is_encrypted_is_read(algorithm: Algorithm, password: bytes) -> None:
     key = private(algorithm)
     text = cosign_key.encrypted(key, password)
