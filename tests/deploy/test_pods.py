@@ -265,7 +265,7 @@ def _require_signed(manifest: Manifest) -> None:
     container = manifest.containers["authz"]
     given = manifest.variables(container)
     assert given["REQUIRE_SIGNED_POLICIES"] == "true"
-    assert not given["POLICIES_DIR"]
+    assert not given.get("POLICIES_DIR")
     assert "POLICY_BUNDLE_SIGNATURE" not in given
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     for path in (str(Path(given["POLICY_BUNDLE"]).parent), given["POLICY_BUNDLE_KEYS"]):
