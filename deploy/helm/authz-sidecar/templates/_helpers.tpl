@@ -66,6 +66,8 @@ capabilities:
   "AUDIT_DB_PATH" "/data/audit.db"
   "AUTHZ_RUN_DIR" "/run/authz" -}}
 {{- if .Values.policyBundle.configMap -}}
+{{- /* The image has one, which does not count here. */ -}}
+{{- $_ := set $settings "POLICIES_DIR" "" -}}
 {{- $_ := set $settings "POLICY_BUNDLE" "/bundle/policies.tar.gz" -}}
 {{- $_ := set $settings "POLICY_BUNDLE_KEYS" "/keys" -}}
 {{- $_ := set $settings "REQUIRE_SIGNED_POLICIES" "true" -}}
