@@ -77,6 +77,11 @@ def _refused(*arguments: str) -> str:
         ("podLabels.app\\.kubernetes\\.io/name=x", "podLabels.app.kubernetes.io/name: is what"),
         ("policies.x=name", "policies: x is no name of a policy file"),
         ("policies=null", "policies: there is none"),
+        ("policyBundle.configMap=b", "policyBundle: a bundle and the keys that it must be signed"),
+        (
+            "policyBundle.configMap=b,policyBundle.keysConfigMap=k",
+            "policyBundle: nothing else counts beside it",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(values: str, sentence: str) -> None:

@@ -39,7 +39,10 @@ LIMITS: Final = {"cpu": "250m", "memory": "256Mi"}
 
 #: What the agent must not reach: with the run directory it could answer Envoy in the service's
 #: place, with the others decide, forget or mint.
-OURS: Final = {"mode", "policies", "audit", "run", "jwks", "upstream-authorization", "authz-tmp"}
+OURS: Final = {
+    "mode", "policies", "policy-bundle", "signing-keys", "audit", "run", "jwks",
+    "upstream-authorization", "authz-tmp",
+}  # fmt: skip
 
 #: Settings whose values are secrets.
 SECRET: Final = {"JWT_SECRET", "ADMIN_TOKEN", "PROXY_AUTHORIZATION"}
@@ -235,6 +238,9 @@ def _mode_map(manifest: Manifest) -> str:
 @every
 def test_policies_are_whole_directories_and_load(manifest: Manifest) -> None:
     container = manifest.containers["authz"]
+    if manifest.variables(container).get("POLICY_BUNDLE"):
+        _require_signed(manifest)
+        return
     [mount] = [m for m in container["volumeMounts"] if m["name"] == "policies"]
     assert mount["mountPath"] == manifest.variables(container)["POLICIES_DIR"]
     assert mount["readOnly"] is True
@@ -252,6 +258,23 @@ def test_policies_are_whole_directories_and_load(manifest: Manifest) -> None:
         parsed = parse_file(text.encode(), file)
         assert parsed.problems == ()
         assert len(parsed.policies) == 1
+
+
+def _require_signed(manifest: Manifest) -> None:
+    """Bundle and signature are of one volume, the keys of another, and nothing else counts."""
+    container = manifest.containers["authz"]
+    given = manifest.variables(container)
+    assert given["REQUIRE_SIGNED_POLICIES"] == "true"
+    assert not given.get("POLICIES_DIR")
+    assert "POLICY_BUNDLE_SIGNATURE" not in given
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    for path in (str(Path(given["POLICY_BUNDLE"]).parent), given["POLICY_BUNDLE_KEYS"]):
+        assert mounts[path]["readOnly"] is True
+        assert "subPath" not in mounts[path]
+        assert set(manifest.volume(mounts[path]["name"])["configMap"]) == {"name"}
+    assert not [
+        found for found in manifest.of("ConfigMap") if "policies" in found["metadata"]["name"]
+    ]
 
 
 @every

@@ -178,7 +178,7 @@ def test_what_is_refused_leaves_what_was_in_force(
 
 
 def test_one_that_expires_goes_on_until_a_restart_and_then_there_is_none(live: Live) -> None:
-    good = live.in_force(not_after=time.time() + 2)
+    good = live.in_force(not_after=time.time() + 6)
     live.until_told("was to be used until")
     assert live.allows(good)
     assert live.sidecar.get("/ready").status_code == 200

@@ -63,9 +63,17 @@ capabilities:
   "PROXY_TARGET" .Values.upstream.target
   "SIDECAR_AGENT_ID" .Values.agent.id
   "MODE_FILE" "/etc/authz/mode/MODE"
-  "POLICIES_DIR" "/policies"
   "AUDIT_DB_PATH" "/data/audit.db"
   "AUTHZ_RUN_DIR" "/run/authz" -}}
+{{- if .Values.policyBundle.configMap -}}
+{{- /* The image has one, which does not count here. */ -}}
+{{- $_ := set $settings "POLICIES_DIR" "" -}}
+{{- $_ := set $settings "POLICY_BUNDLE" "/bundle/policies.tar.gz" -}}
+{{- $_ := set $settings "POLICY_BUNDLE_KEYS" "/keys" -}}
+{{- $_ := set $settings "REQUIRE_SIGNED_POLICIES" "true" -}}
+{{- else -}}
+{{- $_ := set $settings "POLICIES_DIR" "/policies" -}}
+{{- end -}}
 {{- if .Values.upstream.authorizationSecret.name -}}
 {{- $_ := set $settings "PROXY_AUTHORIZATION_FILE" "/etc/authz/upstream/authorization" -}}
 {{- end -}}
@@ -106,7 +114,7 @@ capabilities:
 {{- fail (printf "policies: %s is no name of a policy file; it must end in .yaml or .yml" $name) -}}
 {{- end -}}
 {{- end -}}
-{{- $reserved := list "mode" "policies" "audit" "run" "authz-tmp" "agent-tmp" "jwks" "upstream-authorization" -}}
+{{- $reserved := list "mode" "policies" "policy-bundle" "signing-keys" "audit" "run" "authz-tmp" "agent-tmp" "jwks" "upstream-authorization" -}}
 {{- range .Values.extraVolumes -}}
 {{- if has .name $reserved -}}
 {{- fail (printf "extraVolumes: the name %s is the sidecar's; choose another" .name) -}}
@@ -171,7 +179,13 @@ capabilities:
 {{- if not (or .Values.secrets.jwtSecretKey .Values.jwksConfigMap) -}}
 {{- fail "jwksConfigMap: needed where secrets.jwtSecretKey is empty; without either nobody's token can be verified" -}}
 {{- end -}}
-{{- if and (not .Values.existingPolicies) (not .Values.policies) -}}
+{{- if ne (empty .Values.policyBundle.configMap) (empty .Values.policyBundle.keysConfigMap) -}}
+{{- fail "policyBundle: a bundle and the keys that it must be signed with go together; set configMap and keysConfigMap" -}}
+{{- end -}}
+{{- if and .Values.policyBundle.configMap (or .Values.existingPolicies .Values.policies) -}}
+{{- fail "policyBundle: nothing else counts beside it; leave policies and existingPolicies out" -}}
+{{- end -}}
+{{- if and (not .Values.existingPolicies) (not .Values.policies) (not .Values.policyBundle.configMap) -}}
 {{- fail "policies: there is none, so everything would be denied; write one, or name a ConfigMap in existingPolicies" -}}
 {{- end -}}
 {{- end -}}

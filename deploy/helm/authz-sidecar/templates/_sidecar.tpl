@@ -85,9 +85,18 @@ exec:
     - name: mode
       mountPath: /etc/authz/mode
       readOnly: true
+    {{- if .Values.policyBundle.configMap }}
+    - name: policy-bundle
+      mountPath: /bundle
+      readOnly: true
+    - name: signing-keys
+      mountPath: /keys
+      readOnly: true
+    {{- else }}
     - name: policies
       mountPath: /policies
       readOnly: true
+    {{- end }}
     {{- if .Values.jwksConfigMap }}
     - name: jwks
       mountPath: /etc/authz/jwks
