@@ -121,7 +121,11 @@ class Sent:
         return found[0] if found else None
 
     def rows(self, columns: str, portion: int) -> Iterator[list[tuple[Any, ...]]]:
-        """All rows, `portion` at a time, in their order; the number is the first column."""
+        """All rows, `portion` at a time, in their order; the number is the first column.
+
+        To be asked for once they are verified: then each text is one.
+        """
+        self._connection.text_factory = str
         query = f"SELECT {columns} FROM audit WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
         at = 0
         while True:
