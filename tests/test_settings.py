@@ -599,3 +599,22 @@ ELSEWHERE = {"EXT_AUTHZ_TARGET": "a.example:1", "HTTP_TARGET": "a.example:2"}
 )  # fmt: skip
 def test_what_envoy_cannot_have_in_production(env: dict[str, str], problems: list[str]) -> None:
     assert _problems(**env) == problems
+
+
+def test_ingested_trails_have_a_file_of_their_own(tmp_path: Path) -> None:
+    assert _settings(AUDIT_DB_PATH="a/b.db").audit_ingest_path == Path("a/b.db.ingested")
+    assert _settings(AUDIT_INGEST_DB_PATH="c").audit_ingest_path == Path("c")
+    assert _problems(AUDIT_DB_PATH="a.db", AUDIT_INGEST_DB_PATH="a.db") == [
+        "AUDIT_INGEST_DB_PATH: must be another file than AUDIT_DB_PATH"
+    ]
+    assert _problems(AUDIT_INGEST_KEYS="/none.pub") == [
+        "AUDIT_INGEST_KEYS: /none.pub: there is no such file"
+    ]
+    keys = [tmp_path / "a.pub", tmp_path / "b.pub"]
+    for key in keys:
+        key.touch()
+    named = ", ".join(map(str, keys))
+    assert _settings(AUDIT_INGEST_KEYS=named).audit_ingest_keys == tuple(keys)
+    assert _problems(AUDIT_INGEST_MAX_BYTES="9") == [
+        "AUDIT_INGEST_MAX_BYTES: must be from 65536 to 536870912"
+    ]

@@ -14,12 +14,18 @@ from authz import cgroups
 NICENESS: Final = 19
 
 
-def step_back() -> None:
-    """Let everybody else go first."""
+def step_back(niceness: int = NICENESS) -> None:
+    """Let everybody else go first.
+
+    Args:
+        niceness: less than the most leaves it a share of a machine that is always busy.
+    """
     with contextlib.suppress(OSError):
-        os.nice(NICENESS)
+        os.nice(niceness)
     # What was asked can be asked again: the service that is beside us is not to be killed for it.
     cgroups.give_way()
+    if niceness < NICENESS:
+        return
     # Even a nice process is let finish its turn before one that wakes up; an idle one is not.
     with contextlib.suppress(AttributeError, OSError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -141,6 +141,8 @@ _ENTRY: Final = {
     "prevHash": "50b7d645cb96707b0ce67ac1730313f7578c2d0aa9d68a511972116dbc129efe",
     "hash": "c157810d44617668478519abaa1b09b6c0a58c0330ff8f48fffa9965a1a2d624",
 }
+#: What stands for a database in an example.
+DATABASE: Final = "SQLite format 3…"
 _NONE: Final = {404: "nothing was ingested yet"}
 _LINE: Final = '{"seq":7,"id":"3e527362a396a81e80557de7106ecf0f","action":"delete:repo",…}\n'
 
@@ -260,7 +262,7 @@ OPERATIONS: Final = (
                 "additionalProperties": False,
             }
         },
-        asked={FIELD: "SQLite format 3…"},
+        asked={FIELD: DATABASE},
         errors=(400, 401, 409, 422, 503),
         headers={
             "X-MeshGuard-Ingest-Origin": "The trail's id here, which entries have as `origin`.",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,6 +55,23 @@ def curl(control: Sidecar, file: Path, *more: str, field: str = "audit") -> tupl
     )  # fmt: skip
     body, _, status = done.stdout.rpartition("\n")
     return int(status), json.loads(body)
+
+
+def test_the_curl_of_the_documentation_is_this_one(control: Sidecar, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/audit.md").read_text()
+    [shown, answer] = re.findall(
+        r"^\$ (curl .*audit/ingest(?:.|\n)*?)\n(\{.*\})$", text, re.MULTILINE
+    )[0]
+    source = tmp_path / "audit.db"
+    write(source, (row(number) for number in range(300_001, 301_201)))
+    command = shown.replace("http://127.0.0.1:3100", control.url).replace(
+        "/data/audit.db", str(source)
+    )
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=True,
+        env={"PATH": os.environ["PATH"], "ADMIN_TOKEN": ADMIN_TOKEN},
+    )  # fmt: skip
+    assert done.stdout == answer
 
 
 def workers(control: Sidecar) -> list[int]:

@@ -407,3 +407,15 @@ def test_rows_that_are_too_old_are_removed(tmp_path: Path) -> None:
     # What was removed here is not taken again.
     outcome = do(job)
     assert (outcome.ingested, outcome.duplicates) == (0, 4)
+
+
+def test_a_row_that_was_changed_here_is_told(
+    world: World, whole: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert send(world, whole).status_code == 200
+    path = world.taker.path
+    execute(path, "UPDATE audit SET action = 'read:all' WHERE seq = 1")
+    kept = Kept(default_key_file(world.database), DAY_S, lambda: NOW + 900 * DAY_S)
+    assert keep(path, kept) == 0
+    assert "row 1 is gone or was changed" in caplog.text
+    assert stored(path) == 20

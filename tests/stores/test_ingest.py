@@ -207,6 +207,30 @@ def test_what_retention_removed_there_may_be_missing(tmp_path: Path) -> None:
     assert fresh.counts(later) == (5, 0)
 
 
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.tuples(st.integers(0, 19), st.integers(1, 20)), min_size=1, max_size=6))
+def test_slices_in_any_order_store_each_row_once(
+    place: Place, parts: list[tuple[int, int]]
+) -> None:
+    """What is stored is always a beginning of the trail, whatever is sent, and how often."""
+    place.target.unlink(missing_ok=True)
+    last = 0
+    for after, count in parts:
+        path = place.directory / "part.db"
+        path.unlink(missing_ok=True)
+        made = write_slice(place.source, after, count, path)
+        assert made is not None
+        if after > last:
+            assert f"rows {last + 1}..{after} are missing" in place.refused(path)
+        else:
+            new = max(made.last - last, 0)
+            assert place.counts(path) == (new, made.last - made.first + 1 - new)
+            last = max(last, made.last)
+        assert place.stored() == [(seq, f"d-{seq}") for seq in range(1, last + 1)]
+
+
 def test_trails_of_several_sidecars_do_not_collide(place: Place, tmp_path: Path) -> None:
     other = tmp_path / "other" / "audit.db"
     with trail.world(other) as made:
@@ -351,6 +375,9 @@ HOSTILE: Final = {
     "a time that is none": ("UPDATE audit SET timestamp = 'now' WHERE seq = 7", "timestamp is not"),
     "an id that is none": ("UPDATE audit SET id = '' WHERE seq = 7", "id is not an id"),
     "an id with NUL": ("UPDATE audit SET id = 'a' || char(0) WHERE seq = 7", "id is not an id"),
+    "a key that is none": (
+        "UPDATE audit_heads SET key_id = hex(zeroblob(9999))", "a key whose name no sidecar makes",
+    ),
     "a decision that is none": ("UPDATE audit SET decision = 'yes' WHERE seq = 7", "decision is"),
 }  # fmt: skip
 

@@ -24,7 +24,8 @@ from authz.edges.background import step_back
 
 if __name__ == "__main__":
     # Before the imports, which are a good part of the work.
-    step_back()
+    # Not so far that a busy machine never comes to it: whoever sends a trail waits for it.
+    step_back(10)
 
 import peewee
 

@@ -9,6 +9,7 @@
 """
 
 import contextlib
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from authz.core.audit_verify import Fits, Report
 from authz.core.ingest_row import defect
 from authz.core.text import word
 from authz.stores.audit_check import MAX_VALUE, marking, signers_within, verify_within
+from authz.stores.audit_key import ID_LENGTH
 from authz.stores.audit_schema import CHAINED_SINCE, SCHEMA_VERSION, connection_of, prepare
 
 #: What SQLite begins each of its files with (file format, §1.2).
@@ -34,6 +36,9 @@ MAX_SCHEMA: Final = 64
 STEPS: Final = 2000
 #: The highest number of a row that is taken: the ones behind it would have no room.
 MAX_SEQ: Final = LAST_SEQ // 2
+
+#: What `audit_key` calls a key.
+KEY_ID: Final = re.compile(f"[0-9a-f]{{{ID_LENGTH}}}")
 
 #: What a statement may be and do; each far above what the few of ours are.
 _LIMITS: Final[Mapping[int, int]] = {
@@ -103,6 +108,8 @@ class Sent:
         if not 0 <= anchor.seq <= MAX_SEQ or report.last > MAX_SEQ:
             raise Refused("its rows have numbers that no sidecar comes to")
         signed = report.head.key_id if report.head else anchor.key_id
+        if signed is not None and not KEY_ID.fullmatch(signed):
+            raise Refused("it is signed with a key whose name no sidecar makes")
         return report, anchor, signed
 
     def _hint(self, kind: str) -> str:
@@ -121,7 +128,11 @@ class Sent:
         return found[0] if found else None
 
     def rows(self, columns: str, portion: int) -> Iterator[list[tuple[Any, ...]]]:
-        """All rows, `portion` at a time, in their order; the number is the first column."""
+        """All rows, `portion` at a time, in their order; the number is the first column.
+
+        To be asked for once they are verified: then each text is one.
+        """
+        self._connection.text_factory = str
         query = f"SELECT {columns} FROM audit WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
         at = 0
         while True:

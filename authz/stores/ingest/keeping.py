@@ -6,6 +6,7 @@
   next year does not keep the others for a year.
 """
 
+import logging
 import sqlite3
 import time
 from collections.abc import Callable
@@ -18,8 +19,10 @@ from authz.core.timestamps import rfc3339
 from authz.stores.audit_key import SigningKey, export_public, public_file, signing_key
 from authz.stores.audit_key import default_key_file as key_beside
 from authz.stores.audit_schema import connection_of
-from authz.stores.audit_seal import retire, sign_anchor, sign_head
+from authz.stores.audit_seal import Tampered, retire, sign_anchor, sign_head
 from authz.stores.ingest.opening import opened
+
+log = logging.getLogger(__name__)
 
 #: Seconds that removing rows may go on; the rest goes the next time.
 BUDGET_S: Final = 5.0
@@ -42,11 +45,11 @@ class Kept(NamedTuple):
 def keep(path: Path, kept: Kept) -> int:
     """Sign where the ingested trail stands, and remove what is too old; how many rows went.
 
-    Nothing is done where there is no such file.
+    Nothing is done where there is no such file. Where a row is not what was stored nothing is
+    removed, and the log says so.
 
     Raises:
-        Unusable, Tampered, KeyUnusable, peewee.PeeweeException, sqlite3.Error, OSError: it cannot
-            be done.
+        Unusable, KeyUnusable, peewee.PeeweeException, sqlite3.Error, OSError: it cannot be done.
     """
     if not path.exists():
         return 0
@@ -54,16 +57,31 @@ def keep(path: Path, kept: Kept) -> int:
     key = signing_key(kept.key_file)
     database = opened(path, now)
     try:
-        gone = _retire(database, key, now - kept.retention_s, now) if kept.retention_s else 0
+        gone = 0
+        try:
+            if kept.retention_s:
+                gone = _retire(database, key, now - kept.retention_s, now)
+        except Tampered as found:
+            _say_broken(path, found.seq)
         with database.atomic("IMMEDIATE"):
             sign_anchor(database, key)
-            sign_head(database, key, now)
+            sealed = sign_head(database, key, now)
+        if sealed.broken is not None:
+            _say_broken(path, sealed.broken.seq)
     finally:
         # The last connection folds the WAL in.
         database.close()
     # `authz audit verify` looks for it there.
     export_public(public_file(key_beside(path)), key)
     return gone
+
+
+def _say_broken(path: Path, seq: int) -> None:
+    log.error(
+        "AUDIT_INGEST_DB_PATH: %s: row %d is gone or was changed; `authz audit verify` says more",
+        path,
+        seq,
+    )
 
 
 def _retire(database: peewee.SqliteDatabase, key: SigningKey, before_s: float, now: float) -> int:
