@@ -355,7 +355,10 @@ class Gate:
         trace = None
         chain = chain or self._chain
         if self._tracer is not None and mode is not Mode.BYPASS:
-            trace = self._begin(self._tracer, call, chain, decision_id, now, started)
+            try:
+                trace = self._tracer.begin(call, chain, decision_id, now, started)
+            except Exception:
+                log.exception("a trace could not begin")
             if call.parent is not None:
                 trace_id = call.trace_id or call.parent.trace_id
         try:
@@ -396,21 +399,6 @@ class Gate:
             steady=steady,
             trace=trace,
         )
-
-    def _begin(
-        self,
-        tracer: Tracer,
-        call: Call,
-        chain: Sequence[Stage],
-        decision_id: str,
-        now: float,
-        started_ns: int,
-    ) -> Trace | None:
-        try:
-            return tracer.begin(call, chain, decision_id, now, started_ns)
-        except Exception:
-            log.exception("a trace could not begin")
-            return None
 
     def _without_ours(self, call: Call, now: float) -> Call:
         """The call without a token of ours that was put where the upstream's credential belongs."""

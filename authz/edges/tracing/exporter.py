@@ -100,12 +100,12 @@ class Exporter:
         """Send what is left, for so many seconds at most."""
         if not self._thread.is_alive():
             return
+        refused = self.refused
         self._deadline = time.monotonic() + patience_s
         self._stopping.set()
         self._wake.set()
         self._thread.join(patience_s)
-        left = len(self._queue)
-        if self._thread.is_alive() or left:
+        if self._thread.is_alive() or self._queue or self.refused > refused:
             log.warning(
                 "%s: %s did not take the last traces in %g s; the audit trail has the decisions",
                 self._export.variable,
