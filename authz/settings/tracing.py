@@ -208,10 +208,15 @@ class _Reader:
             timeout_s=min(timeout_ms, most_ms) / 1000,
             delay_s=delay_ms / 1000,
             max_queue=queue,
-            max_batch=self._number(
-                "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", given.otel_max_batch, 1, max(queue, 1)
-            ),
+            max_batch=self._max_batch(queue),
         )
+
+    def _max_batch(self, queue: int) -> int:
+        given = self._given
+        most = int(given.otel_max_batch) if "otel_max_batch" not in given.model_fields_set else 0
+        if most:
+            return min(most, queue)
+        return self._number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", given.otel_max_batch, 1, queue)
 
     def _where(self) -> tuple[str, bool, str, int, str]:
         given = self._given
