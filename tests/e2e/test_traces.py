@@ -35,7 +35,7 @@ def tracing(upstream: Upstream, receiver: Receiver) -> Iterator[Sidecar]:
         "OTEL_BSP_SCHEDULE_DELAY": "20",
         "OTEL_SERVICE_NAME": "tests",
     }
-    with starter.running(upstream, **env) as sidecar:
+    with starter.running(upstream, arguments=("run",), **env) as sidecar:
         yield sidecar
 
 
@@ -142,7 +142,7 @@ def test_at_the_end_what_waits_is_sent(upstream: Upstream, receiver: Receiver) -
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{receiver.url}/v1/traces",
         "OTEL_BSP_SCHEDULE_DELAY": "600000",
     }
-    with starter.running(upstream, **env) as sidecar:
+    with starter.running(upstream, arguments=("run",), **env) as sidecar:
         answer = sidecar.get("/proxy/docs", headers=bearer())
         parent = re.fullmatch(
             "00-([0-9a-f]{32})-([0-9a-f]{16})-01", echoed(answer.text)["headers"]["traceparent"]
@@ -166,7 +166,7 @@ def test_a_collector_that_is_not_there_costs_nothing(upstream: Upstream) -> None
             "OTEL_BSP_MAX_QUEUE_SIZE": "100",
             "OTEL_BSP_SCHEDULE_DELAY": "10",
         }
-        with starter.running(upstream, **env) as sidecar:
+        with starter.running(upstream, arguments=("run",), **env) as sidecar:
             for _ in range(100):
                 assert sidecar.get("/proxy/docs", headers=bearer()).status_code == 200
             wait_until(lambda: "traces do not arrive" in sidecar.log(), "the sentence")

@@ -23,77 +23,21 @@ from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
 from authz.core import otlp
-from authz.core.delegation.relationship import AUTHORITY, Relationship
 from authz.core.errors import AuditUnavailable
-from authz.core.identity import TokenVerifier
-from authz.core.ledger import Put
 from authz.core.mode import Mode
-from authz.core.otlp import Told
 from authz.core.stages import CHAIN
 from authz.core.tracing import EVERY, Export, Sampler
 from authz.core.wire_pb2 import CheckResponse
 from authz.edges.tracing.collector import Collector
 from authz.edges.tracing.exporter import DECISION, Exporter
-from authz.edges.tracing.tracer import Tracer
-from authz.gate import Gate
 from tests import builders
 from tests.e2e.sidecar import wait_until
-from tests.otlp import PROTOBUF, Answer, Receiver, Span, receiving, spans_of
+from tests.otlp import PROTOBUF, Answer, Receiver, Span, receiving
+from tests.traced import POLICIES, World, delegated
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
-POLICIES = builders.snapshot(
-    builders.policy("readers", [("allow", "read:*"), ("deny", "write:*")]),
-)
 SECRET = "Bearer of-the-collector-1234"
-
-
-class Kept:
-    """A sink that keeps what it is offered, as long as there is room."""
-
-    def __init__(self) -> None:
-        self.told: list[Told] = []
-        self.has_room = True
-        self.not_told = 0
-
-    def offer(self, one: Told) -> None:
-        self.told.append(one)
-
-    def lost(self) -> None:
-        self.not_told += 1
-
-    def spans(self) -> list[Span]:
-        ids = (number.to_bytes(8, "big") for number in itertools.count(1))
-        fields = [field for one in self.told for field in otlp.spans_of(one, ids)]
-        return spans_of(otlp.request((("service.name", "tests"),), "1", fields))
-
-
-class World:
-    """A gate whose every decision is traced, and a clock that counts its readings."""
-
-    def __init__(self, below: int = EVERY, **changes: Any) -> None:
-        self.sink = Kept()
-        self.environment = builders.environment()
-        self.recorder = builders.MemoryRecorder()
-        clock = itertools.count(1_000_000, 1000)
-        ids = itertools.count(1)
-        given: dict[str, Any] = {
-            "snapshot": lambda: POLICIES,
-            "tokens": TokenVerifier(builders.SECRET),
-            "recorder": self.recorder,
-            "environment": self.environment,
-            "mode": Mode.ENFORCE,
-            "now": lambda: builders.NOW,
-            "monotonic_ns": clock.__next__,
-            "new_id": lambda: f"{next(ids):032x}",
-            "tracer": Tracer(Sampler(below, True), self.sink, clock.__next__, 1),
-        }
-        self.gate = Gate(**(given | changes))
-
-    def ask(self, path: str = "/proxy/docs", method: str = "GET", **headers: str) -> CheckResponse:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        raw = builders.check_request(method, path, {"authorization": builders.bearer()} | named)
-        return CheckResponse.FromString(self.gate.check(raw))
 
 
 def sent_on(response: CheckResponse) -> dict[str, str]:
@@ -229,23 +173,9 @@ def test_a_batch_shares_one_commit() -> None:
     assert len(spans) == 3 * (len(CHAIN) + 2)
 
 
-def _hop(world: World) -> str:
-    name = f"rel_{7:032x}"
-    hop = Relationship(
-        id=name, org_id="", source="boss", target="agent-1", type=AUTHORITY, scope=("*",),
-        resources=(), ceiling=(), max_depth=0, requires_approval=False, created_at=0.0,
-        expires_at=builders.NOW + 60, parent="", root="boss", depth=1, revoked_at=None,
-        revoked_reason="", source_name="", source_tier="trusted", source_tags=(), source_org="",
-    )  # fmt: skip
-    ledger = world.environment.state.ledger
-    ledger.put(Put(world.environment.state.relationships, name, hop))
-    ledger.keep(durable=False)
-    return name
-
-
 def test_a_delegation_that_is_walked_is_a_span() -> None:
     world = World()
-    name = _hop(world)
+    name = delegated(world)
     world.ask(x_meshguard_delegation=name)
     world.ask(x_meshguard_delegation=f"rel_{8:032x}")
     world.ask(x_meshguard_delegation="nonsense")
@@ -570,7 +500,7 @@ def test_at_the_end_what_waits_is_sent(receiver: Receiver, lines: list[Line]) ->
 
 def test_room_is_kept_for_a_whole_decision() -> None:
     world = World()
-    _hop(world)
+    delegated(world)
     world.ask(x_meshguard_delegation=f"rel_{7:032x}")
     assert world.sink.told[0].spans <= DECISION
 
