@@ -9,11 +9,13 @@
 
 import functools
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from authz.core.delegation.walk import Walked
+from authz.core.errors import Code
 from authz.core.identity import Identity
+from authz.core.mode import Mode
 from authz.core.outcome import Outcome
 from authz.core.reply import sized
 from authz.core.tracing import Trace
@@ -41,7 +43,10 @@ _ERROR: Final = b"\x18\x02"
 #: Codes from which on it is not the caller's doing.
 _BROKEN: Final = 500
 
-_TIMES: Final = struct.Struct("<BQBQ")
+#: Span.span_id, start_time_unix_nano and end_time_unix_nano with their tags: what only one span
+#: has. Fields may come in any order.
+_OWN: Final = struct.Struct("<HQBQBQ")
+_ID, _START, _END = 0x0812, 0x39, 0x41
 #: Span.flags: its tag, of two bytes, and the number.
 _FLAGS: Final = struct.Struct("<HI")
 _FLAGS_TAG: Final = 0x0185
@@ -71,7 +76,7 @@ def told(outcome: Outcome, trace: Trace, commit_started_ns: int, commit_ns: int)
     """What a decision's spans are made of; on the thread that decides."""
     case = outcome.case
     delegation: tuple[int | None, str, str] | None = None
-    if case.call.delegation and any(name == _FUSE for name, _, _ in trace.times):
+    if case.call.delegation and _has_run(trace, _FUSE):
         walked = case.delegated  # a stage has asked, so it is known
         if isinstance(walked, Walked):
             delegation = walked.depth, walked.leaf.source, walked.leaf.id
@@ -82,6 +87,10 @@ def told(outcome: Outcome, trace: Trace, commit_started_ns: int, commit_ns: int)
     return Told(outcome, trace, commit_started_ns, commit_ns, delegation)
 
 
+def _has_run(trace: Trace, name: str) -> bool:
+    return any(stage.name == name for stage in trace.chain[: len(trace.times)])
+
+
 def request(resource: Sequence[tuple[str, str]], version: str, spans: Iterable[bytes]) -> bytes:
     """An ExportTraceServiceRequest; `spans` are fields as `spans_of` yields them."""
     attributes = b"".join(_text(b"\x0a", name, value) for name, value in resource)
@@ -90,96 +99,113 @@ def request(resource: Sequence[tuple[str, str]], version: str, spans: Iterable[b
     return sized(b"\x0a", sized(b"\x0a", attributes) + sized(b"\x12", scoped))
 
 
-def spans_of(one: Told, ids: Iterator[bytes]) -> Iterator[bytes]:
+def spans_of(one: Told, new_id: Callable[[], int]) -> Iterator[bytes]:
     """The spans of a decision, each as a field of ScopeSpans.
 
     Args:
-        ids: new ones, of 8 bytes each.
+        new_id: the next span's, of 64 bits, not 0.
     """
     outcome, trace = one.outcome, one.trace
     call, verdict, identity = outcome.case.call, outcome.verdict, outcome.case.identity
-    state = sized(b"\x1a", trace.parent.state.encode()) if trace.parent else b""
-    # TraceId, and what else all of them have.
-    trace_id = sized(b"\x0a", bytes.fromhex(trace.trace_id))
-    own_id = bytes.fromhex(trace.span_id)
     base = int(trace.now * 1e9) - trace.started_ns
     ended = trace.started_ns + outcome.latency_us * 1000
-    ended = max(ended, one.commit_started_ns + one.commit_ns if one.commit_ns else 0)
-    here = _FLAGS.pack(_FLAGS_TAG, _IS_KNOWN | trace.flags)
-    inner = state + sized(b"\x22", own_id)
+    # The latency is of whole microseconds.
+    ended = max(ended, *trace.times[-1:], one.commit_started_ns + one.commit_ns)
+    # What all of them have, and what all but the first have.
+    shared = sized(b"\x0a", bytes.fromhex(trace.trace_id))
+    if trace.parent is not None and trace.parent.state:
+        shared += sized(b"\x1a", trace.parent.state.encode())
+    own_id = bytes.fromhex(trace.span_id)
+    flags = _IS_KNOWN | trace.flags
+    local = shared + _FLAGS.pack(_FLAGS_TAG, flags)
+    inner = local + b"\x22\x08" + own_id
 
-    def span(
-        span_id: bytes, parent: bytes, name: bytes, started: int, end: int, more: bytes
-    ) -> bytes:
-        times = _TIMES.pack(0x39, base + started, 0x41, base + end)
-        content = trace_id + sized(b"\x12", span_id) + parent + name + times + more
-        return sized(b"\x12", content)
+    def span(head: bytes, span_id: int, started: int, end: int) -> bytes:
+        own = _OWN.pack(_ID, span_id, _START, base + started, _END, base + end)
+        return sized(b"\x12", head + own)
 
-    agent = _attribute("meshguard.agent_id", identity.agent_id)
-    action = _attribute("meshguard.action", call.action)
-    decision = _attribute("meshguard.decision", verdict.decision.value)
-    code = _attribute("meshguard.code", verdict.code.value)
-    said = _attribute("meshguard.trace_id", outcome.trace_id)
-    broken = verdict.code.status >= _BROKEN
-    status = sized(b"\x7a", sized(b"\x12", verdict.code.value.encode()) + _ERROR) if broken else b""
-
-    parent, flags = state, _IS_KNOWN | trace.flags
     if not trace.is_new:
         assert trace.parent is not None
-        parent += sized(b"\x22", bytes.fromhex(trace.parent.span_id))
+        shared += b"\x22\x08" + bytes.fromhex(trace.parent.span_id)
         flags |= _IS_REMOTE
-    yield span(
-        own_id,
-        parent,
-        _name(EVALUATE) + _SERVER,
-        trace.started_ns,
-        ended,
-        b"".join((
-            agent, action, decision, code, said,
-            _attribute("meshguard.enforced", outcome.enforced.value),
-            _attribute("meshguard.mode", outcome.mode.value),
-            _attribute("meshguard.source", call.source),
-            _attribute("meshguard.policy_version", outcome.case.snapshot.version),
-            _attribute("meshguard.decision_id", outcome.decision_id),
-            _known("meshguard.policy_name", verdict.policy),
-            _known("meshguard.rule", verdict.rule),
-            _known("meshguard.stage", verdict.stage),
-            _known("meshguard.reason", _reason(outcome)),
-            _known("meshguard.trust_tier", identity.tier if _is_identified(outcome) else ""),
-            _known("http.request.method", call.method),
-            _known("url.path", call.path),
-            status,
-            _FLAGS.pack(_FLAGS_TAG, flags),
-        )),
-    )  # fmt: skip
-    for stage, started, end in trace.times:
-        stage_id = next(ids)
-        decided = decision + code if stage == verdict.stage else b""
-        yield span(stage_id, inner, _name(STAGE + stage) + _INTERNAL, started, end, decided + here)
+    agent = _attribute("meshguard.agent_id", identity.agent_id)
+    action = _attribute("meshguard.action", call.action)
+    said = _text(b"\x4a", "meshguard.trace_id", outcome.trace_id)
+    decision = _attribute("meshguard.decision", verdict.decision.value)
+    head = b"".join((
+        _name(EVALUATE, _SERVER), shared, _FLAGS.pack(_FLAGS_TAG, flags), agent, action, said,
+        _common(
+            verdict.decision, outcome.enforced, verdict.code, outcome.mode, call.source,
+            outcome.case.snapshot.version, verdict.policy, verdict.rule, verdict.stage,
+            outcome.case.caller.tier if isinstance(outcome.case.caller, Identity) else "",
+            call.method,
+        ),
+        _text(b"\x4a", "meshguard.decision_id", outcome.decision_id),
+        _known("meshguard.reason", _reason(outcome)),
+        _known("url.path", call.path),
+    ))  # fmt: skip
+    yield span(head, int.from_bytes(own_id, "little"), trace.started_ns, ended)
+    started = trace.started_ns
+    for (stage, _), end in zip(trace.chain, trace.times, strict=False):
+        stage_id = new_id()
+        head = _name(STAGE + stage, _INTERNAL) + inner
+        if stage == verdict.stage:
+            head += decision + _attribute("meshguard.code", verdict.code.value)
+        yield span(head, stage_id, started, end)
         if stage == _FUSE and one.delegation is not None:
             depth, source, relationship = one.delegation
-            more = b"" if depth is None else _number("meshguard.delegation.depth", depth)
-            more += _known("meshguard.delegation.parent_id", source)
-            more += _known("meshguard.delegation.agent_id", identity.agent_id)
-            more += _known("meshguard.delegation.id", relationship)
-            below = state + sized(b"\x22", stage_id)
-            name = _name(DELEGATION) + _INTERNAL
-            yield span(next(ids), below, name, started, end, more + agent + here)
+            below = local + b"\x22\x08" + stage_id.to_bytes(8, "little")
+            head = _name(DELEGATION, _INTERNAL) + below + agent
+            head += b"" if depth is None else _number("meshguard.delegation.depth", depth)
+            head += _known("meshguard.delegation.parent_id", source)
+            head += _known("meshguard.delegation.agent_id", identity.agent_id)
+            head += _known("meshguard.delegation.id", relationship)
+            yield span(head, new_id(), started, end)
+        started = end
     if one.commit_ns:
         started = one.commit_started_ns
-        name = _name(WRITE) + _INTERNAL
-        more = agent + action + decision + said + here
-        yield span(next(ids), inner, name, started, started + one.commit_ns, more)
+        head = _name(WRITE, _INTERNAL) + inner + agent + action + decision + said
+        yield span(head, new_id(), started, started + one.commit_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _common(
+    decision: Decision,
+    enforced: Decision,
+    code: Code,
+    mode: Mode,
+    source: str,
+    policy_version: str,
+    policy: str,
+    rule: str,
+    stage: str,
+    tier: str,
+    method: str,
+) -> bytes:
+    """What the decisions about one agent have in common, from one call to its next."""
+    attributes = {
+        "meshguard.decision": decision.value,
+        "meshguard.enforced": enforced.value,
+        "meshguard.code": code.value,
+        "meshguard.mode": mode.value,
+        "meshguard.source": source,
+        "meshguard.policy_version": policy_version,
+        "meshguard.policy_name": policy,
+        "meshguard.rule": rule,
+        "meshguard.stage": stage,
+        "meshguard.trust_tier": tier,
+        "http.request.method": method,
+    }
+    said = b"".join(_known(name, value) for name, value in attributes.items())
+    if code.status < _BROKEN:
+        return said
+    return said + sized(b"\x7a", sized(b"\x12", code.value.encode()) + _ERROR)
 
 
 def _reason(outcome: Outcome) -> str:
     """Why, where it is not simply allowed."""
     verdict = outcome.verdict
     return verdict.reason if verdict.decision is not Decision.ALLOW else ""
-
-
-def _is_identified(outcome: Outcome) -> bool:
-    return isinstance(outcome.case.caller, Identity)
 
 
 def rejected_of(answer: bytes) -> int:
@@ -224,8 +250,8 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=64)
-def _name(name: str) -> bytes:
-    return sized(b"\x2a", name.encode())
+def _name(name: str, kind: bytes) -> bytes:
+    return sized(b"\x2a", name.encode()) + kind
 
 
 @functools.lru_cache(maxsize=64)

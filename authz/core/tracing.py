@@ -86,9 +86,11 @@ class Trace:
         self.flags = SAMPLED if parent is None else SAMPLED | parent.flags & RANDOM
         #: Nobody's trace goes on here, so whatever tracestate came belongs to none.
         self.is_new = parent is None or not parent.span_id
-        #: What judges the call, and writes down when each stage began and ended.
+        #: What judges the call, and writes down when each stage that ran had ended: a stage begins
+        #: where the one before it has ended, and the first with the decision, since whose call it
+        #: is has to be found out first.
         self.chain: Sequence[Stage] = ()
-        self.times: list[tuple[str, int, int]] = []
+        self.times: list[int] = []
 
     @property
     def traceparent(self) -> str:

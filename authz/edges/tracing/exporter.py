@@ -13,7 +13,6 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from typing import Final, Protocol
 
 from authz.core import otlp
@@ -134,11 +133,10 @@ class Exporter:
         """Send as many as go together, and one at least."""
         decisions = 0
         spans: list[bytes] = []
-        ids = self._ids()
         while self._queue and (not spans or len(spans) <= self._export.max_batch - DECISION):
             one = self._queue.popleft()
             try:
-                spans += otlp.spans_of(one, ids)
+                spans += otlp.spans_of(one, self._new_id)
             except Exception:
                 self.refused += 1
                 log.exception("a decision could not be told as spans")
@@ -199,7 +197,6 @@ class Exporter:
             self.crowded_out + self.refused,
         )
 
-    def _ids(self) -> Iterator[bytes]:
-        """Of spans: 8 bytes, not all of them 0."""
-        while True:
-            yield (self._random.getrandbits(64) or 1).to_bytes(8, "big")
+    def _new_id(self) -> int:
+        """Of a span: 64 bits, not all of them 0."""
+        return self._random.getrandbits(64) or 1

@@ -55,7 +55,7 @@ class Tracer:
         #: The chains that are known, and what writes down the times of each.
         self._chains: dict[int, tuple[Sequence[Stage], Sequence[Stage]]] = {}
         #: The times of the decision that is being made; it is one at a time.
-        self._times: list[tuple[str, int, int]] = []
+        self._times: list[int] = []
         self._begun = False
 
     def begin(
@@ -102,10 +102,9 @@ class Tracer:
         clock = self._clock
 
         def timed(case: Case) -> Finding:
-            started = clock()
             try:
                 return judge(case)
             finally:
-                self._times.append((name, started, clock()))
+                self._times.append(clock())
 
         return Stage(name, timed)
