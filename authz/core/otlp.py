@@ -1,8 +1,8 @@
 """Spans as OTLP has them: opentelemetry.proto.collector.trace.v1, on the wire (OTLP 1.x).
 
 - By hand, as `reply.py` writes its answers: a traced decision is a dozen spans, and the SDK's
-  spans and encoder take 560 µs for those where this takes a twentieth. Tests read what comes out
-  with the official schema, and hold it against what the SDK's encoder makes of the same.
+  spans and encoder take fifteen times as long for those. Tests read what comes out with the
+  official schema, and hold it against what the SDK's encoder makes of the same.
 - Texts are bounded (`MAX_TEXT`) and are no secrets: names, codes and the path without its query.
 - Denied is not broken: a span has the status error only where we could not decide.
 """
