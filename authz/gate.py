@@ -14,6 +14,7 @@
 """
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
@@ -34,6 +35,7 @@ from authz.core.snapshot import Snapshot
 from authz.core.sources import OUTWARD
 from authz.core.stages import CHAIN
 from authz.core.stages.stage import Stage
+from authz.core.tracing import Trace
 from authz.core.verdict import BYPASSED, Decision
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,23 @@ class Observer(Protocol):
         """A call was not judged, because too many waited already."""
 
 
+class Tracer(Protocol):
+    """Who tells traces of decisions, on the event loop's thread: as an `Observer`."""
+
+    def begin(
+        self, call: Call, chain: Sequence[Stage], decision_id: str, now: float, started_ns: int
+    ) -> Trace | None:
+        """A decision begins; None where nothing is told of it.
+
+        Args:
+            chain: that it will run; a trace has one that writes down when each stage ran.
+            now: seconds since the epoch, and `started_ns` the same on the gate's monotonic clock.
+        """
+
+    def decided(self, outcomes: Sequence[Outcome], commit_started_ns: int, commit_ns: int) -> None:
+        """These were decided together; their rows became durable within so many nanoseconds."""
+
+
 class Gate:
     """Decides and records. Not thread-safe: one event loop calls it."""
 
@@ -90,6 +109,7 @@ class Gate:
         allow_unrecorded: bool = False,
         chain: Sequence[Stage] = CHAIN,
         observers: Sequence[Observer] = (),
+        tracer: Tracer | None = None,
     ) -> None:
         """
         Args:
@@ -114,8 +134,12 @@ class Gate:
         self._allow_unrecorded = allow_unrecorded
         self._chain = chain
         self._observers = observers
-        #: Nanoseconds that the last rows took to become durable.
+        self._tracer = tracer
+        traced = functools.partial(calls.from_check_request, traced=True)
+        self._read: Callable[[bytes], Call] = calls.from_check_request if not tracer else traced
+        #: Nanoseconds that the last rows took to become durable, and when that began.
         self._commit_ns = 0
+        self._commit_started_ns = 0
         #: Calls turned away that no row tells of yet, and what they are told under each mode.
         self._turned_away = 0
         self._away: dict[Mode, bytes] = {}
@@ -127,7 +151,7 @@ class Gate:
     def check_all(self, raws: Sequence[bytes]) -> list[bytes]:
         """Answer calls that came together: one snapshot, one commit, and their answers in order."""
         try:
-            outcomes = self.batch([calls.from_check_request(raw) for raw in raws])
+            outcomes = self.batch([*map(self._read, raws)])
         except Exception:
             # Nothing is recorded yet, so each can be tried by itself.
             log.exception("a CheckRequest could not be answered")
@@ -173,6 +197,11 @@ class Gate:
         else:
             self._turned_away = 0
 
+    @property
+    def is_traced(self) -> bool:
+        """Whether the trace that a call belongs to means anything."""
+        return self._tracer is not None
+
     def refuses(self, call: Call) -> bool:
         """Whether this caller is turned away whatever it asks, so that its body is not read."""
         caller = self._tokens.identify(call.authorization, self._now())
@@ -189,6 +218,8 @@ class Gate:
         outcomes = self._batch(asked, snapshot)
         if self._observers:
             self._tell(outcomes)
+        if self._tracer is not None:
+            self._trace(self._tracer, outcomes)
         return outcomes
 
     def _batch(self, asked: Sequence[Call], snapshot: Snapshot) -> list[Outcome]:
@@ -210,6 +241,7 @@ class Gate:
             started = self._monotonic_ns()
             recorder.write([*map(row_of, outcomes), *also], ledger.changes())
             self._commit_ns = self._monotonic_ns() - started
+            self._commit_started_ns = started
         except AuditUnavailable as error:
             return self._unrecorded(outcomes, Code.AUDIT_UNAVAILABLE, str(error))
         except Exception:
@@ -240,6 +272,8 @@ class Gate:
         outcome, taken = self._report(call, reports)
         if self._observers:
             self._tell([outcome])
+        if self._tracer is not None:
+            self._trace(self._tracer, [outcome])
         return outcome, taken
 
     def _report(self, call: Call, reports: Sequence[Report]) -> tuple[Outcome, int]:
@@ -257,10 +291,13 @@ class Gate:
         try:
             if failure:
                 raise AuditUnavailable(failure)
-            if not is_taken:
-                recorder.write([row_of(outcome)])
-                return outcome, 0
-            recorder.write([report_row(outcome, report, self._new_id()) for report in reports])
+            rows = [row_of(outcome)]
+            if is_taken:
+                rows = [report_row(outcome, report, self._new_id()) for report in reports]
+            started = self._monotonic_ns()
+            recorder.write(rows)
+            self._commit_ns = self._monotonic_ns() - started
+            self._commit_started_ns = started
         except AuditUnavailable as error:
             return self._unrecorded([outcome], Code.AUDIT_UNAVAILABLE, str(error))[0], 0
         except Exception:
@@ -268,7 +305,7 @@ class Gate:
             recorder.cancel()
             said = "recording what was told failed"
             return self._unrecorded([outcome], Code.INTERNAL, said)[0], 0
-        return outcome, len(reports)
+        return outcome, len(reports) if is_taken else 0
 
     def _tell(self, outcomes: Sequence[Outcome]) -> None:
         for observer in self._observers:
@@ -277,6 +314,12 @@ class Gate:
             except Exception:
                 # Whoever only looks on must not change an answer.
                 log.exception("an observer failed")
+
+    def _trace(self, tracer: Tracer, outcomes: Sequence[Outcome]) -> None:
+        try:
+            tracer.decided(outcomes, self._commit_started_ns, self._commit_ns)
+        except Exception:
+            log.exception("a trace could not be told")
 
     def _one_by_one(self, asked: Sequence[Call], snapshot: Snapshot, mode: Mode) -> list[Outcome]:
         """The calls of a batch that could not be recorded: perhaps only one of them cannot be."""
@@ -307,6 +350,17 @@ class Gate:
         environment, ledger = self._environment, self._ledger
         case = None
         mark = ledger.mark
+        decision_id = self._new_id()
+        trace_id = call.trace_id or decision_id
+        trace = None
+        chain = chain or self._chain
+        if self._tracer is not None and mode is not Mode.BYPASS:
+            try:
+                trace = self._tracer.begin(call, chain, decision_id, now, started)
+            except Exception:
+                log.exception("a trace could not begin")
+            if call.parent is not None:
+                trace_id = call.trace_id or call.parent.trace_id
         try:
             if call.source in OUTWARD:
                 caller = self._tokens.identify_outward(call.authorization, now)
@@ -314,7 +368,9 @@ class Gate:
             else:
                 caller = self._tokens.identify(call.authorization, now)
             case = Case.of(call, caller, snapshot, environment, now, steady)
-            decided = BYPASSED if mode is Mode.BYPASS else verdict.judge(case, chain or self._chain)
+            if trace is not None:
+                chain = trace.chain
+            decided = BYPASSED if mode is Mode.BYPASS else verdict.judge(case, chain)
             if decided.more is not None:
                 for change in decided.more.puts:
                     ledger.put(change)
@@ -331,17 +387,17 @@ class Gate:
             decided = verdict.failed(Code.INTERNAL, "the decision failed inside the service")
         if case is None:
             case = Case(call, NOT_LOOKED_AT, snapshot, environment, now, steady)
-        decision_id = self._new_id()
         return Outcome(
             case=case,
             verdict=decided,
             mode=mode,
             enforced=verdict.enforced(decided, mode),
             decision_id=decision_id,
-            trace_id=call.trace_id or decision_id,
+            trace_id=trace_id,
             decided_at=now,
             latency_us=(self._monotonic_ns() - started) // 1000,
             steady=steady,
+            trace=trace,
         )
 
     def _without_ours(self, call: Call, now: float) -> Call:

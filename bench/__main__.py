@@ -20,6 +20,7 @@ from bench import (
     report,
     stages,
     start,
+    telemetry,
 )
 
 BENCHMARKS: Final[dict[str, Callable[[bool], dict[str, Any]]]] = {
@@ -34,6 +35,7 @@ BENCHMARKS: Final[dict[str, Callable[[bool], dict[str, Any]]]] = {
     "full_chain": full_chain.run,
     "audit_reads": audit_reads.run,
     "start": start.run,
+    "telemetry": telemetry.run,
     "container_sla": container_sla.run,
 }
 

@@ -10,6 +10,10 @@
 | `policy`       | `h2c`, asked by requests that say as much as those of `chain`             |
 | `chain`        | the same with every stage of the chain configured (`chain/`)              |
 | `delegated`    | `chain`, asked by an agent that acts for another one, two hops away       |
+| `off`          | `h2c`, which tells nothing of what it does                                |
+| `metrics`      | the same with METRICS_ENABLED                                             |
+| `traces`       | the same with a tenth of all decisions traced, and somebody who takes them |
+| `both`         | the same with both                                                        |
 
 Who is not here is left out and said to be: OPA-Envoy joins when OPA_ENVOY_BIN names its binary.
 """
@@ -43,7 +47,8 @@ NAMES: Final = ("h2c", "grpc", "grpc_nothing", "ceiling", "opa")
 _CHAINED: Final = ("chain", "delegated")
 _SAYING: Final = ("policy", *_CHAINED)
 #: Those whose rows are counted.
-_RECORDING: Final = ("h2c", "grpc", *_SAYING)
+TELLING: Final = ("off", "metrics", "traces", "both")
+_RECORDING: Final = ("h2c", "grpc", *_SAYING, *TELLING)
 #: Those that know what to deny.
 _DECIDING: Final = (*_RECORDING, "opa")
 _TRANSPORT: Final = "EXT_AUTHZ_TRANSPORT"
@@ -89,10 +94,10 @@ def missing(name: str) -> str:
 
 
 @contextlib.contextmanager
-def running(name: str) -> Iterator[Contender]:
-    """One of them, ready to answer."""
+def running(name: str, **more: str) -> Iterator[Contender]:
+    """One of them, ready to answer; `more` is of its environment."""
     with sidecar.directory() as directory, contextlib.ExitStack() as stack:
-        env = environment(directory, transport=name)
+        env = environment(directory, transport=name) | more
         headers = asked.headers()
         if name in _SAYING:
             headers |= asked.CHAIN_HEADERS

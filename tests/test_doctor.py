@@ -30,9 +30,13 @@ from authz.cli.doctor.facts import (
 )
 from authz.cli.doctor.finding import Status, worst
 from authz.cli.doctor.mounts import volume_of
+from authz.cli.doctor.traces import refusal
 from authz.core.mode import Mode
 from authz.core.timestamps import rfc3339
+from authz.settings import Settings
+from tests import otlp
 from tests.e2e.sidecar import directory
+from tests.otlp import receiving
 
 MIB: Final = 1 << 20
 US: Final = 10001
@@ -75,7 +79,7 @@ INSIDE: Final = Inside(
     ),
     memory=Memory(256 * MIB, 120 * MIB, 130 * MIB, 40 * MIB, 0),
     cpus=0.25,
-    otel_enabled=False,
+    traces=None,
     port=3100,
     listening_on=("127.0.0.1",),
     run_dir=file("/run/authz", 0o770),
@@ -513,3 +517,28 @@ def test_a_directory_and_a_bundle_without_a_version_are_warned_of() -> None:
     assert [status for status, _ in found] == ["warn", "warn"]
     assert "has no version" in found[0][1]
     assert "REQUIRE_SIGNED_POLICIES is not set" in found[1][1]
+
+
+@pytest.mark.parametrize(
+    ("traces", "found"),
+    [
+        (None, [("warn", "no traces are exported")]),
+        ("", []),
+        ("V: http://otel takes no traces: it hung up",
+         [("warn", "V: http://otel takes no traces: it hung up")]),
+    ],
+)  # fmt: skip
+def test_traces_are_exported_and_arrive(traces: str | None, found: list[tuple[str, str]]) -> None:
+    assert said(inside(traces=traces), "Enable OTEL") == found
+
+
+def test_a_collector_is_asked_whether_it_takes_traces() -> None:
+    env = {"JWT_SECRET": STRONG, "AUTHZ_RUN_DIR": "/", "OTEL_ENABLED": "true"}
+    with receiving() as receiver:
+        there = Settings.from_env({**env, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
+        assert refusal(there) == ""
+        receiver.answer = lambda: otlp.Answer(404)
+        said = f"OTEL_EXPORTER_OTLP_ENDPOINT: {receiver.url}/v1/traces takes no traces:"
+        assert refusal(there) == f"{said} it answered 404"
+    assert refusal(there) == f"{said} connection refused"
+    assert refusal(there.model_copy(update={"otel_enabled": False})) is None

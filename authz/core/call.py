@@ -34,6 +34,7 @@ from authz.core.names import (
 )
 from authz.core.sources import OUTWARD, Source
 from authz.core.text import visible
+from authz.core.tracing import TRACEPARENT, TRACESTATE, Parent, parent_of
 from authz.core.wire_pb2 import CheckRequest
 
 Lookup = Callable[[str, str], str]
@@ -141,6 +142,8 @@ class Call(NamedTuple):
     #: Host and port of a plain request outward, which is reached besides what is done there; empty
     #: for everything else.
     destination: str = ""
+    #: The trace that it belongs to, where one came with it and traces are on.
+    parent: Parent | None = None
 
     @property
     def reaches(self) -> str:
@@ -173,8 +176,12 @@ def unreadable(source: Source, defect: str) -> Call:
     return _NOTHING._replace(source=source, governance_headers=headers, defect=defect)
 
 
-def from_check_request(raw: bytes) -> Call:
-    """Read an ext_authz `CheckRequest` (envoy.service.auth.v3, wire format)."""
+def from_check_request(raw: bytes, *, traced: bool = False) -> Call:
+    """Read an ext_authz `CheckRequest` (envoy.service.auth.v3, wire format).
+
+    Args:
+        traced: also read which trace it belongs to.
+    """
     try:
         attributes = CheckRequest.FromString(raw).attributes
     except DecodeError:
@@ -203,11 +210,17 @@ def from_check_request(raw: bytes) -> Call:
     if API_KEY_HEADER in names and mentions_ours(headers.get(API_KEY_HEADER, "")):
         # The upstream's own key stays; a token that was put in its place by mistake does not.
         governing[API_KEY_HEADER] = headers[API_KEY_HEADER]
+    parent = parent_in(headers.get) if traced and TRACEPARENT in names else None
     if source in OUTWARD:
         return from_outward(
-            source, http.method, http.path, http.host, http.scheme, headers.get, governing
+            source, http.method, http.path, http.host, http.scheme, headers.get, governing, parent
         )
-    return from_http("proxy", http.method, http.path, http.host, headers.get, governing)
+    return from_http("proxy", http.method, http.path, http.host, headers.get, governing, parent)
+
+
+def parent_in(header: Lookup) -> Parent | None:
+    """The trace that a request with these headers belongs to; `header` as for `from_http`."""
+    return parent_of(header(TRACEPARENT, ""), header(TRACESTATE, ""))
 
 
 def from_outward(
@@ -218,6 +231,7 @@ def from_outward(
     scheme: str,
     header: Lookup,
     governing: Mapping[str, str],
+    parent: Parent | None = None,
 ) -> Call:
     """Read a request, or a CONNECT, to a host of the agent's own choice; arguments as `from_http`.
 
@@ -243,7 +257,8 @@ def from_outward(
         defect = defect or of_path
         if scheme.lower() == "https":
             defect = defect or "an https URL needs a tunnel (CONNECT); in cleartext it is refused"
-    call = from_http(source, method, path, shown if is_known else visible(host), header, governing)
+    shown = shown if is_known else visible(host)
+    call = from_http(source, method, path, shown, header, governing, parent)
     # A captured request was not sent to us: a credential for a proxy is some other proxy's.
     authorization = header(PROXY_AUTHORIZATION_HEADER, _ABSENT) if source == "forward" else _ABSENT
     if not defect and len(action) > MAX_NAME:
@@ -282,6 +297,7 @@ def from_http(
     host: str,
     header: Lookup,
     governing: Mapping[str, str] | None = None,
+    parent: Parent | None = None,
 ) -> Call:
     """Read an HTTP request.
 
@@ -290,6 +306,7 @@ def from_http(
         header: `header(lower_case_name, default)`; repeated headers joined with commas.
         governing: those of the headers that govern us, by name, which the upstream must not see;
             None where nothing is forwarded, and `header` is asked for them.
+        parent: the trace that it belongs to, where that is asked for.
     """
     govern = header if governing is None else governing.get
     path = target.partition("?")[0].partition("#")[0]
@@ -337,6 +354,7 @@ def from_http(
         action_token=action_token,
         provenance=provenance,
         cost=cost,
+        parent=parent,
     )
 
 

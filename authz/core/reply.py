@@ -21,6 +21,7 @@ from authz.core.mode import Mode
 from authz.core.names import DECISION_HEADER, RETRY_AFTER_S
 from authz.core.outcome import Outcome
 from authz.core.sources import OUTWARD
+from authz.core.tracing import TRACEPARENT, TRACESTATE
 from authz.core.verdict import Decision
 from authz.core.wire_pb2 import CheckResponse, HeaderValueOption
 
@@ -178,18 +179,25 @@ def _allowance(outcome: Outcome, proxy_authorization: str) -> bytes:
     is_kept = upstream == proxy_authorization and sum(map(len, removed)) <= MAX_KEPT
     encode = _encoded if is_kept else _encoded.__wrapped__
     same = encode(removed, upstream, _common(outcome))
-    trace = _sized(b"\x0a", _TRACE_KEY + _sized(b"\x12", header_safe(outcome.trace_id).encode()))
-    added = _sized(b"\x32", trace + _APPEND)
+    trace = sized(b"\x0a", _TRACE_KEY + sized(b"\x12", header_safe(outcome.trace_id).encode()))
+    added = sized(b"\x32", trace + _APPEND)
     more = outcome.verdict.more
     if more is not None and more.remaining is not None:
-        remaining = _sized(b"\x12", str(more.remaining).encode())
-        added += _sized(b"\x32", _sized(b"\x0a", _WALLET_KEY + remaining) + _APPEND)
+        remaining = sized(b"\x12", str(more.remaining).encode())
+        added += sized(b"\x32", sized(b"\x0a", _WALLET_KEY + remaining) + _APPEND)
     own = b""
     for key, value in zip(_OWN_KEYS, _own_metadata(outcome).values(), strict=True):
         # Struct.fields: an entry of a key and a Value with its string_value.
-        own += _sized(b"\x0a", key + _sized(b"\x12", _sized(b"\x1a", value.encode())))
+        own += sized(b"\x0a", key + sized(b"\x12", sized(b"\x1a", value.encode())))
+    if outcome.trace is not None:
+        # ok_response.headers: the upstream's span is our child. A tracestate of a trace that does
+        # not go on is nobody's (W3C Trace Context §4.3): headers_to_remove.
+        parent = sized(b"\x12", outcome.trace.traceparent.encode())
+        added += sized(b"\x12", sized(b"\x0a", _TRACEPARENT_KEY + parent) + _APPEND)
+        if outcome.trace.is_new:
+            added += sized(b"\x2a", TRACESTATE.encode())
     # CheckResponse.ok_response { response_headers_to_add }, CheckResponse.dynamic_metadata.
-    return same + _sized(b"\x1a", added) + _sized(b"\x22", own)
+    return same + sized(b"\x1a", added) + sized(b"\x22", own)
 
 
 @functools.lru_cache(maxsize=256)
@@ -296,7 +304,7 @@ def _set(headers: "_Headers", name: str, value: str) -> None:
     option.header.value = value
 
 
-def _sized(tag: bytes, content: bytes) -> bytes:
+def sized(tag: bytes, content: bytes) -> bytes:
     """A length-delimited field: its tag, how long it is, and that."""
     size = len(content)
     if size < 128:
@@ -310,7 +318,8 @@ def _sized(tag: bytes, content: bytes) -> bytes:
 
 _SIZES: Final = [bytes((number,)) for number in range(256)]
 #: HeaderValue.key (two), an entry's key, and HeaderValueOption.append_action, encoded.
-_TRACE_KEY: Final = _sized(b"\x0a", TRACE_HEADER.encode())
-_WALLET_KEY: Final = _sized(b"\x0a", WALLET_HEADER.encode())
-_OWN_KEYS: Final = [_sized(b"\x0a", key) for key in (b"decision_id", b"trace_id", b"action")]
+_TRACE_KEY: Final = sized(b"\x0a", TRACE_HEADER.encode())
+_TRACEPARENT_KEY: Final = sized(b"\x0a", TRACEPARENT.encode())
+_WALLET_KEY: Final = sized(b"\x0a", WALLET_HEADER.encode())
+_OWN_KEYS: Final = [sized(b"\x0a", key) for key in (b"decision_id", b"trace_id", b"action")]
 _APPEND: Final = b"\x18" + _SIZES[_OVERWRITE]

@@ -16,6 +16,7 @@ from authz.settings.paths import (
     HTTP_SOCKET,
     MAX_SOCKET_PATH,
 )
+from authz.settings.tracing import tracing_problems
 
 if TYPE_CHECKING:
     from authz.settings.model import Settings
@@ -54,6 +55,7 @@ def joint_problems(settings: "Settings") -> list[str]:
     problems += _listener_problems(settings)
     problems += _outward_problems(settings)
     problems += bundle_problems(settings)
+    problems += tracing_problems(settings)
     if settings.proxy_authorization and "upstream" not in settings.model_fields_set:
         problems.append(
             "PROXY_AUTHORIZATION: given without PROXY_TARGET, so the default upstream would get it"

@@ -21,6 +21,7 @@ from authz.settings.ingest import Ingest, ingest_path
 from authz.settings.joint import joint_problems, token_key_problems
 from authz.settings.paths import ENVOY_ADMIN_SOCKET, EXT_AUTHZ_SOCKET, HTTP_SOCKET
 from authz.settings.telemetry import Telemetry
+from authz.settings.tracing import Tracing
 from authz.settings.upstream import Endpoint, Upstream, parse_upstream
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -45,7 +46,7 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-class Settings(Bundles, Ingest, Telemetry):
+class Settings(Bundles, Ingest, Telemetry, Tracing):
     """Everything the environment says. Field names are ours, aliases are the variables."""
 
     mode: Annotated[Mode, BeforeValidator(checks.mode)] = Field(

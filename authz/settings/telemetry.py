@@ -1,4 +1,4 @@
-"""What operators see: the log, metrics and traces."""
+"""What operators see: the log and metrics."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,7 @@ from authz.settings.group import Group
 
 
 class Telemetry(Group):
-    """The log, metrics and traces."""
+    """The log and metrics."""
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
@@ -22,15 +22,4 @@ class Telemetry(Group):
         False,
         alias="METRICS_ENABLED",
         description="answer `GET /metrics`, to whoever can reach PORT, with Prometheus text",
-    )
-    otel_enabled: Annotated[bool, BeforeValidator(checks.boolean)] = Field(
-        False, alias="OTEL_ENABLED", description="export traces"
-    )
-    otel_endpoint: str = Field(
-        "http://localhost:4318",
-        alias="OTEL_EXPORTER_OTLP_ENDPOINT",
-        description="OTLP/HTTP collector",
-    )
-    otel_service_name: str = Field(
-        "meshguard-gateway", alias="OTEL_SERVICE_NAME", description="service.name of traces"
     )

@@ -43,7 +43,7 @@ from authz.edges.mode_switch import BYPASS_WARNING, ModeSwitch
 from authz.edges.policy_changes import PolicyChanges
 from authz.edges.readers.pool import Readers
 from authz.edges.reloader import Reloader, report
-from authz.gate import Gate, Observer
+from authz.gate import Gate, Observer, Tracer
 from authz.run_dir import run_directory
 from authz.settings import Settings
 from authz.stores.audit_key import default_key_file
@@ -89,7 +89,14 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         action_tokens = memory.action_tokens(settings)
         environment = memory.environment(settings, state, delegations, action_tokens)
         gate = _gate(
-            settings, audit, versions, tokens, environment, offset, extras.observers(settings)
+            settings,
+            audit,
+            versions,
+            tokens,
+            environment,
+            offset,
+            extras.observers(settings),
+            extras.tracer(settings, stack),
         )
         maintenance = _maintenance(settings, audit, gate, versions)
         stack.callback(maintenance.stop)
@@ -197,6 +204,7 @@ def _gate(
     environment: Environment,
     offset: float,
     observers: Sequence[Observer],
+    tracer: Tracer | None,
 ) -> Gate:
     proxy_authorization = settings.proxy_authorization
     return Gate(
@@ -212,6 +220,7 @@ def _gate(
         proxy_authorization=proxy_authorization.get_secret_value() if proxy_authorization else "",
         allow_unrecorded=settings.audit_on_failure == "allow",
         observers=observers,
+        tracer=tracer,
     )
 
 
@@ -307,8 +316,6 @@ def _tell(settings: Settings, loaded: Loaded, versions: Versions) -> None:
         )
     if settings.mode is Mode.BYPASS:
         log.warning(BYPASS_WARNING)
-    if settings.otel_enabled:
-        log.warning("OTEL_ENABLED: this version does not export traces yet")
 
 
 def _maintenance(

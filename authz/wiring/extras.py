@@ -13,7 +13,7 @@ from fastapi import APIRouter
 
 from authz.edges.incidents import Incidents
 from authz.edges.reloader import Reloader
-from authz.gate import Gate, Observer
+from authz.gate import Gate, Observer, Tracer
 from authz.operations import Operations
 from authz.settings import Settings
 from authz.stores.audit_log import AuditLog
@@ -37,6 +37,19 @@ def observers(settings: Settings) -> list[Observer]:
     """Who is told of decisions."""
     del settings
     return []
+
+
+def tracer(settings: Settings, stack: AsyncExitStack) -> Tracer | None:
+    """Who tells traces of decisions, until the stack ends; None where nobody does.
+
+    Raises:
+        StartError: its certificates cannot be used.
+    """
+    if not settings.is_traced:
+        return None
+    from authz.wiring import tracing  # noqa: PLC0415
+
+    return tracing.tracer(settings, stack)
 
 
 def routes(parts: Parts) -> Iterator[APIRouter]:

@@ -6,7 +6,7 @@ docs/deploy.md has the same lines; a test holds them together.
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from authz.cli.doctor import bundles, decisions, later, running, stored
+from authz.cli.doctor import bundles, decisions, later, running, stored, traces
 from authz.cli.doctor.facts import Facts
 from authz.cli.doctor.finding import Finding, Status, worst
 
@@ -52,7 +52,7 @@ LINES: Final = (
         " memory",
         running.limits,
     ),
-    Line("Enable OTEL", "Connect traces to your existing observability stack", later.otel),
+    Line("Enable OTEL", "Connect traces to your existing observability stack", traces.check),
     Line(
         "Plan for disconnected operation",
         "If your environment has unreliable connectivity, set up a sync CronJob for policies and"

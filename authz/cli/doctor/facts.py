@@ -123,7 +123,8 @@ class Inside:
     memory: Memory
     #: Processors' worth of time; infinite without a limit.
     cpus: float
-    otel_enabled: bool
+    #: Why the collector takes no traces, empty where it does; None where none are exported.
+    traces: str | None
     port: int
     #: Where somebody listens on PORT.
     listening_on: tuple[str, ...]

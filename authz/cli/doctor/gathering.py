@@ -18,6 +18,7 @@ from typing import Final
 
 from authz import cgroups, dev_secrets, tcp_table
 from authz.cli.destination import Destination
+from authz.cli.doctor import traces
 from authz.cli.doctor.asking import Asker
 from authz.cli.doctor.facts import (
     Answer,
@@ -159,7 +160,7 @@ def _inside(settings: Settings, env: Mapping[str, str], way: Asker | None) -> In
         audit=_audit(settings),
         memory=_memory(),
         cpus=cpus_allowed(),
-        otel_enabled=settings.otel_enabled,
+        traces=traces.refusal(settings),
         port=settings.port,
         listening_on=tuple(listening(settings.port)),
         run_dir=file_facts(settings.run_dir),

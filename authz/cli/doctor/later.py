@@ -1,4 +1,4 @@
-"""The lines whose subject this version does not have: traces, synchronisation.
+"""The lines whose subject this version does not have: synchronisation.
 
 Each is one function, to be filled in when there is something to look at. Until then they warn, and
 say what can be done by hand.
@@ -8,16 +8,6 @@ from collections.abc import Iterator
 
 from authz.cli.doctor.facts import Facts
 from authz.cli.doctor.finding import Finding, warned
-
-
-def otel(facts: Facts) -> Iterator[Finding]:
-    """Whether traces are exported."""
-    enabled = facts.inside is not None and facts.inside.otel_enabled
-    state = "OTEL_ENABLED is set, and this version" if enabled else "this version"
-    yield warned(
-        f"{state} exports no traces yet",
-        "follow `authz audit tail`, /metrics and the log, and join them by trace id",
-    )
 
 
 def disconnected(facts: Facts) -> Iterator[Finding]:

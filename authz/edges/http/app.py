@@ -48,6 +48,15 @@ def build_app(gate: Gate, health: Health, operations: Operations, *others: APIRo
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
+        # Traces are ours to tell (`edges/tracing`): FastAPI's own, which the environment can turn
+        # on, have query strings and know nothing of decisions.
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+        },
     )
     join(app.router, probes.router(health))
     join(app.router, governed.router(gate, operations))

@@ -56,7 +56,12 @@ def call_of(source: Source, request: Request, key_header: str = "") -> Call:
 
     # Not `request.url`: it is put together with whatever the Host header says.
     call = calls.from_http(
-        source, request.method, request.scope["path"], header("host", ""), header
+        source,
+        request.method,
+        request.scope["path"],
+        header("host", ""),
+        header,
+        parent=calls.parent_in(header),
     )
     key = header(key_header, "") if key_header else ""
     if key and "authorization" not in request.headers:

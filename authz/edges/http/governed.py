@@ -4,8 +4,8 @@
 They are decided and recorded exactly as proxied requests are; nothing is forwarded.
 """
 
+import secrets
 from typing import Final
-from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -17,6 +17,7 @@ from authz.core.identity import Identity
 from authz.core.mode import Mode
 from authz.core.outcome import Outcome
 from authz.core.timestamps import rfc3339
+from authz.core.tracing import Parent
 from authz.core.verdict import Decision
 from authz.edges.http.asking import NamedAction, call_of, json_of, named
 from authz.edges.http.bodies import Body, read_json
@@ -47,7 +48,10 @@ def router(gate: Gate, operations: Operations) -> APIRouter:
     async def batch(request: Request) -> JSONResponse:
         base = call_of("batch", request)
         # One trace for the plan, also when the caller brought none.
-        base = base._replace(action="batch", trace_id=base.trace_id or uuid4().hex)
+        parent = base.parent if gate.is_traced else None
+        parent = parent or Parent(secrets.token_hex(16))
+        trace_id = base.trace_id or parent.trace_id
+        base = base._replace(action="batch", trace_id=trace_id, parent=parent)
         if gate.refuses(base):
             [refusal] = gate.batch([base])
             return json_of(reply.http_answer(refusal))
