@@ -7,6 +7,8 @@ sidecar of the suite is searched as well, when it stops (`tests/leaks.py`).
 import base64
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,8 +226,15 @@ def test_the_level_is_changed_for_envoy_too_and_never_to_its_debug(everything: S
         assert answer.json()["level"] == level
         assert answer.json()["note"] == "it lasts until a restart"
         assert envoys() == {envoy}
+    # The command does the same.
+    done = subprocess.run(
+        [sys.executable, "-m", "authz", "log-level", "warning", "--json"],
+        env=everything.env, cwd=everything.directory, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["level"] == "warning"
+    assert envoys() == {"warning"}
     changes = [row["action"] for row in everything.rows(control=True)]
     assert [one for one in changes if one.startswith("log-level:")] == [
-        "log-level:error", "log-level:info", "log-level:debug",
+        "log-level:error", "log-level:info", "log-level:debug", "log-level:warning",
     ]  # fmt: skip
     assert "the log level was changed from debug to error" in everything.log()
