@@ -17,6 +17,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from authz.core.timestamps import rfc3339
 from authz.unix_http import UnixConnection
 from tests import leaks
 from tests.e2e import sidecar as starter
@@ -156,8 +157,9 @@ def administer(client: httpx.Client) -> dict[str, Any]:
         client.post(f"/admin/pending/{waiting['pendingId']}/approve", headers=ADMIN,
                     json={"approver": "ann"})  # fmt: skip
     client.post("/admin/policies/validate", headers=ADMIN, json={"secret": SENT["the body"]})
-    client.post("/relationships", headers=bearer(agent_id="root"),
-                json={"targetAgentId": "reviewer-1", "scope": ["read:*"]})  # fmt: skip
+    terms: dict[str, Any] = {"targetAgentId": "another", "scope": ["read:*"]}
+    terms["expiresAt"] = rfc3339(time.time() + 600)
+    client.post("/relationships", headers=bearer(), json=terms).raise_for_status()
     client.delete(f"/admin/agents/{made['id']}", headers=ADMIN)
     return made
 
