@@ -138,6 +138,8 @@ class Gate:
         traced = functools.partial(calls.from_check_request, traced=True)
         self._read: Callable[[bytes], Call] = calls.from_check_request if not tracer else traced
         #: Nanoseconds that the last rows took to become durable, and when that began.
+        self.observers: Final = tuple(observers)
+        #: Nanoseconds that the last rows took to become durable.
         self._commit_ns = 0
         self._commit_started_ns = 0
         #: Calls turned away that no row tells of yet, and what they are told under each mode.
@@ -167,7 +169,7 @@ class Gate:
         the next batch that can be.
         """
         mode = self.mode
-        for observer in self._observers:
+        for observer in self.observers:
             try:
                 observer.turned_away(mode)
             except Exception:
@@ -216,7 +218,7 @@ class Gate:
             snapshot = self._snapshot()
         self._commit_ns = 0
         outcomes = self._batch(asked, snapshot)
-        if self._observers:
+        if self.observers:
             self._tell(outcomes)
         if self._tracer is not None:
             self._trace(self._tracer, outcomes)
@@ -270,7 +272,7 @@ class Gate:
         """
         self._commit_ns = 0
         outcome, taken = self._report(call, reports)
-        if self._observers:
+        if self.observers:
             self._tell([outcome])
         if self._tracer is not None:
             self._trace(self._tracer, [outcome])
@@ -308,7 +310,7 @@ class Gate:
         return outcome, len(reports) if is_taken else 0
 
     def _tell(self, outcomes: Sequence[Outcome]) -> None:
-        for observer in self._observers:
+        for observer in self.observers:
             try:
                 observer.decided(outcomes, self._commit_ns)
             except Exception:
@@ -375,7 +377,8 @@ class Gate:
                 for change in decided.more.puts:
                     ledger.put(change)
                 if "fuseOpened" in decided.more.notes:
-                    log.warning("the fuse of delegation %s is open now", case.delegation_id)
+                    said = "the fuse of delegation %s is open now"
+                    log.warning(said, case.delegation_id, extra=_traced(call))
         except LedgerFull as full:
             ledger.undo(mark)
             log.error("a call could not be decided: %s", full)
@@ -383,7 +386,7 @@ class Gate:
         except Exception:
             # The traceback is for us; the caller learns that it was not a denial.
             ledger.undo(mark)
-            log.exception("a stage failed")
+            log.exception("a stage failed", extra=_traced(call))
             decided = verdict.failed(Code.INTERNAL, "the decision failed inside the service")
         if case is None:
             case = Case(call, NOT_LOOKED_AT, snapshot, environment, now, steady)
@@ -453,3 +456,8 @@ class Gate:
             latency_us=0,
             steady=0.0,
         )
+
+
+def _traced(call: Call) -> dict[str, str] | None:
+    """What a log line has besides its sentence, so that it is found by the caller's trace."""
+    return {"trace_id": call.trace_id} if call.trace_id else None

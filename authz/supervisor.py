@@ -43,7 +43,8 @@ from authz.exits import Exit
 from authz.run_dir import StartError
 from authz.unix_http import UnixConnection
 
-log = logging.getLogger(__name__)
+#: Not `__name__`: `launch.py` executes this file, which is called `__main__` then.
+log = logging.getLogger("authz.supervisor")
 
 #: Seconds that stopping may take in all, draining included; `make run` promises 5 (DESIGN §9).
 STOP_BUDGET_S: Final = 4.5
@@ -58,8 +59,6 @@ _BACKOFF_S: Final = (0.1, 5.0)
 #: A child that lived this long has recovered, and its back-off starts over.
 _STABLE_S: Final = 10.0
 
-#: Envoy's level for each of ours. Not its debug: that prints every header, tokens included.
-_ENVOY_LEVEL: Final = {"debug": "info", "info": "warning", "warning": "warning", "error": "error"}
 #: It warns of every network in FORWARD_DENY_CIDRS, twice: the message that holds a network lies in
 #: a file that is marked as work in progress (envoyproxy/envoy, `xds/core/v3/cidr.proto`).
 _QUIET: Final = ("--component-log-level", "misc:error")
@@ -483,7 +482,7 @@ def _envoy_child(plan: Plan) -> _Child:
             *("--drain-time-s", str(int(_DRAIN_S)), "--drain-strategy", "immediate"),
             # Its shared memory and domain socket are per network namespace, not per Envoy.
             "--disable-hot-restart",
-            *("--log-level", _ENVOY_LEVEL[plan.log_level]),
+            *("--log-level", logs.ENVOY_LEVELS[plan.log_level]),
             *("--log-format", logs.envoy_log_format(plan.log_format)),
             *(_QUIET if plan.outward else ()),
         ],

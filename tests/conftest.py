@@ -1,6 +1,7 @@
 """What every test relies on, wherever the suite is started from."""
 
 import gc
+import logging
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ from typing import Final
 import pytest
 
 from authz.settings import described
+from tests.leaks import Listener
 
 # A shell starts what it puts into the background with SIGINT ignored, and so would each process be
 # that a test starts and interrupts. A handler is not inherited: they begin with the default.
@@ -33,6 +35,25 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         yield
+
+
+@pytest.fixture(scope="session")
+def _listener() -> Iterator[Listener]:
+    """Hears everything of ours that is logged in this process."""
+    listener = Listener()
+    ours = logging.getLogger("authz")
+    ours.addHandler(listener)
+    yield listener
+    ours.removeHandler(listener)
+
+
+@pytest.fixture(autouse=True)
+def _no_token_is_logged(_listener: Listener) -> Iterator[None]:
+    """Nor does a test in this process log a token (`tests/leaks.py` looks through the others)."""
+    yield
+    leaked = _listener.leaks[:]
+    _listener.leaks.clear()
+    assert leaked == []
 
 
 def pytest_collection_finish() -> None:

@@ -16,6 +16,7 @@ from authz.core.errors import Code
 from authz.core.mode import Mode
 from authz.core.policy_schema import json_schema
 from authz.edges.http.reference import OPENAPI
+from authz.edges.metrics.catalogue import CHAPTERS, Family
 from authz.envoy_config import EnvoyOptions
 from authz.envoy_config.target import Target
 from authz.envoy_config.tls import ListenerTls, Pair, TargetTls
@@ -24,6 +25,7 @@ from authz.settings import Endpoint, described, parse_upstream
 from tests.edges.world import World
 
 ROOT: Final = Path(__file__).parents[1]
+OBSERVABILITY: Final = ROOT / "docs/observability.md"
 
 _NOTE: Final = "# Made by `make generated` from authz/envoy_config/; `authz run` writes its own.\n"
 _DEFAULTS: Final = EnvoyOptions(
@@ -81,6 +83,7 @@ def files() -> dict[Path, str]:
         },
         ROOT / "docs/configuration.md": _configuration(),
         ROOT / "docs/codes.md": _codes(),
+        OBSERVABILITY: _observability(),
         ROOT / "docs/policy.schema.json": json.dumps(json_schema(), indent=2) + "\n",
         OPENAPI: _openapi(),
     }
@@ -94,6 +97,22 @@ def _openapi() -> str:
         finally:
             world.close()
     return json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+
+
+def _observability() -> str:
+    """The page as it is, with the tables of the catalogue in their place."""
+    before, mark, rest = OBSERVABILITY.read_text().partition("catalogue.py -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    tables = []
+    for chapter, families in CHAPTERS.items():
+        rows = [f"| {_series(family)} | {family.kind} | {family.help} |" for family in families]
+        tables.append(f"### {chapter}\n\n| Metric | Kind | |\n|---|---|---|\n" + "\n".join(rows))
+    return before + mark + "\n" + "\n\n".join(tables) + "\n\n" + end + after
+
+
+def _series(family: Family) -> str:
+    labels = "{" + ",".join(family.labels) + "}" if family.labels else ""
+    return f"`{family.name}{labels}`"
 
 
 def _configuration() -> str:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import httpx
 
 from authz.core.identity import mint
+from tests import leaks
 
 ROOT: Final = Path(__file__).parents[1]
 SECRET: Final = "a secret of the tests, with more than 32 characters"
@@ -82,7 +83,10 @@ def serving(**files: str) -> Iterator[Service]:
         os.close(read)
         process.terminate()
         process.wait(PATIENCE_S)
-        shutil.rmtree(directory)
+        try:
+            leaks.left_behind(directory, env)
+        finally:
+            shutil.rmtree(directory)
 
 
 @contextlib.contextmanager

@@ -37,8 +37,8 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "supervisor": {"cgroups", "core", "exits", "logs", "run_dir", "tcp_table", "unix_http"},
     "launch": {"envoy_config", "exits", "run_dir", "settings", "supervisor", "tls_files"},
     "wiring": {
-        "core", "edges", "envoy_config", "exits", "gate", "memory", "operations", "run_dir",
-        "settings", "stores", "tls_files",
+        "core", "edges", "envoy_config", "exits", "gate", "logs", "memory", "operations",
+        "run_dir", "settings", "stores", "tls_files", "unix_http",
     },
     "cli": {
         "bundles", "capture_rules", "cgroups", "core", "dev_secrets", "edges", "envoy_config",

@@ -20,6 +20,7 @@ from authz.cli import (
     doctor,
     envoy,
     fuse,
+    log_level,
     mode,
     options,
     pending,
@@ -47,6 +48,7 @@ app.command("settings", cls=options.LocalCommand)(settings.show)
 app.command("status", cls=options.RemoteCommand)(status.status)
 app.command("doctor", cls=options.RemoteCommand)(doctor.doctor)
 app.add_typer(mode.app, name="mode")
+app.command("log-level", cls=options.RemoteCommand)(log_level.log_level)
 app.add_typer(config.app, name="config")
 app.add_typer(token.app, name="token")
 app.add_typer(policy.app, name="policy")

@@ -126,6 +126,8 @@ class Reloader:
         self.loaded = loaded
         #: How often the policies in force were replaced.
         self.reloads = 0
+        #: Readings that failed altogether, so that what was in force stayed.
+        self.failures = 0
         self._source = source
         self._versions = versions
         self._files = files
@@ -189,6 +191,7 @@ class Reloader:
                         await self._reload()
                     except Exception:
                         # What was in force stays, and so does the watch.
+                        self.failures += 1
                         log.exception("reading the policies failed; what was in force stays")
             finally:
                 flushing.cancel()

@@ -1,6 +1,6 @@
 """What is done to wallets and fuses."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from authz.core import balance, latches
 from authz.core.balance import Refilled
@@ -18,21 +18,30 @@ class Spending(Changing):
 
     def spent(self, keys: Iterable[str]) -> list[Spent]:
         """What was spent of the balances of these keys, as far as there are any still."""
-        now = self._steady()
+        return self.spent_later(keys)()
+
+    def spent_later(self, keys: Iterable[str]) -> Callable[[], list[Spent]]:
+        """`spent` of what there is now, to be worked out in any thread."""
+        now, table = self._steady(), self.state.wallets
+        entries = [(key, table.get(key)) for key in keys]
         documents = {wallet.name: wallet for wallet in self._snapshot().wallets}
-        found = []
-        for key in keys:
-            known = self.state.wallets.get(key)
-            if known is None:
-                continue
-            wallet, agent_id = balance.parts(key)
-            document = documents.get(wallet)
-            spent = known.spent if isinstance(known, Refilled) else known.total(now)
-            if isinstance(known, Refilled) and document is not None and document.refill is not None:
-                spent = balance.refilled(known, now, *document.refill).spent
-            capacity = None if document is None else document.capacity
-            found.append(Spent(agent_id, wallet, spent, capacity))
-        return found
+
+        def work() -> list[Spent]:
+            found = []
+            for key, known in entries:
+                if known is None:
+                    continue
+                wallet, agent_id = balance.parts(key)
+                document = documents.get(wallet)
+                spent = known.spent if isinstance(known, Refilled) else known.total(now)
+                refill = None if document is None else document.refill
+                if isinstance(known, Refilled) and refill is not None:
+                    spent = balance.refilled(known, now, *refill).spent
+                capacity = None if document is None else document.capacity
+                found.append(Spent(agent_id, wallet, spent, capacity))
+            return found
+
+        return work
 
     def reset_wallet(self, wallet: str, agent_id: str, *, by: str) -> Spent:
         """Give an agent back what it has spent of a wallet, and return what that was.

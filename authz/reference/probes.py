@@ -87,7 +87,7 @@ _HEALTH: Final = {
     "mode": "enforce",
     "uptime": 3600.5,
     "checks": _CHECKS,
-    "transport": {"name": "h2c", "connections": 1},
+    "transport": {"name": "h2c", "connections": 1, "waiting": 0},
 }
 _NO_POLICY: Final = {**_CHECKS, "policies": "no valid policy is loaded"}
 _FAILING: Final = {**_CHECKS, "database": "failing: the disk is full"}
@@ -142,8 +142,12 @@ OPERATIONS: Final = (
         "Service",
         None,
         who=ANYBODY,
-        media={"text/plain": "meshguard_delegation_fuses_open 0.0\n"},
-        errors=(503,),
-        text="There with METRICS_ENABLED=true.",
+        media={
+            "text/plain": "meshguard_delegation_fuses_open 0.0\n",
+            "application/openmetrics-text": "meshguard_delegation_fuses_open 0.0\n# EOF\n",
+        },
+        errors=(),
+        text="There with METRICS_ENABLED=true; OpenMetrics for who accepts that. What there is:"
+        " docs/observability.md.",
     ),
 )

@@ -14,7 +14,11 @@ class Telemetry(Group):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         checks.choice("debug", "info", "warning", "error"),
-    ] = Field("info", alias="LOG_LEVEL", description="debug, info, warning or error")
+    ] = Field(
+        "info",
+        alias="LOG_LEVEL",
+        description="debug, info, warning or error; `authz log-level` changes it until a restart",
+    )
     log_format: Annotated[Literal["text", "json"], checks.choice("text", "json")] = Field(
         "text", alias="LOG_FORMAT", description="text or json, one line an event"
     )

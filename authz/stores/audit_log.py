@@ -122,6 +122,8 @@ class AuditLog:
         self.openings = 0
         #: Decisions answered without a row since the start.
         self.unrecorded = 0
+        #: Rows committed since the start.
+        self.written = 0
 
     def open(self) -> bool:
         """Open or create the database; False (and `failure`) when it cannot be used now."""
@@ -226,6 +228,7 @@ class AuditLog:
             self._roll_back(connection)
             raise
         self._head, self._change = head, change
+        self.written += len(rows)
         if self.failure:
             self._recovered()
 

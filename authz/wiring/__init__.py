@@ -25,6 +25,7 @@ from authz.edges.http import (
     admin,
     analytics,
     bundle,
+    log_level,
     mode,
     policies,
     policy_trial,
@@ -53,7 +54,7 @@ from authz.stores.parsing import ParserProcess, parse_aside
 from authz.stores.policies import Loaded, PolicySource
 from authz.stores.policy_files import PolicyFiles
 from authz.stores.versions import Versions
-from authz.wiring import extras, following, http, identity, ingest, source, transport
+from authz.wiring import extras, following, http, identity, ingest, levels, source, transport
 from authz.wiring.extras import Parts
 
 log = logging.getLogger(__name__)
@@ -145,8 +146,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             now=time.time,
             steady=lambda: offset + time.perf_counter(),
         )
-        parts = Parts(settings, audit, gate, versions, reloader, operations, incidents)
         readers = Readers(settings.audit_db_path, ingested=settings.audit_ingest_path)
+        parts = Parts(settings, audit, gate, versions, reloader, operations, incidents, health)
         attempts = _attempts(audit, gate, versions)
         # After the last request, and before the audit database is closed.
         stack.callback(attempts.close)
@@ -275,6 +276,7 @@ def _other_routes(
     yield policy_writes.router(token, changes, versions, reader)
     yield policy_trial.router(token, versions, operations, reader)
     yield mode.router(token, switch, operations)
+    yield log_level.router(token, levels.log_level(settings, versions))
     yield records.router(token, operations)
     yield relationships.router(token, operations, tokens)
     yield audit_routes.router(token, readers)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter
 
+from authz.edges.http.probes import Health
 from authz.edges.incidents import Incidents
 from authz.edges.reloader import Reloader
 from authz.gate import Gate, Observer, Tracer
@@ -31,12 +32,17 @@ class Parts:
     reloader: Reloader
     operations: Operations
     incidents: Incidents
+    health: Health
 
 
 def observers(settings: Settings) -> list[Observer]:
     """Who is told of decisions."""
-    del settings
-    return []
+    found: list[Observer] = []
+    if settings.metrics_enabled:
+        from authz.edges.metrics.counts import Counts  # noqa: PLC0415
+
+        found.append(Counts())
+    return found
 
 
 def tracer(settings: Settings, stack: AsyncExitStack) -> Tracer | None:
@@ -55,9 +61,9 @@ def tracer(settings: Settings, stack: AsyncExitStack) -> Tracer | None:
 def routes(parts: Parts) -> Iterator[APIRouter]:
     """What is answered besides."""
     if parts.settings.metrics_enabled:
-        from authz.edges.http import metrics  # noqa: PLC0415
+        from authz.wiring import metrics  # noqa: PLC0415
 
-        yield metrics.router(parts.operations, parts.incidents)
+        yield metrics.routes(parts)
 
 
 @contextlib.asynccontextmanager

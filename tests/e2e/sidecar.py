@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from authz.core.identity import mint
+from tests import leaks
 from tests.e2e.upstream import Upstream
 
 JWT_SECRET = "an end to end secret of more than 32 characters"
@@ -194,6 +195,8 @@ def running(
                 assert process.poll() is None, sidecar.log()
                 with contextlib.closing(sidecar.client):
                     yield sidecar
+                    if process.poll() is None:
+                        leaks.answered(sidecar.client, full, path)
             except BaseException:
                 sys.stderr.write(sidecar.log()[-6000:])
                 raise
@@ -216,11 +219,15 @@ def demo(**env: str) -> Iterator[Sidecar]:
             assert process.poll() is None, sidecar.log()
             with client:
                 yield sidecar
+                leaks.answered(client, given, path)
 
 
 @contextlib.contextmanager
 def start(path: Path, env: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """`authz ARGUMENTS` in `path`, its output in the files `stdout` and `stderr` there."""
+    """`authz ARGUMENTS` in `path`, its output in the files `stdout` and `stderr` there.
+
+    Where nothing else has failed, no secret may be in what it leaves there (`tests/leaks.py`).
+    """
     with (path / "stdout").open("w") as out, (path / "stderr").open("w") as err:
         process = subprocess.Popen(
             [sys.executable, "-m", "authz", *arguments],
@@ -241,6 +248,9 @@ def start(path: Path, env: dict[str, str], *arguments: str) -> Iterator[subproce
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+    # Others print a token because they are asked for one.
+    is_silent = arguments[0] in ("run", "serve") and "--demo" not in arguments
+    leaks.left_behind(path, env, prints_token=not is_silent)
 
 
 def answers(sidecar: Sidecar) -> bool:

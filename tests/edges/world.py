@@ -29,6 +29,7 @@ from authz.edges.http import (
     audit,
     bundle,
     ingest,
+    log_level,
     metrics,
     policy_trial,
     policy_writes,
@@ -41,9 +42,13 @@ from authz.edges.http.app import build_app
 from authz.edges.http.attempts import Attempts
 from authz.edges.http.credentials import AdminToken
 from authz.edges.http.documents import Reader
+from authz.edges.http.log_level import LogLevel
 from authz.edges.http.probes import Health
 from authz.edges.incidents import Incidents
 from authz.edges.ingest.taker import Taker
+from authz.edges.metrics import sources
+from authz.edges.metrics.counts import Counts
+from authz.edges.metrics.sources import Figures
 from authz.edges.mode_switch import ModeSwitch
 from authz.edges.policy_changes import PolicyChanges
 from authz.edges.readers import worker
@@ -58,6 +63,7 @@ from authz.stores.parsing import parse_here
 from authz.stores.policies import Loaded, PolicyDirectory
 from authz.stores.policy_files import PolicyFiles
 from authz.stores.versions import Versions
+from tests import leaks
 from tests.builders import NOW, SECRET
 from tests.edges import conformity
 
@@ -149,6 +155,9 @@ class World:
         tokens = TokenVerifier(secret or SECRET, registry=self.state.agents)
         delegations = memory.Delegations(settings)
         action_tokens = memory.action_tokens(settings)
+        self.counts = Counts()
+        #: Of a `Reloader`.
+        self.reloads = self.failures = 0
         ids = itertools.count(1)
         self.gate = Gate(
             snapshot=lambda: self.snapshot,
@@ -159,6 +168,7 @@ class World:
             now=self._clock,
             monotonic_ns=lambda: int(self.now * 1e9),
             new_id=lambda: f"id-{next(ids)}",
+            observers=(self.counts,),
         )
         self.operations = memory.operations(
             settings,
@@ -179,17 +189,26 @@ class World:
             now=self._clock,
             new_id=lambda: "unused",
         )
+        self.incidents = Incidents(self.versions)
         #: One loop for all requests: readers belong to it.
         self._runner = asyncio.Runner()
         ingested = settings.audit_ingest_path
         self.readers = Readers(self.database, ingested=ingested, start=beside)
-        self.incidents = Incidents(self.versions)
         self.taker = Taker(ingested, kept=Kept(default_key_file(self.database), 0.0, self._clock))
         #: What the policy files say; a test may put others there.
         self.loaded = Loaded(build([]), ())
         self.policies = directory / "policies"
         self.mode = ModeSwitch(
             self.gate, self.versions, has_file=False, tell_envoy=lambda _: True, now=self._clock
+        )
+        #: What this process was told to log; nothing of that is put in force.
+        self.levels: list[str] = []
+        self.log_level = LogLevel(
+            "info",
+            self.versions,
+            use=self.levels.append,
+            tell_envoy=lambda _: False,
+            now=self._clock,
         )
         self.attempts = Attempts(self._record_attempts)
         admin, reader = AdminToken(token, self.attempts), Reader()
@@ -208,7 +227,8 @@ class World:
             policy_writes.router(admin, changes, self.versions, reader),
             policy_trial.router(admin, self.versions, self.operations, reader),
             mode_routes.router(admin, self.mode, self.operations),
-            metrics.router(self.operations, self.incidents),
+            log_level.router(admin, self.log_level),
+            metrics.router(self._figures(), self.operations.refresh),
             audit.router(admin, self.readers, self._clock),
             analytics.router(admin, self.readers, self._clock),
             ingest.router(
@@ -222,6 +242,13 @@ class World:
 
     def _clock(self) -> float:
         return self.now
+
+    def _figures(self) -> Figures:
+        figures = Figures()
+        sources.decisions(figures, self.counts, self._clock)
+        sources.remembered(figures, self.operations, self.incidents)
+        sources.sidecar(figures, self._health(), self, self.database)
+        return figures
 
     def _health(self) -> Health:
         return Health(
@@ -251,6 +278,9 @@ class World:
         self._runner.close()
         self.audit.close()
         _forget_endpoints()
+        leaks.look(
+            [("the database", self.database.read_bytes())], {"JWT_SECRET": SECRET, "token": TOKEN}
+        )
 
     def ask(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         """A request without credentials; its answer is one that the reference describes."""

@@ -120,10 +120,11 @@ class H2cServer:
         return self._given_up + self._waiting.abandoned
 
     def figures(self) -> dict[str, object]:
-        """Connections now; since the start, calls not judged and violations by error code."""
+        """Connections and waiting calls; since the start, calls not judged, violations by code."""
         return {
             "name": "h2c",
             "connections": len(self._peers),
+            "waiting": len(self._waiting),
             "overloaded": self.overloaded,
             "abandoned": self.abandoned,
             "violations": dict(self.violations),
