@@ -24,7 +24,8 @@ from pydantic.alias_generators import to_camel
 
 from authz.core import lints, tiers, yaml_tree
 from authz.core.chain_compiled import CompiledChain, compile_chain
-from authz.core.chain_doc import CHAIN_KINDS, METHODS, ChainDoc, ChainModel, RouteMapDoc
+from authz.core.chain_doc import CHAIN_KINDS, METHODS, RouteMapDoc
+from authz.core.chain_model import ChainDoc, ChainModel
 from authz.core.compiled import CompiledPolicy, compile_policy
 from authz.core.lanes import LANES
 from authz.core.policy_doc import (
