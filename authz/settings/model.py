@@ -14,7 +14,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, Validation
 from authz.core.durations import parse_duration
 from authz.core.intent import Intent
 from authz.core.mode import Mode
-from authz.settings import checks
+from authz.settings import alerts, checks
 from authz.settings.bundles import Bundles
 from authz.settings.files import with_file, with_mode_file
 from authz.settings.ingest import Ingest, ingest_path
@@ -45,7 +45,7 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-class Settings(Bundles, Ingest, Telemetry):
+class Settings(Bundles, Ingest, Telemetry, alerts.Alerts):
     """Everything the environment says. Field names are ours, aliases are the variables."""
 
     mode: Annotated[Mode, BeforeValidator(checks.mode)] = Field(
@@ -336,7 +336,8 @@ class Settings(Bundles, Ingest, Telemetry):
         """
         given = {name: value for name, value in env.items() if value.strip()}
         problems: list[str] = []
-        given = with_file(given, "PROXY_AUTHORIZATION", problems)
+        for name in ("PROXY_AUTHORIZATION", *alerts.SECRETS):
+            given = with_file(given, name, problems)
         given = with_mode_file(given, problems)
         problems += token_key_problems(given)
         try:
