@@ -15,7 +15,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -30,6 +30,9 @@ MAX_BYTES: Final = 32 * 1024 * 1024
 #: Seconds and attempts after which an alert is given up: nobody acts on yesterday's.
 MAX_AGE_S: Final = 86_400.0
 MAX_ATTEMPTS: Final = 200
+#: Seconds that a delivery is put off at most; one that is further away is what a clock left behind
+#: that was set back.
+LONGEST_WAIT_S: Final = 2 * 3600.0
 #: Alerts that are kept when they are done, for `authz alerts list`; and seconds for the rate.
 KEPT_DONE: Final = 200
 RATE_S: Final = 60.0
@@ -127,6 +130,15 @@ class Outbox:
                 self._let_go()
                 raise Unusable(f"the alerts' outbox cannot be used: {error}") from None
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._opened()
+            except (sqlite3.Error, OSError) as error:
+                self._let_go()
+                raise Unusable(f"the alerts' outbox cannot be used: {error}") from None
+
     def _let_go(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             self.close()
@@ -169,36 +181,38 @@ class Outbox:
 
     def position(self) -> Position | None:
         """How far the trail was read; None: never."""
-        with self.changing() as connection:
+        with self._reading() as connection:
             return position_in(connection)
 
     def next_end(self) -> float:
         """When the next group ends; infinity where there is none."""
-        with self.changing() as connection:
+        with self._reading() as connection:
             [ends] = connection.execute("SELECT min(ends) FROM groups").fetchone()
             return float("inf") if ends is None else ends
 
     # What delivers them.
 
-    def claim(self, destination: str, now: float, next_due: float) -> Delivery | None:
+    def claim(
+        self, destination: str, now: float, next_due: Callable[[int], float]
+    ) -> Delivery | None:
         """The next one that is due, its attempt counted; None: nothing is.
 
         Args:
-            next_due: when it is due again if nobody says how it went.
+            next_due: when it is due again if nobody says how it went, by the attempts before.
         """
         with self.changing() as connection:
             found = connection.execute(
                 "SELECT d.alert, d.destination, a.body, d.made, d.attempts FROM deliveries d"
                 " JOIN alerts a ON a.id = d.alert WHERE d.destination = ? AND d.state = ?"
-                " AND d.due <= ? ORDER BY d.due LIMIT 1",
-                (destination, WAITING, now),
+                " AND (d.due <= ? OR d.due > ?) ORDER BY d.due LIMIT 1",
+                (destination, WAITING, now, now + LONGEST_WAIT_S),
             ).fetchone()
             if found is None:
                 return None
             connection.execute(
                 "UPDATE deliveries SET attempts = attempts + 1, due = ?"
                 " WHERE alert = ? AND destination = ?",
-                (next_due, found[0], destination),
+                (next_due(found[4]), found[0], destination),
             )
             return Delivery(*found)
 
@@ -213,24 +227,42 @@ class Outbox:
                 (state, due, None if state == WAITING else now, said, *delivery[:2]),
             )
 
+    def counts(self) -> dict[str, int]:
+        """How many deliveries there are of each state."""
+        with self._reading() as connection:
+            found = dict(
+                connection.execute("SELECT state, count(*) FROM deliveries GROUP BY state")
+            )
+            return {state: found.get(state, 0) for state in (WAITING, SENT, FAILED)}
+
     def next_due(self, destination: str) -> float:
         """When the next delivery is due; infinity where none waits."""
-        with self.changing() as connection:
+        with self._reading() as connection:
             [due] = connection.execute(
                 "SELECT min(due) FROM deliveries WHERE destination = ? AND state = ?",
                 (destination, WAITING),
             ).fetchone()
             return float("inf") if due is None else due
 
-    def clean(self, now: float) -> None:
-        """Take away what is done and not worth keeping any more."""
+    def clean(self, now: float) -> int:
+        """Give up what is too old, and take away what is done and not worth keeping any more.
+
+        Returns:
+            How many deliveries were given up: those of a destination that is not there any more.
+        """
         with self.changing() as connection:
+            given_up = connection.execute(
+                "UPDATE deliveries SET state = ?, done = ?, said = said || ?"
+                " WHERE state = ? AND made < ?",
+                (FAILED, now, " (it is too old)", WAITING, now - MAX_AGE_S - LONGEST_WAIT_S),
+            ).rowcount
             connection.execute(
                 "DELETE FROM alerts WHERE made < ? AND NOT EXISTS (SELECT 1 FROM deliveries d"
                 " WHERE d.alert = alerts.id AND d.state = ?) AND id NOT IN"
                 " (SELECT id FROM alerts ORDER BY made DESC LIMIT ?)",
                 (now - RATE_S, WAITING, KEPT_DONE),
             )
+            return given_up
 
 
 def _connected(path: Path) -> sqlite3.Connection:
@@ -296,11 +328,12 @@ def groups_are_full(connection: sqlite3.Connection) -> bool:
     return found >= MAX_GROUPS
 
 
-def made_since(connection: sqlite3.Connection, since: float, rate: str, severity: str) -> int:
-    """Alerts that count against a rate. A critical one is only kept back by critical ones."""
+def made_since(connection: sqlite3.Connection, now: float, rate: str, severity: str) -> int:
+    """Alerts of the last minute. A critical one is only kept back by critical ones."""
     found: int = connection.execute(
-        "SELECT count(*) FROM alerts WHERE made > ? AND rate = ? AND (severity = ? OR ? = 0)",
-        (since, rate, severity, severity == "critical"),
+        "SELECT count(*) FROM alerts WHERE made > ? AND made <= ? AND rate = ?"
+        " AND (severity = ? OR ? = 0)",
+        (now - RATE_S, now, rate, severity, severity == "critical"),
     ).fetchone()[0]
     return found
 
