@@ -32,6 +32,7 @@ from authz.edges.http import (
     records,
     relationships,
 )
+from authz.edges.http import alerts as alert_routes
 from authz.edges.http import audit as audit_routes
 from authz.edges.http.app import build_app
 from authz.edges.http.attempts import Attempts
@@ -88,9 +89,9 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         delegations = identity.delegations(settings)
         action_tokens = memory.action_tokens(settings)
         environment = memory.environment(settings, state, delegations, action_tokens)
-        gate = _gate(
-            settings, audit, versions, tokens, environment, offset, extras.observers(settings)
-        )
+        alerts = extras.alerts_of(settings)
+        observers = extras.observers(settings, alerts)
+        gate = _gate(settings, audit, versions, tokens, environment, offset, observers)
         maintenance = _maintenance(settings, audit, gate, versions)
         stack.callback(maintenance.stop)
         # After the last answer, and before the last signature.
@@ -138,7 +139,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             now=time.time,
             steady=lambda: offset + time.perf_counter(),
         )
-        parts = Parts(settings, audit, gate, versions, reloader, operations, incidents)
+        parts = Parts(settings, audit, gate, versions, reloader, operations, incidents, alerts)
         readers = Readers(settings.audit_db_path, ingested=settings.audit_ingest_path)
         attempts = _attempts(audit, gate, versions)
         # After the last request, and before the audit database is closed.
@@ -266,6 +267,7 @@ def _other_routes(
     yield policy_writes.router(token, changes, versions, reader)
     yield policy_trial.router(token, versions, operations, reader)
     yield mode.router(token, switch, operations)
+    yield alert_routes.router(token, parts.alerts, operations)
     yield records.router(token, operations)
     yield relationships.router(token, operations, tokens)
     yield audit_routes.router(token, readers)

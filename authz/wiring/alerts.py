@@ -5,11 +5,12 @@ import secrets
 import socket
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from authz.edges.alerts.destinations import Destination, Email, Slack, Webhook
 from authz.edges.alerts.service import Alerts
-from authz.settings import DENIED_NETWORKS, Settings, trusted_ca_file
+from authz.settings import DENIED_NETWORKS, Settings, SettingsError, trusted_ca_file
 from authz.settings.alerts import is_here
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,14 @@ def alerts(settings: Settings) -> Alerts | None:
     )
 
 
+def _authorities(settings: Settings) -> Path | None:
+    """The certificates that receivers' own must come from; None: the system's, if there are any."""
+    try:
+        return trusted_ca_file(settings)
+    except SettingsError:
+        return None  # without them https fails, with a sentence; http needs none
+
+
 def instance(settings: Settings) -> str:
     """What alerts call this sidecar."""
     return settings.alert_instance or socket.gethostname()
@@ -46,7 +55,9 @@ def destinations(settings: Settings) -> Iterator[Destination]:
     """Those that are configured."""
 
     def context() -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=trusted_ca_file(settings))
+        return ssl.create_default_context(cafile=authorities)
+
+    authorities = _authorities(settings)
 
     if settings.alert_webhook_url:
         secret = settings.alert_webhook_secret

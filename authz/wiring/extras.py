@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
@@ -18,6 +19,9 @@ from authz.operations import Operations
 from authz.settings import Settings
 from authz.stores.audit_log import AuditLog
 from authz.stores.versions import Versions
+
+if TYPE_CHECKING:
+    from authz.edges.alerts.service import Alerts
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +35,23 @@ class Parts:
     reloader: Reloader
     operations: Operations
     incidents: Incidents
+    #: None where none is configured.
+    alerts: "Alerts | None" = None
 
 
-def observers(settings: Settings) -> list[Observer]:
+def alerts_of(settings: Settings) -> "Alerts | None":
+    """Alerts; made before the first decision, since that may be worth one."""
+    if not settings.alerts_enabled:
+        return None
+    from authz.wiring.alerts import alerts  # noqa: PLC0415
+
+    return alerts(settings)
+
+
+def observers(settings: Settings, alerts: "Alerts | None") -> list[Observer]:
     """Who is told of decisions."""
     del settings
-    return []
+    return [alerts.watch] if alerts is not None else []
 
 
 def routes(parts: Parts) -> Iterator[APIRouter]:
@@ -50,6 +65,9 @@ def routes(parts: Parts) -> Iterator[APIRouter]:
 @contextlib.asynccontextmanager
 async def running(parts: Parts) -> AsyncIterator[None]:
     """What works beside answering, until the service stops; the last to start is first to stop."""
-    del parts
-    async with AsyncExitStack():
+    async with AsyncExitStack() as stack:
+        if parts.alerts is not None:
+            await stack.enter_async_context(
+                parts.alerts.running(lambda: parts.versions.current.chain, parts.incidents)
+            )
         yield

@@ -24,6 +24,7 @@ from authz.core.policy_set import PolicyFile, build
 from authz.core.snapshot import Snapshot
 from authz.core.state import State
 from authz.edges.http import admin as versions
+from authz.edges.http import alerts as alert_routes
 from authz.edges.http import (
     analytics,
     audit,
@@ -209,6 +210,7 @@ class World:
             policy_trial.router(admin, self.versions, self.operations, reader),
             mode_routes.router(admin, self.mode, self.operations),
             metrics.router(self.operations, self.incidents),
+            alert_routes.router(admin, None, self.operations),
             audit.router(admin, self.readers, self._clock),
             analytics.router(admin, self.readers, self._clock),
             ingest.router(

@@ -47,7 +47,6 @@ class Raiser:
         trail: Trail,
         outbox: Outbox,
         *,
-        documents: Callable[[], Sequence[object]],
         asked: Collection[str],
         destinations: Sequence[str],
         rate: int,
@@ -59,7 +58,6 @@ class Raiser:
     ) -> None:
         """
         Args:
-            documents: the chain's documents that are in force.
             asked: triggers of ALERT_ON.
             destinations: names of those there are.
             rate: alerts a minute.
@@ -68,7 +66,8 @@ class Raiser:
         """
         self._trail = trail
         self._outbox = outbox
-        self._documents = documents
+        #: The chain's documents in force; whoever has them sets it.
+        self.documents: Callable[[], Sequence[object]] = tuple
         self._asked = asked
         self._destinations = frozenset(destinations)
         self._rate = rate
@@ -129,7 +128,7 @@ class Raiser:
     def _take_in(
         self, position: object, part: Part | None, waiting: Sequence[Alike], now: float
     ) -> None:
-        chain = self._documents()
+        chain = self.documents()
         if chain is not self._chain:
             self._routes, self._chain = AlertRoutes(chain, self._asked), chain
         with self._outbox.changing() as connection:

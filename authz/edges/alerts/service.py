@@ -75,12 +75,9 @@ class Alerts:
         self._instance, self._environment = instance, environment
         self._now, self._new_id = now, new_id
         self._counts: Counter[str] = Counter()
-        #: The chain's documents in force; the composition root knows them later.
-        self._documents: Callable[[], Sequence[object]] = lambda: ()
         self._raiser = Raiser(
             self._trail,
             self._outbox,
-            documents=lambda: self._documents(),
             asked=frozenset(asked),
             destinations=list(self.destinations),
             rate=rate,
@@ -109,7 +106,7 @@ class Alerts:
         self, documents: Callable[[], Sequence[object]], incidents: Incidents
     ) -> AsyncIterator[None]:
         """Raise and deliver, until it is left."""
-        self._documents = documents
+        self._raiser.documents = documents
         tell = _teller(incidents)
         wakes = [threading.Event() for _ in self.destinations]
         threads = [
