@@ -92,6 +92,8 @@ class Alerts:
         with contextlib.suppress(Unreadable, Unusable):
             # Before the first decision: what is on record by now was told of elsewhere, or never.
             self._raiser.begin()
+        # The thread that reads has a connection of its own.
+        self._trail.close()
 
     def _alert_id(self) -> str:
         return f"alert_{self._new_id()}"
