@@ -206,6 +206,8 @@ class Email:
                 f"ALERT_SMTP_USER: the mail server does not let it in ({error.smtp_code})"
             ) from None
         except smtplib.SMTPResponseException as error:
+            if outgoing.left(deadline) <= 0:
+                raise Refused(self._late()) from None  # a part of a reply looks like one
             raise Refused(
                 f"{self.variable}: the mail server answered {error.smtp_code}",
                 is_final=error.smtp_code in _SMTP_NEVER,
@@ -217,13 +219,15 @@ class Email:
             ) from None
         except (smtplib.SMTPException, OSError) as error:
             if outgoing.left(deadline) <= 0:
-                said = f"did not answer within {self._total_s:g} s"
-            else:
-                said = f"did not take it: {word(str(error) or type(error).__name__)}"
-            raise Refused(f"{self.variable}: {self._host} {said}") from None
+                raise Refused(self._late()) from None
+            said = word(str(error) or type(error).__name__)
+            raise Refused(f"{self.variable}: {self._host} did not take it: {said}") from None
         if refused:
             return f"taken, but not for {', '.join(sorted(refused))}"
         return "taken"
+
+    def _late(self) -> str:
+        return f"{self.variable}: {self._host} did not answer within {self._total_s:g} s"
 
     def _opened(self, sock: socket.socket) -> socket.socket:
         if self._tls != "tls":
