@@ -90,8 +90,15 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         action_tokens = memory.action_tokens(settings)
         environment = memory.environment(settings, state, delegations, action_tokens)
         alerts = extras.alerts_of(settings)
-        observers = extras.observers(settings, alerts)
-        gate = _gate(settings, audit, versions, tokens, environment, offset, observers)
+        gate = _gate(
+            settings,
+            audit,
+            versions,
+            tokens,
+            environment,
+            offset,
+            extras.observers(settings, alerts),
+        )
         maintenance = _maintenance(settings, audit, gate, versions)
         stack.callback(maintenance.stop)
         # After the last answer, and before the last signature.

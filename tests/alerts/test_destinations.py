@@ -1,5 +1,6 @@
 """Receivers as they are: slow, redirecting, endless, gone; and a real mail server."""
 
+import contextlib
 import email
 import email.policy
 import hashlib
@@ -9,6 +10,7 @@ import ssl
 import time
 from collections.abc import Iterator, Sequence
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -21,6 +23,7 @@ from authz.edges.alerts.destinations import Email, Slack, Webhook
 from authz.edges.alerts.outgoing import Refused
 from authz.settings import DENIED_NETWORKS
 from tests.alerts.receiver import Receiver, receiving, speaking
+from tests.e2e.certificates import Authority
 from tests.e2e.sidecar import free_port
 
 SECRET: Final = "a webhook secret of the tests"
@@ -316,3 +319,41 @@ def test_a_mail_server_that_hangs_is_given_up(pieces: Sequence[bytes]) -> None:
     with speaking(*pieces, pause_s=0.01) as port:
         error = refused(mailer(port, total_s=SHORT_S))
     assert str(error) == "ALERT_SMTP_HOST: 127.0.0.1 did not answer within 0.4 s"
+
+
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int, int]]:
+    """Whom to trust, and the ports of two mail servers: STARTTLS, and TLS from the start."""
+    folder = tmp_path_factory.mktemp("tls")
+    authority = Authority("mail")
+    (folder / "ca.pem").write_bytes(authority.pem)
+    issued = authority.issue(folder / "server", "localhost")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(issued.certificate, issued.key)
+    with contextlib.ExitStack() as stack:
+        ports = []
+        for name in ("tls_context", "ssl_context"):
+            given: dict[str, Any] = {name: context}
+            controller = Controller(
+                Mailbox(), hostname="127.0.0.1", port=free_port(), ready_timeout=30, **given
+            )
+            controller.start()
+            stack.callback(controller.stop)
+            ports.append(controller.port)
+        yield folder / "ca.pem", ports[0], ports[1]
+
+
+@pytest.mark.parametrize("tls", ["starttls", "tls"])
+def test_a_mail_goes_encrypted_and_only_to_whom_it_is_meant_for(
+    encrypted: tuple[Path, int, int], tls: str
+) -> None:
+    authorities, *ports = encrypted
+    port = ports[tls == "tls"]
+
+    def trusting() -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=authorities)
+
+    assert mailer(port, tls=tls, context=trusting).deliver(BODY) == "taken"
+    error = refused(mailer(port, tls=tls))
+    assert "the certificate of 127.0.0.1 is not valid" in str(error)
+    assert not error.is_final
