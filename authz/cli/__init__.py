@@ -12,6 +12,7 @@ import typer
 from authz import __version__, cgroups
 from authz.cli import (
     agent,
+    alerts,
     audit,
     bundle,
     capture,
@@ -59,6 +60,7 @@ app.add_typer(delegation.app, name="delegation")
 app.add_typer(wallet.app, name="wallet")
 app.add_typer(fuse.app, name="fuse")
 app.add_typer(audit.app, name="audit")
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(envoy.app, name="envoy")
 app.add_typer(capture.app, name="capture")
 

@@ -1,7 +1,8 @@
 """The documents of the chain made ready: words as ranks and numbers, factors as exact fractions.
 
 Plain data, like a compiled policy: files may be read in another process. What looks something up
-in them is made with the snapshot (`floors`, `gates`, `wallets`, `routes`).
+in them is made with the snapshot (`floors`, `gates`, `wallets`, `routes`), or where alerts are
+raised (`alert_routes`).
 """
 
 import hashlib
@@ -9,9 +10,10 @@ import json
 from fractions import Fraction
 from typing import Final, NamedTuple
 
+from authz.core.alert_doc import AlertRouteDoc
+from authz.core.alert_words import expanded
 from authz.core.chain_doc import (
     ANY_METHOD,
-    ChainDoc,
     PrivilegeFloorsDoc,
     ProvenanceGateDoc,
     RiskWalletDoc,
@@ -20,8 +22,8 @@ from authz.core.chain_doc import (
     Unmapped,
     Verification,
     document_of,
-    seconds,
 )
+from authz.core.chain_model import ChainDoc, seconds
 from authz.core.compiled import Scope, compile_scope
 from authz.core.lanes import LANES
 from authz.core.policy_doc import AppliesTo
@@ -137,7 +139,32 @@ class CompiledRouteMap(NamedTuple):
     routes: tuple[CompiledRoute, ...]
 
 
-CompiledChain = CompiledFloors | CompiledGate | CompiledWallet | CompiledRouteMap
+class CompiledAlertRoute(NamedTuple):
+    """An `AlertRoute` document; a list that is None does not restrict."""
+
+    kind: str
+    name: str
+    version: str
+    digest: str
+    said: str
+    triggers: frozenset[str] | None
+    severities: frozenset[str] | None
+    #: Patterns.
+    agents: tuple[str, ...] | None
+    tags: frozenset[str] | None
+    actions: tuple[str, ...] | None
+    policies: tuple[str, ...] | None
+    #: Destinations; none where it mutes.
+    to: tuple[str, ...]
+    mute: bool
+    #: Seconds; None: the document does not say.
+    group_s: int | None
+    max_per_minute: int | None
+
+
+CompiledChain = (
+    CompiledFloors | CompiledGate | CompiledWallet | CompiledRouteMap | CompiledAlertRoute
+)
 
 
 def compile_chain(document: ChainDoc) -> CompiledChain:
@@ -190,6 +217,21 @@ def compile_chain(document: ChainDoc) -> CompiledChain:
                 verification=document.verification,
                 unmapped=document.unmapped,
                 routes=tuple(map(_compile_route, document.routes)),
+            )
+        case AlertRouteDoc():
+            match, group_for = document.match, document.group_for
+            return CompiledAlertRoute(
+                *head,
+                triggers=None if match.triggers is None else expanded(match.triggers),
+                severities=None if match.severities is None else frozenset(match.severities),
+                agents=None if match.agents is None else tuple(match.agents),
+                tags=None if match.tags is None else frozenset(match.tags),
+                actions=None if match.actions is None else tuple(match.actions),
+                policies=None if match.policies is None else tuple(match.policies),
+                to=tuple(document.to or ()),
+                mute=document.mute,
+                group_s=seconds(group_for) if group_for else None,
+                max_per_minute=document.max_per_minute,
             )
     raise TypeError(f"no document of the chain: {type(document).__name__}")
 

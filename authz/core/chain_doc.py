@@ -11,19 +11,22 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from authz.core import tiers
+from authz.core.alert_doc import AlertRouteDoc
+from authz.core.chain_model import (
+    ChainDoc,
+    ChainModel,
+    Duration,
+    wrong,
+)
 from authz.core.lanes import LANES, SENSITIVITIES, lane_of
 from authz.core.policy_doc import (
     MAX_NAME,
     MAX_PATTERN,
     MAX_TEXT,
     AppliesTo,
-    Label,
-    Model,
-    Name,
     Patterns,
     Tier,
     lower,
@@ -44,8 +47,6 @@ MAX_HOSTS: Final = 100
 MAX_POINTS: Final = 1_000_000_000
 #: A factor beyond it would only say "never".
 MAX_FACTOR: Final = 1_000
-#: Seconds that a wallet looks back at most, or waits for its refill.
-MAX_DURATION_S: Final = 30 * 86_400
 #: Characters of a method; the longest registered one (UPDATEREDIRECTREF) has 17.
 MAX_METHOD: Final = 32
 
@@ -67,28 +68,7 @@ Severity = Literal["low", "medium", "high", "critical"]
 Verification = Literal["off", "warn", "strict"]
 Unmapped = Literal["allow", "deny"]
 
-_DURATION: Final = re.compile(r"([1-9][0-9]{0,6})([smhd])")
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _METHOD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-
-
-def seconds(duration: str) -> int:
-    """The seconds of a duration such as `24h`; 0 where it is none."""
-    found = _DURATION.fullmatch(duration)
-    return int(found[1]) * _UNITS[found[2]] if found else 0
-
-
-def _wrong(said: str, *path: int | str) -> PydanticCustomError:
-    """An error with this sentence, at this path below what is being read."""
-    # Not as the message: pydantic would fill in what it takes for placeholders.
-    return PydanticCustomError("at", "unusable", {"said": said, "path": path})
-
-
-def _duration(value: object) -> object:
-    if not isinstance(value, str) or not 1 <= seconds(value) <= MAX_DURATION_S:
-        said = "a duration is a whole number and s, m, h or d, such as 24h; from 1s to 30d"
-        raise _wrong(said)
-    return value
 
 
 def _lane(value: object) -> object:
@@ -122,7 +102,7 @@ def _by(
                 raise PydanticCustomError(f"{kind}_key", f"unknown {kind}", {"path": (written,)})
             if name in found:
                 said = f"`{word(written)}` is {kind} {name}, which has a factor already"
-                raise _wrong(said, written)
+                raise wrong(said, written)
             found[name] = factor
         return found
 
@@ -133,7 +113,7 @@ def _labels(value: list[str]) -> list[str]:
     for index, label in enumerate(value):
         if not label.isprintable() or label != label.strip():
             said = "a label has blanks around it or control characters"
-            raise _wrong(said, index)
+            raise wrong(said, index)
     return value
 
 
@@ -146,7 +126,7 @@ def _hosts(value: list[str]) -> list[str]:
 def _host(value: str, path: tuple[int, ...] = ()) -> str:
     if not value.isprintable() or not value.strip() or "/" in value:
         said = "a host is a name such as api.example.com or *.example.com, without scheme and path"
-        raise _wrong(said, *path)
+        raise wrong(said, *path)
     return value
 
 
@@ -154,11 +134,11 @@ def _methods(value: list[str]) -> list[str]:
     for index, method in enumerate(value):
         if method != ANY_METHOD and not _METHOD.fullmatch(method):
             said = f"`{word(method)}` is no method; write a name such as GET, or {ANY_METHOD}"
-            raise _wrong(said, index)
+            raise wrong(said, index)
     found = list(dict.fromkeys(method.upper() for method in value))
     if ANY_METHOD in found and len(found) > 1:
         said = f"{ANY_METHOD} is every method; write it alone, or leave it out"
-        raise _wrong(said)
+        raise wrong(said)
     return found
 
 
@@ -167,11 +147,6 @@ def _verification(value: object) -> object:
     return "off" if value is False else lower(value)
 
 
-Duration = Annotated[
-    str,
-    BeforeValidator(_duration, json_schema_input_type=str),
-    Field(json_schema_extra={"pattern": f"^{_DURATION.pattern}$"}),
-]
 Lane = Annotated[
     int,
     BeforeValidator(
@@ -201,21 +176,6 @@ Methods = Annotated[
     AfterValidator(_methods),
     Field(min_length=1),
 ]
-
-
-class ChainModel(Model):
-    """A mapping whose every key restricts."""
-
-    model_config = ConfigDict(validate_by_name=False, alias_generator=to_camel)
-
-
-class ChainDoc(ChainModel):
-    """What all these documents have."""
-
-    name: Name = Field(description="unique among all documents of its kind")
-    kind: str
-    version: Label = Field("", description="in quotes: 1.10 is a number to YAML")
-    description: str = Field("", max_length=MAX_TEXT)
 
 
 class Floor(ChainModel):
@@ -263,15 +223,15 @@ class Requirement(ChainModel):
     def _asks_for_something(self) -> "Requirement":
         if self.min_lane is not None and self.sensitivity is not None:
             said = "`minLane` and `sensitivity` say the same thing; write one of them"
-            raise _wrong(said, "sensitivity")
+            raise wrong(said, "sensitivity")
         asked = (self.min_lane, self.sensitivity, self.require_labels, self.forbid_labels)
         if all(part is None for part in asked):
             said = "a requirement asks for `minLane`, `sensitivity`, `requireLabels` or"
-            raise _wrong(f"{said} `forbidLabels`; this one asks for nothing")
+            raise wrong(f"{said} `forbidLabels`; this one asks for nothing")
         both = set(self.require_labels or ()).intersection(self.forbid_labels or ())
         if both:
             said = f"the label `{word(min(both))}` is both required and forbidden"
-            raise _wrong(said, "forbidLabels")
+            raise wrong(said, "forbidLabels")
         return self
 
     @property
@@ -314,7 +274,7 @@ class Cost(ChainModel):
     @model_validator(mode="after")
     def _costs_something(self) -> "Cost":
         if (self.cost is None) is (self.severity is None):
-            raise _wrong("a cost is said by `cost` or by `severity`, by one of them")
+            raise wrong("a cost is said by `cost` or by `severity`, by one of them")
         return self
 
     @property
@@ -357,10 +317,10 @@ class RiskWalletDoc(ChainDoc):
     def _comes_back_in_one_way(self) -> "RiskWalletDoc":
         if self.window is None and self.refill is None:
             said = "a wallet has `window` or `refill`; without one nothing spent would come back"
-            raise _wrong(said)
+            raise wrong(said)
         if self.window is not None and self.refill is not None:
             said = "a wallet has `window` or `refill`, not both"
-            raise _wrong(said, "refill")
+            raise wrong(said, "refill")
         return self
 
 
@@ -394,7 +354,7 @@ class Route(ChainModel):
                     raise TemplateError("a route's resource has control characters")
                 parse_text(self.resource, template.names)
         except TemplateError as error:
-            raise _wrong(str(error), path) from None
+            raise wrong(str(error), path) from None
         return self
 
 
@@ -430,7 +390,7 @@ class RouteMapDoc(ChainDoc):
                 first = seen.setdefault(shape, index)
                 if first != index:
                     said = f"route {first + 1} is for the same paths, and for {method} too"
-                    raise _wrong(said, "routes", index)
+                    raise wrong(said, "routes", index)
         return self
 
 
@@ -440,6 +400,7 @@ CHAIN_KINDS: Final[Mapping[str, type[ChainDoc]]] = {
     "ProvenanceGate": ProvenanceGateDoc,
     "RiskWallet": RiskWalletDoc,
     "RouteMap": RouteMapDoc,
+    "AlertRoute": AlertRouteDoc,
 }
 
 

@@ -161,11 +161,18 @@ def _compile_rule(policy: str, index: int, rule: Rule, policy_rank: int) -> Comp
         condition=compile_conditions(rule.conditions) if rule.conditions else None,
         dry_run=rule.enforcement == "dry_run",
         required_rank=max(policy_rank, _rank(rule.required_trust_tier)),
-        alert=rule.alert or "",
+        alert=rule.alert or _notified(rule),
         limits=limits_of(rule.rate_limits, policy, label, index),
         needs_token=rule.require_action_token,
         terms=_terms(rule.approval) if rule.approval else None,
     )
+
+
+def _notified(rule: Rule) -> str:
+    """How grave it is where the author only says that somebody is to be told."""
+    if rule.audit is None or not rule.audit.notify:
+        return ""
+    return "info" if rule.effect == "allow" else "warning"
 
 
 def _terms(approval: Approval) -> ApprovalTerms:

@@ -24,7 +24,8 @@ from pydantic.alias_generators import to_camel
 
 from authz.core import lints, tiers, yaml_tree
 from authz.core.chain_compiled import CompiledChain, compile_chain
-from authz.core.chain_doc import CHAIN_KINDS, METHODS, ChainDoc, ChainModel, RouteMapDoc
+from authz.core.chain_doc import CHAIN_KINDS, METHODS, RouteMapDoc
+from authz.core.chain_model import ChainDoc, ChainModel
 from authz.core.compiled import CompiledPolicy, compile_policy
 from authz.core.lanes import LANES
 from authz.core.policy_doc import (
@@ -35,6 +36,7 @@ from authz.core.policy_doc import (
     AppliesTo,
     PolicyDoc,
     Rule,
+    RuleAudit,
     lower,
     spellings_of,
 )
@@ -576,8 +578,15 @@ class _Reader:
     def _say_no_effect(self, path: Path, model: PolicyDoc | Rule) -> None:
         for name in model.model_fields_set:
             main = to_camel(name)
-            if main in _NO_EFFECT and getattr(model, name) is not None:
-                written = self._written((*path, main))
+            value = getattr(model, name)
+            if main in _NO_EFFECT and value is not None:
+                place: Path = (*path, main)
+                if isinstance(value, RuleAudit) and value.notify:
+                    # That somebody is to be told has one (`compiled`); how much is recorded not.
+                    if not value.level:
+                        continue
+                    place = (*place, "level")
+                written = self._written(place)
                 said = f"`{written[-1]}` {_NO_EFFECT[main]}"
                 self._say(written, "warning", said, of_key=True)
 

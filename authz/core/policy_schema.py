@@ -10,15 +10,16 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from authz.core.alert_doc import AlertMatch
 from authz.core.chain_doc import (
     CHAIN_KINDS,
-    ChainDoc,
     Cost,
     Floor,
     Refill,
     Requirement,
     Route,
 )
+from authz.core.chain_model import ChainDoc
 from authz.core.facts import CONTEXT, FACTS
 from authz.core.operators import OPERATORS, SNAKE
 from authz.core.policy_doc import (
@@ -37,6 +38,7 @@ from authz.core.policy_doc import (
 )
 
 _PARTS: Final = (
+    AlertMatch,
     AppliesTo,
     Approval,
     Cost,

@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 
 from authz.reference import (
     agents,
+    alerts,
     analytics,
     audit,
     bundles,
@@ -45,6 +46,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *policy_versions.OPERATIONS,
     *audit.OPERATIONS,
     *analytics.OPERATIONS,
+    *alerts.OPERATIONS,
     *probes.OPERATIONS,
 )
 
@@ -61,6 +63,7 @@ TAGS: Final[Mapping[str, str]] = {
     "Mode": "Whether denials block.",
     "Audit trail": "What was decided, and what was changed.",
     "Analytics": "The audit trail in figures.",
+    "Alerts": "Who is told of what, and how that goes.",
     "Service": "How the service is.",
 }
 #: Paths that are others' second names.

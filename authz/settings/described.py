@@ -4,6 +4,7 @@ from typing import Final, NamedTuple
 
 from pydantic import AliasChoices
 
+from authz.core.alert_words import DEFAULT_ON
 from authz.settings.model import DENIED_NETWORKS, Settings
 
 
@@ -43,4 +44,7 @@ _WRITTEN: Final = {
     "OTEL_ENABLED": "false",
     "POLICY_BUNDLE_KEYS": "",
     "REQUIRE_SIGNED_POLICIES": "false",
+    "ALERT_ON": ",".join(DEFAULT_ON),
+    "ALERT_EMAIL_ENABLED": "false",
+    "ALERT_EMAIL_TO": "",
 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from authz.settings.alerts import alert_problems
 from authz.settings.bundles import bundle_problems
 from authz.settings.checks import HOW_TO_MAKE
 from authz.settings.files import read_jwks_file
@@ -56,6 +57,7 @@ def joint_problems(settings: "Settings") -> list[str]:
     problems += _outward_problems(settings)
     problems += bundle_problems(settings)
     problems += tracing_problems(settings)
+    problems += alert_problems(settings)
     if settings.proxy_authorization and "upstream" not in settings.model_fields_set:
         problems.append(
             "PROXY_AUTHORIZATION: given without PROXY_TARGET, so the default upstream would get it"

@@ -14,7 +14,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, Validation
 from authz.core.durations import parse_duration
 from authz.core.intent import Intent
 from authz.core.mode import Mode
-from authz.settings import checks
+from authz.settings import alerts, checks
 from authz.settings.bundles import Bundles
 from authz.settings.files import with_file, with_mode_file
 from authz.settings.ingest import Ingest, ingest_path
@@ -47,6 +47,7 @@ class SettingsError(Exception):
 
 
 class Settings(Bundles, Ingest, Telemetry, Tracing):
+class Settings(Bundles, Ingest, Telemetry, alerts.Alerts):
     """Everything the environment says. Field names are ours, aliases are the variables."""
 
     mode: Annotated[Mode, BeforeValidator(checks.mode)] = Field(
@@ -337,7 +338,8 @@ class Settings(Bundles, Ingest, Telemetry, Tracing):
         """
         given = {name: value for name, value in env.items() if value.strip()}
         problems: list[str] = []
-        given = with_file(given, "PROXY_AUTHORIZATION", problems)
+        for name in ("PROXY_AUTHORIZATION", *alerts.SECRETS):
+            given = with_file(given, name, problems)
         given = with_mode_file(given, problems)
         problems += token_key_problems(given)
         try:

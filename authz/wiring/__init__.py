@@ -33,6 +33,7 @@ from authz.edges.http import (
     records,
     relationships,
 )
+from authz.edges.http import alerts as alert_routes
 from authz.edges.http import audit as audit_routes
 from authz.edges.http.app import build_app
 from authz.edges.http.attempts import Attempts
@@ -89,6 +90,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         delegations = identity.delegations(settings)
         action_tokens = memory.action_tokens(settings)
         environment = memory.environment(settings, state, delegations, action_tokens)
+        alerts = extras.alerts_of(settings)
         gate = _gate(
             settings,
             audit,
@@ -98,6 +100,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             offset,
             extras.observers(settings),
             extras.tracer(settings, stack),
+            extras.observers(settings, alerts),
         )
         maintenance = _maintenance(settings, audit, gate, versions)
         stack.callback(maintenance.stop)
@@ -146,6 +149,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             now=time.time,
             steady=lambda: offset + time.perf_counter(),
         )
+        parts = Parts(settings, audit, gate, versions, reloader, operations, incidents, alerts)
         readers = Readers(settings.audit_db_path, ingested=settings.audit_ingest_path)
         parts = Parts(settings, audit, gate, versions, reloader, operations, incidents, health)
         attempts = _attempts(audit, gate, versions)
@@ -277,6 +281,7 @@ def _other_routes(
     yield policy_trial.router(token, versions, operations, reader)
     yield mode.router(token, switch, operations)
     yield log_level.router(token, levels.log_level(settings, versions))
+    yield alert_routes.router(token, parts.alerts, operations)
     yield records.router(token, operations)
     yield relationships.router(token, operations, tokens)
     yield audit_routes.router(token, readers)

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
@@ -19,6 +20,9 @@ from authz.operations import Operations
 from authz.settings import Settings
 from authz.stores.audit_log import AuditLog
 from authz.stores.versions import Versions
+
+if TYPE_CHECKING:
+    from authz.edges.alerts.service import Alerts
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,20 @@ class Parts:
     operations: Operations
     incidents: Incidents
     health: Health
+    #: None where none is configured.
+    alerts: "Alerts | None" = None
 
 
-def observers(settings: Settings) -> list[Observer]:
+def alerts_of(settings: Settings) -> "Alerts | None":
+    """Alerts; made before the first decision, since that may be worth one."""
+    if not settings.alerts_enabled:
+        return None
+    from authz.wiring.alerts import alerts  # noqa: PLC0415
+
+    return alerts(settings)
+
+
+def observers(settings: Settings, alerts: "Alerts | None") -> list[Observer]:
     """Who is told of decisions."""
     found: list[Observer] = []
     if settings.metrics_enabled:
@@ -56,6 +71,8 @@ def tracer(settings: Settings, stack: AsyncExitStack) -> Tracer | None:
     from authz.wiring import tracing  # noqa: PLC0415
 
     return tracing.tracer(settings, stack)
+    del settings
+    return [alerts.watch] if alerts is not None else []
 
 
 def routes(parts: Parts) -> Iterator[APIRouter]:
@@ -69,6 +86,9 @@ def routes(parts: Parts) -> Iterator[APIRouter]:
 @contextlib.asynccontextmanager
 async def running(parts: Parts) -> AsyncIterator[None]:
     """What works beside answering, until the service stops; the last to start is first to stop."""
-    del parts
-    async with AsyncExitStack():
+    async with AsyncExitStack() as stack:
+        if parts.alerts is not None:
+            await stack.enter_async_context(
+                parts.alerts.running(lambda: parts.versions.current.chain, parts.incidents)
+            )
         yield

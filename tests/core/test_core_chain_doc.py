@@ -35,10 +35,10 @@ from authz.core.chain_doc import (
     Requirement,
     Route,
     document_of,
-    seconds,
 )
 from authz.core.chain_doc import Floor as FloorLine
 from authz.core.chain_doc import Refill as RefillLine
+from authz.core.chain_model import seconds
 from authz.core.compiled import compile_policy
 from authz.core.floors import Floor, Floors
 from authz.core.gates import Gates

@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 from authz.core import conditions, policy_file, yaml_tree
+from authz.core.alert_doc import AlertMatch
 from authz.core.chain_doc import CHAIN_KINDS, Cost, Floor, Refill, Requirement, Route
 from authz.core.facts import FACTS
 from authz.core.operators import OPERATORS, SNAKE
@@ -190,7 +191,7 @@ MODELS: Final[dict[str, type[BaseModel]]] = {
     "Policy": PolicyDoc,
     **{model.__name__: model for model in (AppliesTo, Approval, Delegation, HumanInTheLoop)},
     **{model.__name__: model for model in (PolicyAudit, RateLimits, Rule, RuleAudit)},
-    **{model.__name__: model for model in (Cost, Floor, Refill, Requirement, Route)},
+    **{model.__name__: model for model in (AlertMatch, Cost, Floor, Refill, Requirement, Route)},
     **CHAIN_KINDS,
 }
 

@@ -24,6 +24,7 @@ from authz.core.policy_set import PolicyFile, build
 from authz.core.snapshot import Snapshot
 from authz.core.state import State
 from authz.edges.http import admin as versions
+from authz.edges.http import alerts as alert_routes
 from authz.edges.http import (
     analytics,
     audit,
@@ -229,6 +230,8 @@ class World:
             mode_routes.router(admin, self.mode, self.operations),
             log_level.router(admin, self.log_level),
             metrics.router(self._figures(), self.operations.refresh),
+            metrics.router(self.operations, self.incidents),
+            alert_routes.router(admin, None, self.operations),
             audit.router(admin, self.readers, self._clock),
             analytics.router(admin, self.readers, self._clock),
             ingest.router(
