@@ -133,13 +133,11 @@ class Gate:
         self._proxy_authorization = proxy_authorization
         self._allow_unrecorded = allow_unrecorded
         self._chain = chain
-        self._observers = observers
         self._tracer = tracer
         traced = functools.partial(calls.from_check_request, traced=True)
         self._read: Callable[[bytes], Call] = calls.from_check_request if not tracer else traced
-        #: Nanoseconds that the last rows took to become durable, and when that began.
         self.observers: Final = tuple(observers)
-        #: Nanoseconds that the last rows took to become durable.
+        #: Nanoseconds that the last rows took to become durable, and when that began.
         self._commit_ns = 0
         self._commit_started_ns = 0
         #: Calls turned away that no row tells of yet, and what they are told under each mode.

@@ -46,8 +46,7 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-class Settings(Bundles, Ingest, Telemetry, Tracing):
-class Settings(Bundles, Ingest, Telemetry, alerts.Alerts):
+class Settings(Bundles, Ingest, Telemetry, Tracing, alerts.Alerts):
     """Everything the environment says. Field names are ours, aliases are the variables."""
 
     mode: Annotated[Mode, BeforeValidator(checks.mode)] = Field(

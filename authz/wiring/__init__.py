@@ -98,9 +98,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             tokens,
             environment,
             offset,
-            extras.observers(settings),
-            extras.tracer(settings, stack),
             extras.observers(settings, alerts),
+            extras.tracer(settings, stack),
         )
         maintenance = _maintenance(settings, audit, gate, versions)
         stack.callback(maintenance.stop)
@@ -149,9 +148,10 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             now=time.time,
             steady=lambda: offset + time.perf_counter(),
         )
-        parts = Parts(settings, audit, gate, versions, reloader, operations, incidents, alerts)
         readers = Readers(settings.audit_db_path, ingested=settings.audit_ingest_path)
-        parts = Parts(settings, audit, gate, versions, reloader, operations, incidents, health)
+        parts = Parts(
+            settings, audit, gate, versions, reloader, operations, incidents, health, alerts
+        )
         attempts = _attempts(audit, gate, versions)
         # After the last request, and before the audit database is closed.
         stack.callback(attempts.close)

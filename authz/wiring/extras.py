@@ -57,6 +57,8 @@ def observers(settings: Settings, alerts: "Alerts | None") -> list[Observer]:
         from authz.edges.metrics.counts import Counts  # noqa: PLC0415
 
         found.append(Counts())
+    if alerts is not None:
+        found.append(alerts.watch)
     return found
 
 
@@ -71,8 +73,6 @@ def tracer(settings: Settings, stack: AsyncExitStack) -> Tracer | None:
     from authz.wiring import tracing  # noqa: PLC0415
 
     return tracing.tracer(settings, stack)
-    del settings
-    return [alerts.watch] if alerts is not None else []
 
 
 def routes(parts: Parts) -> Iterator[APIRouter]:

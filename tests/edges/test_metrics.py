@@ -296,9 +296,9 @@ def test_what_is_off_is_not_even_imported() -> None:
     said += " or name.startswith('authz.edges.metrics') or name == 'authz.edges.http.metrics'])"
     done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
-    assert extras.observers(Settings.from_env({"JWT_SECRET": SECRET})) == []
+    assert extras.observers(Settings.from_env({"JWT_SECRET": SECRET}), None) == []
     [counts] = extras.observers(
-        Settings.from_env({"JWT_SECRET": SECRET, "METRICS_ENABLED": "true"})
+        Settings.from_env({"JWT_SECRET": SECRET, "METRICS_ENABLED": "true"}), None
     )
     assert isinstance(counts, Counts)
 

@@ -230,7 +230,6 @@ class World:
             mode_routes.router(admin, self.mode, self.operations),
             log_level.router(admin, self.log_level),
             metrics.router(self._figures(), self.operations.refresh),
-            metrics.router(self.operations, self.incidents),
             alert_routes.router(admin, None, self.operations),
             audit.router(admin, self.readers, self._clock),
             analytics.router(admin, self.readers, self._clock),

@@ -111,7 +111,7 @@ class Counts:
             self._agents,
         )
         latency_us = counted = 0
-        for case, verdict, mode, enforced, _, _, decided_at, took_us, _ in outcomes:
+        for case, verdict, mode, enforced, _, _, decided_at, took_us, _, _ in outcomes:
             call = case.call
             if call.source == "client":
                 self.reports[verdict.code] = self.reports.get(verdict.code, 0) + 1
