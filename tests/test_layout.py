@@ -39,13 +39,16 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "wiring": {
         "core", "edges", "envoy_config", "exits", "gate", "logs", "memory", "operations",
         "run_dir", "settings", "stores", "tls_files", "unix_http",
+        "core", "edges", "envoy_config", "exits", "gate", "memory", "operations", "run_dir",
+        "settings", "stores", "sync", "tls_files",
     },
     "cli": {
         "bundles", "capture_rules", "cgroups", "core", "dev_secrets", "edges", "envoy_config",
         "exits", "launch", "logs", "memory", "operations", "ownership", "probe", "run_dir",
-        "service", "settings", "stores", "supervisor", "tcp_table", "tls_files", "unix_http",
-        "wiring",
+        "service", "settings", "stores", "supervisor", "sync", "tcp_table", "tls_files",
+        "unix_http", "wiring",
     },
+    "sync": {"bundles", "cgroups", "core", "edges", "logs", "ownership", "settings", "stores"},
     "service": {"core", "exits", "logs", "run_dir", "settings", "wiring"},
     "__main__": {"cli", "probe", "service"},
     "__init__": set(),

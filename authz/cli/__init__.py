@@ -30,6 +30,7 @@ from authz.cli import (
     run,
     settings,
     status,
+    sync,
     token,
     wallet,
 )
@@ -61,6 +62,7 @@ app.add_typer(wallet.app, name="wallet")
 app.add_typer(fuse.app, name="fuse")
 app.add_typer(audit.app, name="audit")
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(sync.app, name="sync")
 app.add_typer(envoy.app, name="envoy")
 app.add_typer(capture.app, name="capture")
 

@@ -18,6 +18,7 @@ from authz.settings.paths import (
     MAX_SOCKET_PATH,
 )
 from authz.settings.tracing import tracing_problems
+from authz.settings.sync import sync_problems
 
 if TYPE_CHECKING:
     from authz.settings.model import Settings
@@ -58,6 +59,7 @@ def joint_problems(settings: "Settings") -> list[str]:
     problems += bundle_problems(settings)
     problems += tracing_problems(settings)
     problems += alert_problems(settings)
+    problems += sync_problems(settings)
     if settings.proxy_authorization and "upstream" not in settings.model_fields_set:
         problems.append(
             "PROXY_AUTHORIZATION: given without PROXY_TARGET, so the default upstream would get it"

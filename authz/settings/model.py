@@ -20,6 +20,7 @@ from authz.settings.files import with_file, with_mode_file
 from authz.settings.ingest import Ingest, ingest_path
 from authz.settings.joint import joint_problems, token_key_problems
 from authz.settings.paths import ENVOY_ADMIN_SOCKET, EXT_AUTHZ_SOCKET, HTTP_SOCKET
+from authz.settings.sync import Sync
 from authz.settings.telemetry import Telemetry
 from authz.settings.tracing import Tracing
 from authz.settings.upstream import Endpoint, Upstream, parse_upstream
@@ -47,6 +48,7 @@ class SettingsError(Exception):
 
 
 class Settings(Bundles, Ingest, Telemetry, Tracing, alerts.Alerts):
+class Settings(Bundles, Ingest, Sync, Telemetry):
     """Everything the environment says. Field names are ours, aliases are the variables."""
 
     mode: Annotated[Mode, BeforeValidator(checks.mode)] = Field(
@@ -339,6 +341,8 @@ class Settings(Bundles, Ingest, Telemetry, Tracing, alerts.Alerts):
         problems: list[str] = []
         for name in ("PROXY_AUTHORIZATION", *alerts.SECRETS):
             given = with_file(given, name, problems)
+        given = with_file(given, "PROXY_AUTHORIZATION", problems)
+        given = with_file(given, "SYNC_TOKEN", problems)
         given = with_mode_file(given, problems)
         problems += token_key_problems(given)
         try:

@@ -74,8 +74,16 @@ class BundleFiles:
         data = _content("POLICY_BUNDLE", self.bundle, MAX_BUNDLE)
         assert data is not None
         signature = _content("POLICY_BUNDLE_SIGNATURE", self.signature, MAX_SIGNATURE, needed=False)
+        return Given(data, signature, self.read_keys())
+
+    def read_keys(self) -> tuple[tuple[str, bytes], ...] | None:
+        """The keys alone; None where none are configured.
+
+        Raises:
+            Unreadable: there is none, or one cannot be read.
+        """
         if not self.keys:
-            return Given(data, signature, None)
+            return None
         keys = []
         for path in self._key_files():
             content = _content("POLICY_BUNDLE_KEYS", path, MAX_KEY_FILE)
@@ -84,7 +92,7 @@ class BundleFiles:
         if not keys:
             names = ", ".join(path.name for path in self.keys)
             raise Unreadable(f"POLICY_BUNDLE_KEYS: there is no *.pem or *.pub in {names}")
-        return Given(data, signature, tuple(keys))
+        return tuple(keys)
 
     def _key_files(self) -> Iterator[Path]:
         """The key files as they are there now; what is no directory is one, there or not."""

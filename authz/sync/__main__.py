@@ -26,11 +26,10 @@ def main() -> None:
     cgroups.give_way()
     # Ctrl-C is for the service, which then lets go of us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from authz import logs  # noqa: PLC0415 - what is above comes before the work of importing
+    # What is above comes before the work of importing.
     from authz.edges.readers.frames import DATA, END, HEADER  # noqa: PLC0415
     from authz.sync.turn import answered  # noqa: PLC0415
 
-    logs.configure("warning", "text", "sync")
     reading, writing = os.pipe()
 
     def listen() -> None:

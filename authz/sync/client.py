@@ -1,4 +1,4 @@
-"""What a control plane is asked, and how its answers are taken: each that is none is a `SyncFailed`.
+"""What a control plane is asked, and how its answers are taken: what is none is a `SyncFailed`.
 
 - The token goes to SYNC_URL's host alone: no redirect is followed, no cookie is kept, and nothing
   of a request is logged.
@@ -151,7 +151,9 @@ class ControlPlane:
             )
         if status in _BUSY:
             return SyncFailed(
-                Cause.BUSY, f"{self.name} is busy (HTTP {status}){message}; it is asked later", later
+                Cause.BUSY,
+                f"{self.name} is busy (HTTP {status}){message}; it is asked later",
+                later,
             )
         if status >= 500:
             return SyncFailed(
@@ -273,8 +275,8 @@ def _proxy(url: str) -> str | None:
     parts = urlsplit(url)
     if parts.scheme != "https":
         return None
-    proxies = urllib.request.getproxies_environment()
-    if urllib.request.proxy_bypass_environment(parts.netloc, proxies):
+    proxies = urllib.request.getproxies()
+    if urllib.request.proxy_bypass(parts.netloc):
         return None
     return proxies.get("https") or proxies.get("all")
 

@@ -52,7 +52,7 @@ class Download:
     """What has come of a bundle so far, on disk."""
 
     def __init__(self, directory: Path, url: str) -> None:
-        self._part: Final = directory / "download.part"
+        self.part: Final = directory / "download.part"
         self._about: Final = directory / "download.json"
         self._url: Final = url
         self.etag = ""
@@ -63,7 +63,7 @@ class Download:
     def _recall(self) -> None:
         try:
             about = json.loads(self._about.read_bytes()[:4096])
-            size = self._part.stat().st_size
+            size = self.part.stat().st_size
         except (OSError, ValueError, RecursionError):
             return
         if not isinstance(about, dict) or about.get("url") != self._url:
@@ -82,7 +82,7 @@ class Download:
         self.etag = etag if _STRONG.fullmatch(etag) else ""
         self.signature = answer.headers.get(SIGNATURE_HEADER, "").strip()[:2048]
         self.size = 0
-        stream = self._part.open("wb")
+        stream = self.part.open("wb")
         about = {"url": self._url, "etag": self.etag, "signature": self.signature}
         replace(self._about, json.dumps(about).encode(), 0o600)
         return stream
@@ -93,7 +93,7 @@ class Download:
         Raises:
             OSError: it cannot be.
         """
-        stream = self._part.open("r+b")
+        stream = self.part.open("r+b")
         stream.truncate(self.size)
         stream.seek(self.size)
         return stream
@@ -101,7 +101,7 @@ class Download:
     def forget(self) -> None:
         """Nothing has come."""
         self.etag, self.signature, self.size = "", "", 0
-        for path in (self._about, self._part):
+        for path in (self._about, self.part):
             with writing("SYNC_STATE_DIR", path):
                 path.unlink(missing_ok=True)
 
@@ -111,7 +111,7 @@ class Download:
         Raises:
             OSError: it cannot be read.
         """
-        return Fetched(self._part.read_bytes()[: self.size], self.etag, self.signature)
+        return Fetched(self.part.read_bytes()[: self.size], self.etag, self.signature)
 
 
 def fetch(there: ControlPlane, directory: Path, known: str) -> Fetched | None:
@@ -164,7 +164,7 @@ def _receive(there: ControlPlane, answer: httpx.Response, download: Download) ->
     _require_bundle(there, answer)
     if total is not None and total > MAX_BUNDLE:
         raise _too_large(there)
-    with writing("SYNC_STATE_DIR", directory_of(download)):
+    with writing("SYNC_STATE_DIR", download.part):
         stream = download.go_on() if resumed else download.begin(answer)
     with stream:
         for piece in answer.iter_raw():
@@ -173,18 +173,13 @@ def _receive(there: ControlPlane, answer: httpx.Response, download: Download) ->
                 raise there.nonsense(answer, "gzip'ed archive")
             if download.size + len(piece) > MAX_BUNDLE:
                 raise _too_large(there)
-            with writing("SYNC_STATE_DIR", directory_of(download)):
+            with writing("SYNC_STATE_DIR", download.part):
                 stream.write(piece)
                 # What is not on the disk is not there when this is killed, and a full one tells.
                 stream.flush()
             download.size += len(piece)
     if total is not None and download.size != total:
         raise there.broken_off()
-
-
-def directory_of(download: Download) -> Path:
-    """The file that sentences name."""
-    return download._part  # noqa: SLF001 - the same module
 
 
 def _require_bundle(there: ControlPlane, answer: httpx.Response) -> None:
@@ -215,5 +210,5 @@ def _resumable(there: ControlPlane, answer: httpx.Response, download: Download) 
 def _too_large(there: ControlPlane) -> SyncFailed:
     return SyncFailed(
         Cause.BUNDLE,
-        f"{there.name} sends a bundle of more than {MAX_BUNDLE >> 20} MiB, which no bundle may have",
+        f"{there.name} sends a bundle of over {MAX_BUNDLE >> 20} MiB, which no bundle may have",
     )

@@ -1,13 +1,13 @@
 """What was fetched and accepted, put in its place: whole, or as it was.
 
-- A bundle and its signature are two files, and two renames. In between the signature file holds both
-  signatures, the new and the old one, so that whichever bundle is there has its own: a service that
-  starts in that moment, or after a loss of power in it, has a bundle that it takes.
+- A bundle and its signature are two files, and two renames. In between the signature file holds
+  both signatures, the new and the old one, so that whichever bundle is there has its own: a service
+  that starts in that moment, or after a loss of power in it, has a bundle that it takes.
 - In a directory each file is whole, and all are written beside before the first gets its name; what
   can fail for want of room fails before anything has changed. Only a crash between two renames
   leaves some old and some new ones, and the next turn, which compares all of them, mends it.
-- Files that the last turn put there and that are gone are removed, unless somebody has changed them.
-  What somebody else has put there stays. A file of the same name is replaced, as `tar` does.
+- Files that the last turn put there and that are gone are removed, unless somebody has changed
+  them. What somebody else has put there stays. One of the same name is replaced, as by `tar`.
 """
 
 import contextlib
@@ -122,7 +122,9 @@ def put_files(root: Path, files: Mapping[str, bytes], before: Mapping[str, str])
             " there, or change the ConfigMap",
         )
     wanted = {
-        name: data for name, data in files.items() if not holds(root / name, digest_of(data), len(data))
+        name: data
+        for name, data in files.items()
+        if not holds(root / name, digest_of(data), len(data))
     }
     drafts: dict[str, str] = {}
     try:

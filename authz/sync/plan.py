@@ -37,15 +37,17 @@ class Plan:
     floor_file: str
     database: str
     retention_days: int
+    log_format: str
 
     @classmethod
     def of(cls, settings: "Settings") -> Self:
         """Of settings whose SYNC_URL is set."""
+        # Not in the process of a turn, which validates nothing.
+        from authz.settings.bundles import floor_of, signature_of  # noqa: PLC0415
+
         where = settings.sync_url
         assert where is not None
-        bundle = getattr(settings, "policy_bundle", None)
-        signature = getattr(settings, "policy_bundle_signature", None)
-        floor = getattr(settings, "policy_bundle_floor_file", None)
+        bundle = settings.policy_bundle
         token = settings.sync_token or settings.admin_token
         default = f"{os.fspath(settings.audit_db_path)}{STATE_SUFFIX}"
         return cls(
@@ -55,12 +57,13 @@ class Plan:
             state_dir=_absolute(settings.sync_state_dir or Path(default)),
             policies_dir=_absolute(settings.policies_dir),
             bundle=_absolute(bundle) if bundle else "",
-            signature=_absolute(signature or Path(f"{bundle}.sig")) if bundle else "",
-            keys=tuple(map(_absolute, getattr(settings, "policy_bundle_keys", ()))),
-            require_signed=bool(getattr(settings, "require_signed_policies", False)),
-            floor_file=_absolute(floor) if floor else "",
+            signature=_absolute(signature_of(settings)) if bundle else "",
+            keys=tuple(map(_absolute, settings.policy_bundle_keys)),
+            require_signed=settings.require_signed_policies,
+            floor_file=_absolute(floor_of(settings)) if bundle else "",
             database=_absolute(settings.audit_db_path),
             retention_days=settings.audit_retention_days,
+            log_format=settings.log_format,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -85,7 +88,7 @@ def _ca_file(settings: "Settings") -> str:
     """
     if settings.sync_ca_file is not None:
         return _absolute(settings.sync_ca_file)
-    from authz.settings import SettingsError, trusted_ca_file  # noqa: PLC0415 - of both of us
+    from authz.settings import SettingsError, trusted_ca_file  # noqa: PLC0415 - as above
 
     try:
         return _absolute(trusted_ca_file(settings))

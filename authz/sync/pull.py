@@ -1,25 +1,25 @@
-"""One turn of fetching policies: asked for, verified, put in place. What is in force stays until then.
+"""One turn of fetching policies: asked for, verified, put in place; until then nothing changes.
 
 - The control plane is asked with the entity tag of what is in place, and only if that is in place
   as it was put there: what somebody has changed or removed is fetched and mended.
-- `authz.bundles.accept` decides, with POLICY_BUNDLE_KEYS and the higher of two floors: the service's
-  own, and the one of what was pulled before. The floor is on disk before anything is replaced.
+- `authz.bundles.accept` decides, with POLICY_BUNDLE_KEYS and the higher of two floors: the
+  service's own, and that of what was pulled before. It is on disk before anything is replaced.
 - What is put in place becomes the policies in force through the service's own watcher.
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from authz.bundles.accept import Accepted, Floor, accept
+from authz.bundles.accept import Floor, accept
 from authz.bundles.archive import MAX_BUNDLE
 from authz.bundles.errors import BundleError
 from authz.bundles.signature import PublicKeys
 from authz.core.timestamps import rfc3339
+from authz.stores.bundle_files import MAX_SIGNATURE, BundleFiles, Unreadable
 from authz.stores.bundle_floor import FloorFile, FloorUnusable
 from authz.sync import place
 from authz.sync.client import ControlPlane
@@ -112,7 +112,8 @@ def _put(
             public_keys(plan.keys),
             now=moment,
             floor=max(found, key=_version, default=None),
-            require_signed=plan.require_signed,
+            # Keys without a need for a signature would be no more than a decoration.
+            require_signed=plan.require_signed or bool(plan.keys),
         )
         files = place.policies_of(accepted.contents.files)
         if not files:
@@ -143,7 +144,7 @@ def _put(
         files=len(files),
         written=changes.written,
         removed=changes.removed,
-        warnings=(*_warnings(accepted), *_left(changes)),
+        warnings=(*accepted.warnings, *_left(changes)),
     )
     state.keep(
         {
@@ -165,10 +166,6 @@ def _put(
 
 def _version(floor: Floor) -> int:
     return floor.version
-
-
-def _warnings(accepted: Accepted) -> Iterable[str]:
-    return accepted.warnings
 
 
 def _left(changes: place.Changes) -> Iterator[str]:
@@ -226,10 +223,6 @@ def _in_place(plan: Plan, kept: Mapping[str, Any]) -> bool:
     )
 
 
-#: Bytes of a signature file.
-MAX_SIGNATURE: Final = 64 * 1024
-
-
 def _signature(there: ControlPlane, plan: Plan, fetched: Fetched) -> bytes | None:
     """The content of a signature file; asked for only where somebody can verify it, or has to."""
     if fetched.signature:
@@ -241,41 +234,17 @@ def public_keys(paths: Iterable[str]) -> PublicKeys | None:
     """The keys of POLICY_BUNDLE_KEYS; None where it is not set.
 
     Raises:
-        BundleError: there is none, or one that cannot be used.
-        SyncFailed: a file cannot be read.
+        BundleError: one cannot be used.
+        SyncFailed: there is none, or one cannot be read.
     """
-    names = [Path(path) for path in paths]
-    if not names:
-        return None
-    texts = []
-    for path in names:
-        try:
-            found = sorted(
-                one for one in path.iterdir() if one.suffix in (".pem", ".pub") and one.is_file()
-            ) if path.is_dir() else [path]  # fmt: skip
-            texts += [(str(one), _read_key(one)) for one in found]
-        except OSError as error:
-            raise SyncFailed(
-                Cause.BUNDLE, f"POLICY_BUNDLE_KEYS: {path} cannot be read: {error.strerror}"
-            ) from None
-    return PublicKeys.parse(texts)
-
-
-#: Bytes of a file of public keys that are read; a key has two hundred.
-_MAX_KEYS: Final = 64 * 1024
-
-
-def _read_key(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(_MAX_KEYS)
+    try:
+        texts = BundleFiles(Path(), Path(), [Path(path) for path in paths]).read_keys()
+    except Unreadable as error:
+        raise SyncFailed(Cause.BUNDLE, str(error)) from None
+    return None if texts is None else PublicKeys.parse(texts)
 
 
 def last(state_dir: Path) -> dict[str, Any]:
     """What is known of the last turn that went well, for `/health` and `authz sync status`."""
     kept = State(state_dir, "pull").read()
     return {name: value for name, value in kept.items() if name not in ("files", "etag")}
-
-
-def encoded(done: Pulled) -> str:
-    """One line of JSON."""
-    return json.dumps(done.to_json())

@@ -85,7 +85,7 @@ def push(
     plan: Plan,
     *,
     again: bool = False,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda _done, _total: None,
     turn_s: float = TURN_S,
 ) -> Pushed:
     """Send what waits.
@@ -186,8 +186,8 @@ class _Turn:
             ) from None
         if made is not None and known.seq and made.first > known.seq + 1:
             self._warnings.append(
-                f"AUDIT_RETENTION_DAYS: rows {known.seq + 1} to {made.first - 1} were removed before"
-                " they were acknowledged; they are not on the control plane"
+                f"AUDIT_RETENTION_DAYS: rows {known.seq + 1} to {made.first - 1} were removed"
+                " before they were acknowledged; they are not on the control plane"
             )
         if made is not None and self._rows > 1 and self._file.stat().st_size > MAX_SLICE:
             self._smaller(made)
@@ -282,7 +282,7 @@ def waiting(plan: Plan) -> dict[str, Any]:
         SyncFailed: the trail cannot be read.
     """
     state = State(Path(plan.state_dir), "push")
-    turn = _Turn(plan, state, again=False, progress=lambda done, total: None)
+    turn = _Turn(plan, state, again=False, progress=lambda _done, _total: None)
     kept = state.read() if turn._known.seq else {}  # noqa: SLF001 - the same module
     found: dict[str, Any] = {"acknowledged": turn._known.seq, "pending": turn._pending()}  # noqa: SLF001
     if isinstance(kept.get("at"), str):
@@ -298,9 +298,10 @@ def waiting(plan: Plan) -> dict[str, Any]:
 
 def _oldest(plan: Plan, acknowledged: int) -> str:
     """The time of the oldest row that waits."""
-    with contextlib.suppress(Unreadable, sqlite3.Error), contextlib.closing(
-        opened(Path(plan.database))
-    ) as connection:
+    with (
+        contextlib.suppress(Unreadable, sqlite3.Error),
+        contextlib.closing(opened(Path(plan.database))) as connection,
+    ):
         found = connection.execute(
             "SELECT timestamp FROM audit WHERE seq > ? ORDER BY seq LIMIT 1", (acknowledged,)
         ).fetchone()

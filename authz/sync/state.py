@@ -1,6 +1,6 @@
 """What is known between turns: a directory with a file and a lock for each direction.
 
-- `pull.json` and `push.json` are replaced whole, and on the disk before a turn says that it is done.
+- `pull.json` and `push.json` are replaced whole, and on the disk before a turn says that it's done.
   A damaged one is as if there were none: what is here is then fetched or sent again.
 - `pull.lock` and `push.lock` are held (flock) while a turn works, so that there are never two, a
   CronJob's and the sidecar's for instance; a process that dies lets go.

@@ -4,6 +4,7 @@ import json
 import logging
 from typing import Any, Final
 
+from authz import logs
 from authz.core.text import visible
 from authz.sync.errors import Cause, SyncFailed
 from authz.sync.plan import Plan
@@ -29,6 +30,7 @@ def answered(line: bytes) -> bytes:
     try:
         said = json.loads(line)
         plan = Plan.from_json(json.dumps(said["plan"]))
+        logs.configure("warning", plan.log_format, "sync")
         told = run(said["direction"], plan)
     except SyncFailed as failure:
         told = {

@@ -6,7 +6,7 @@ not. `/ready` says whether it should get traffic: policies loaded and rows writa
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +42,8 @@ class Health:
     #: Figures of the transport that answers Envoy.
     transport: Callable[[], dict[str, object]]
     started_at: float
+    #: What else is told, by name.
+    others: dict[str, Callable[[], object]] = field(default_factory=dict)
 
     def checks(self) -> dict[str, str]:
         """Each part by name: `ok`, or what is wrong with it."""
@@ -98,6 +100,7 @@ def router(health: Health) -> APIRouter:
         bundle = health.loaded().bundle
         if bundle is not None:
             body["bundle"] = bundle_entry(bundle, time.time())
+        body |= {name: told() for name, told in health.others.items()}
         if health.audit.unrecorded:
             body["unrecorded"] = health.audit.unrecorded
         return JSONResponse(body, 200 if works else 503)
