@@ -2,8 +2,8 @@
 
 - Two loops, one a direction: a month of rows to be sent does not keep a policy from coming in.
 - Each turn is done by a process of its own (`python -m authz.sync`), which ends when the next one
-  is not soon: between two turns synchronisation has a timer and no memory to speak of, and neither its
-  imports nor what a control plane answers is ever in the process that decides.
+  is not soon: between two turns there is a timer and no memory to speak of, and neither imports nor
+  what a control plane answers is ever in the process that decides.
 - What fails is an incident for as long as it does, and `/health` says what anybody may know of it.
 """
 
