@@ -128,7 +128,7 @@ class ControlPlane:
     def refusal(self, answer: httpx.Response, path: str) -> SyncFailed:
         """What an answer that is no good one means."""
         status, later = answer.status_code, _retry_after(answer)
-        if answer.is_redirect:
+        if 300 <= status < 400 and status != 304:
             host = _host(answer.headers.get("location", ""), self.name)
             return SyncFailed(
                 Cause.REDIRECTED,

@@ -154,7 +154,7 @@ def giving(data: bytes, *, etag: str = "", signature: str = "", **headers: str) 
 
     def answer(request: Request) -> None:
         tag = etag or f'"{hash(data)}"'
-        given = {"etag": tag, "content_type": "application/gzip", **headers}
+        given: dict[str, str] = {"etag": tag, "content_type": "application/gzip", **headers}
         if signature:
             given["x_meshguard_bundle_signature"] = signature
         if request.headers["authorization"] != f"Bearer {TOKEN}":
@@ -162,7 +162,7 @@ def giving(data: bytes, *, etag: str = "", signature: str = "", **headers: str) 
         elif request.path != "/admin/policies/bundle":
             request.say(404)
         elif request.headers["if-none-match"] == tag:
-            request.say(304, **given)
+            request.say(304, b"", **given)
         else:
             request.say(200, data, **given)
 
