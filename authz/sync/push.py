@@ -10,7 +10,6 @@
 """
 
 import contextlib
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
@@ -261,8 +260,8 @@ class _Turn:
         return SyncFailed(Cause.TRAIL, f"AUDIT_DB_PATH: {self._database}: {said}")
 
     def _remove(self) -> None:
-        with contextlib.suppress(FileNotFoundError), writing("SYNC_STATE_DIR", self._file):
-            os.unlink(self._file)  # noqa: PTH108 - with one that is not there suppressed
+        with writing("SYNC_STATE_DIR", self._file):
+            self._file.unlink(missing_ok=True)
 
 
 def _known(kept: Mapping[str, Any], url: str) -> _Known:
