@@ -1,0 +1,86 @@
+"""A service that synchronises: what it tells of it, and that it goes on without."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e import sidecar as starter
+from tests.e2e.sidecar import wait_until
+from tests.sync import plane as planes
+from tests.sync.plane import TOKEN, Plane, Request, bundle, giving
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Plane]:
+    with planes.plane() as made:
+        yield made
+
+
+@contextlib.contextmanager
+def _serving(server: Plane, directory: Path) -> Iterator[httpx.Client]:
+    (directory / "policies").mkdir()
+    env = starter.environment(
+        directory, 1, "http://127.0.0.1:1", SYNC_URL=server.url, SYNC_TOKEN=TOKEN,
+        SYNC_INTERVAL="1", POLICIES_DIR=str(directory / "policies"),
+    )  # fmt: skip
+    socket = directory / "run" / "http.sock"
+    with (
+        starter.start(directory, env, "serve"),
+        httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://s") as client,
+    ):
+        wait_until(socket.exists, "the service to answer")
+        yield client
+
+
+def _rows(path: Path) -> list[tuple[str, str]]:
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+        return db.execute(
+            "SELECT action, reason FROM audit WHERE action LIKE 'incident:%' ORDER BY seq"
+        ).fetchall()
+
+
+def test_it_says_what_is_wrong_once_and_that_it_is_over(server: Plane) -> None:
+    works = False
+    serving = giving(bundle(1, "one"))
+
+    def answer(request: Request) -> None:
+        if not works or request.command == "POST":
+            request.say(500, b'{"message": "no disk"}')
+        else:
+            serving(request)
+
+    server.answer = answer
+    with starter.directory() as directory, _serving(server, directory) as client:
+
+        def sync() -> dict[str, Any]:
+            found: dict[str, Any] = client.get("/health").json()["sync"]
+            return found
+
+        wait_until(lambda: sync().get("problem", "").count(":") == 2, "both to fail")
+        assert sync()["problem"] == "pull: the control plane fails; push: the control plane fails"
+        assert sync()["lastPull"] is None
+        pulls = len(server.requests)
+        wait_until(lambda: len(server.requests) >= pulls + 2, "some more attempts")
+        assert client.get("/ready").status_code == 503
+        works = True
+        wait_until(lambda: sync()["lastPull"], "it to work")
+        assert sync()["problem"] == "push: the control plane fails"
+        wait_until(lambda: client.get("/ready").status_code == 200, "the policies to be in force")
+        wait_until(
+            lambda: "incident:sync_pull_failed:over" in dict(_rows(directory / "audit.db")), "a row"
+        )
+        rows = _rows(directory / "audit.db")
+        log = (directory / "stderr").read_text()
+    actions = sorted(action for action, _ in rows)
+    assert actions == [
+        "incident:sync_pull_failed", "incident:sync_pull_failed:over", "incident:sync_push_failed",
+    ]  # fmt: skip
+    assert f"{server.url} fails (HTTP 500): no disk" in dict(rows)["incident:sync_pull_failed"]
+    assert log.count("no disk; look at its log") == 3
+    assert "sync: pulled 1 policy files, version 1" in log
+    assert TOKEN not in log + str(rows)
