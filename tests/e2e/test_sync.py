@@ -72,7 +72,7 @@ def site(upstream: Upstream) -> Iterator[Site]:
     keys = signer.public(directory / "cosign.pub")
     made = Site(None, None, signer, directory)  # type: ignore[arg-type]
     made.publish("first")
-    shared = {
+    shared: dict[str, Any] = {
         "POLICY_BUNDLE_KEYS": str(keys),
         "REQUIRE_SIGNED_POLICIES": "true",
         "POLICIES_DIR": "",
