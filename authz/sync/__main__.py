@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 from typing import Final
 
@@ -26,6 +27,9 @@ def main() -> None:
     cgroups.give_way()
     # Ctrl-C is for the service, which then lets go of us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # httpx brings a command line where `rich` is there, and does without where it is not: importing
+    # it is most of its import, and this process is started for each turn.
+    sys.modules["httpx._main"] = None  # type: ignore[assignment]
     # What is above comes before the work of importing.
     from authz.edges.readers.frames import DATA, END, HEADER  # noqa: PLC0415
     from authz.sync.turn import answered  # noqa: PLC0415

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from authz.cli.doctor import bundles, decisions, later, running, stored, traces
+from authz.cli.doctor import bundles, decisions, later, running, stored, syncing
 from authz.cli.doctor.facts import Facts
 from authz.cli.doctor.finding import Finding, Status, worst
 
@@ -57,7 +58,7 @@ LINES: Final = (
         "Plan for disconnected operation",
         "If your environment has unreliable connectivity, set up a sync CronJob for policies and"
         " audit logs",
-        later.disconnected,
+        syncing.disconnected,
     ),
     Line(
         "Sign your policy bundles",
