@@ -21,6 +21,7 @@ from bench import (
     stages,
     start,
     telemetry,
+    sync,
 )
 
 BENCHMARKS: Final[dict[str, Callable[[bool], dict[str, Any]]]] = {
@@ -36,6 +37,7 @@ BENCHMARKS: Final[dict[str, Callable[[bool], dict[str, Any]]]] = {
     "audit_reads": audit_reads.run,
     "start": start.run,
     "telemetry": telemetry.run,
+    "sync": sync.run,
     "container_sla": container_sla.run,
 }
 
