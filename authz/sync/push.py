@@ -10,6 +10,7 @@
 """
 
 import contextlib
+import random
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
@@ -35,6 +36,9 @@ ROWS: Final = 5_000
 MAX_SLICE: Final = 24 * 1024 * 1024
 #: Seconds after which a turn ends between two slices, and the next one goes on.
 TURN_S: Final = 60.0
+#: Seconds that a busy control plane may ask for within a turn, and how often it may.
+BUSY_S: Final = 10.0
+BUSY_TIMES: Final = 10
 #: The share of AUDIT_RETENTION_DAYS that the oldest row may wait before somebody is warned.
 _WARN_AT: Final = 0.5
 _DAY_S: Final = 86_400
@@ -113,6 +117,8 @@ class _Turn:
         self._database = Path(plan.database)
         self._file = state.directory / "slice.db"
         self._rows = ROWS
+        self._patience = BUSY_TIMES
+        self._dice = random.random
         self._ingested = 0
         self._duplicates = 0
         self._warnings: list[str] = []
@@ -130,6 +136,8 @@ class _Turn:
                 self._smaller(made)
                 continue
             except SyncFailed as failure:
+                if self._waited(failure):
+                    continue
                 if failure.cause is Cause.REFUSED_THERE and self._known.seq and not began_anew:
                     # It may have forgotten what it has acknowledged: a backup was put back there.
                     self._warnings.append(f"{failure}; everything is sent again")
@@ -157,6 +165,16 @@ class _Turn:
             more=pending >= ROWS,
             warnings=tuple(self._warnings),
         )
+
+    def _waited(self, failure: SyncFailed) -> bool:
+        """Whether it was worth waiting: others send to the same control plane, one at a time."""
+        wait_s = failure.retry_after_s
+        if failure.cause is not Cause.BUSY or not 0 < wait_s <= BUSY_S or not self._patience:
+            return False
+        self._patience -= 1
+        # Not all of those who were sent away at the same time.
+        time.sleep(wait_s * (0.5 + self._dice()))
+        return True
 
     def _slice(self) -> Slice | None:
         self._remove()

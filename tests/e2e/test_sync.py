@@ -3,10 +3,10 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from authz.cli import app
 from tests.e2e import sidecar as starter
 from tests.e2e.sidecar import ADMIN_TOKEN, Sidecar, bearer, wait_until
 from tests.e2e.upstream import Upstream
 from tests.sync.plane import Signer, bundle, policy
 
+ROOT: Final = Path(__file__).parents[2]
 #: Another one than the control plane's.
 EDGE_TOKEN: Final = "an admin token of the edge"
 
@@ -49,20 +52,16 @@ class Site:
         found: dict[str, Any] = self.edge.get("/health").json()["sync"]
         return found
 
-    def command(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str) -> Result:
         """`authz sync …` as a CronJob runs it."""
         given = {
-            "PATH": os.environ["PATH"],
             "SYNC_URL": self.control.url,
             "ADMIN_TOKEN": ADMIN_TOKEN,
             "AUDIT_DB_PATH": str(self.edge.database),
             "POLICIES_DIR": str(self.directory / "policies"),
             "SYNC_STATE_DIR": str(self.directory / "state"),
         }
-        return subprocess.run(
-            [sys.executable, "-m", "authz", "sync", *arguments],
-            env=given | env, capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
+        return CliRunner().invoke(app, ["sync", *arguments], env=given)
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +154,11 @@ def test_an_older_bundle_is_refused_and_told(site: Site) -> None:
 
 def test_the_commands_do_one_turn(site: Site) -> None:
     pulled = site.command("pull", "--json")
-    assert pulled.returncode == 0, pulled.stderr
+    assert pulled.exit_code == 0, pulled.stderr
     assert json.loads(pulled.stdout)["files"] == 1
     assert (site.directory / "policies/first.yaml").exists()
     pushed = site.command("push", "--json")
-    assert pushed.returncode == 0, pushed.stderr
+    assert pushed.exit_code == 0, pushed.stderr
     said = json.loads(pushed.stdout)
     assert said["pending"] <= 2
     assert said["duplicates"] + said["ingested"] == said["acknowledged"]
@@ -167,25 +166,31 @@ def test_the_commands_do_one_turn(site: Site) -> None:
 
 
 def test_the_seeds_two_curls_and_tar(site: Site, tmp_path: Path) -> None:
-    """As printed, but for the host."""
-    curl = shutil.which("curl")
-    assert curl, "curl is needed"
-    policies = tmp_path / "policies"
-    policies.mkdir()
-    script = f"""
-curl -s -X POST {site.control.url}/admin/audit/ingest \\
--H "Authorization: Bearer $ADMIN_TOKEN" \\
--F "audit=@{site.edge.database}"
-curl -sf {site.control.url}/admin/policies/bundle \\
--H "Authorization: Bearer $ADMIN_TOKEN" \\
--o {tmp_path}/policies.tar.gz && \\
-tar xzf {tmp_path}/policies.tar.gz -C {policies}/
-"""
-    done = subprocess.run(
-        ["/bin/sh", "-c", script],
-        env={"PATH": os.environ["PATH"], "ADMIN_TOKEN": ADMIN_TOKEN},
-        capture_output=True, text=True, check=True, timeout=60,
-    )  # fmt: skip
-    said = json.loads(done.stdout)
+    """As docs/sync.md has them from the seed, but for the host and where files are."""
+    assert shutil.which("curl"), "curl is needed"
+    (tmp_path / "policies").mkdir()
+    text = (ROOT / "docs/sync.md").read_text()
+    [script] = re.findall(r"```sh\n(# Push local audit logs .*?)```", text, re.DOTALL)
+    for printed, here in (
+        ("https://gw.meshguard.app", site.control.url),
+        ("/data/audit.db", str(site.edge.database)),
+        ("/tmp/policies.tar.gz", f"{tmp_path}/policies.tar.gz"),
+        ("-C /policies/", f"-C {tmp_path}/policies/"),
+    ):
+        assert printed in script
+        script = script.replace(printed, here)
+    said: dict[str, Any] = {}
+
+    def is_taken() -> bool:
+        """The edge sends, too, and one upload is taken at a time."""
+        done = subprocess.run(
+            ["/bin/sh", "-ec", script],
+            env={"PATH": os.environ["PATH"], "ADMIN_TOKEN": ADMIN_TOKEN},
+            capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        said.update(json.loads(done.stdout))
+        return "duplicates" in said
+
+    wait_until(is_taken, "the upload to be taken")
     assert said["duplicates"] + said["ingested"] > 0
-    assert (policies / "first.yaml").read_bytes() == policy("first")
+    assert (tmp_path / "policies/first.yaml").read_bytes() == policy("first")

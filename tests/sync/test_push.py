@@ -165,6 +165,31 @@ def test_a_refusal_leaves_the_rows_waiting(
     assert push(here).ingested == 3
 
 
+def test_one_that_is_busy_is_waited_for(
+    server: Plane, trail: Trail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others send at the same time, and it takes one at a time."""
+    waits: list[float] = []
+    monkeypatch.setattr("authz.sync.push.time.sleep", waits.append)
+    here = plan(tmp_path, server.url)
+    _write(tmp_path / "audit.db", 3)
+
+    def answer(request: Request) -> None:
+        if len(server.requests) < 3:
+            request.say(503, retry_after="2")
+        else:
+            trail.take(request)
+
+    server.answer = answer
+    assert push(here).ingested == 3
+    assert len(waits) == 2
+    assert all(1 <= wait <= 3 for wait in waits)
+    _write(tmp_path / "audit.db", 1, first=4)
+    server.answer = lambda request: request.say(503, retry_after="2")
+    assert _failed(here).retry_after_s == 2
+    assert len(waits) == 2 + pushing.BUSY_TIMES
+
+
 def test_what_is_too_large_goes_in_smaller_slices(
     server: Plane, trail: Trail, tmp_path: Path
 ) -> None:
