@@ -18,7 +18,7 @@ from authz.bundles.errors import BundleError, Reason
 from authz.bundles.inflating import Inflating
 from authz.bundles.manifest import Manifest
 from authz.bundles.tar_members import MAX_NAME, Member, members
-from authz.core.policy_file import MAX_FILE
+from authz.core.policy_bounds import MAX_FILE
 from authz.core.text import visible
 
 #: Bytes of a bundle, packed. A ConfigMap or Secret, from which many are mounted, has at most 1 MiB.

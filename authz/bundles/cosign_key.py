@@ -21,7 +21,7 @@ from authz.bundles import signature_file
 from authz.bundles.errors import BundleError, Reason
 from authz.bundles.kinds import Algorithm
 from authz.bundles.signature import key_id
-from authz.core.facts import distinct
+from authz.core.json_keys import distinct
 from authz.core.text import visible
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from authz.bundles.errors import BundleError, Reason
-from authz.core.facts import distinct
+from authz.core.json_keys import distinct
 from authz.core.text import visible, word
 from authz.core.timestamps import rfc3339, seconds_of
 

@@ -25,7 +25,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from authz.bundles.errors import BundleError, Reason
-from authz.core.facts import distinct
+from authz.core.json_keys import distinct
 from authz.core.text import word
 
 #: Bytes of a signature file. One with a log entry and a timestamp has some 12 KB.

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from authz.core.call import MAX_META, Call
 from authz.core.identity import Identity
+from authz.core.json_keys import distinct as distinct  # noqa: PLC0414 - others take it from here
 from authz.core.sources import FORWARDED
 
 #: Lists and objects in a context, which also bounds how deep they nest: whoever reads the record
@@ -126,14 +127,6 @@ def context_of(meta: str) -> Mapping[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For `json.loads`: an object whose keys are distinct; ValueError for any other."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key appears twice")
-    return found
 
 
 def _finite(written: str) -> float:

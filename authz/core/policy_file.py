@@ -28,6 +28,7 @@ from authz.core.chain_doc import CHAIN_KINDS, METHODS, RouteMapDoc
 from authz.core.chain_model import ChainDoc, ChainModel
 from authz.core.compiled import CompiledPolicy, compile_policy
 from authz.core.lanes import LANES
+from authz.core.policy_bounds import MAX_FILE as MAX_FILE  # noqa: PLC0414 - so do others
 from authz.core.policy_doc import (
     MAX_NAME,
     METADATA,
@@ -43,8 +44,6 @@ from authz.core.policy_doc import (
 from authz.core.text import visible, word
 from authz.core.yaml_tree import Node, Path, YamlError
 
-#: A file's size, bytes. The seed's policy has 420; ten thousand rules fit.
-MAX_FILE: Final = 1 << 20
 #: Different unknown keys in one file; each is compared with the known ones.
 MAX_UNKNOWN: Final = 2_000
 #: Problems told of one file; the file's author will not read more.

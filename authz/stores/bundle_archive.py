@@ -18,8 +18,9 @@ from authz.bundles.errors import BundleError
 from authz.core.policy_file import MAX_FILE, Placed, PlacedChain, parse_file
 from authz.core.policy_set import PolicyFile
 from authz.core.policy_text import Key, text_of, written
+from authz.stores.files import read_file
 from authz.stores.pace import Pace
-from authz.stores.policies import Loaded, member_of, read_file
+from authz.stores.policies import Loaded, member_of
 from authz.stores.version_log import Said
 
 #: Characters of a document's name in its file's.

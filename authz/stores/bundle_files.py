@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from authz.bundles.archive import MAX_BUNDLE
-from authz.stores.policies import mark, read_file
+from authz.stores.files import mark, read_file
 
 #: Bytes of a signature file: a Sigstore bundle has 2 to 10 KiB.
 MAX_SIGNATURE: Final = 64 * 1024

@@ -19,8 +19,8 @@ from typing import Final
 
 from authz.bundles.accept import Floor
 from authz.bundles.manifest import MAX_VERSION
-from authz.core.facts import distinct
-from authz.stores.policies import read_file
+from authz.core.json_keys import distinct
+from authz.stores.files import read_file
 
 #: Bytes of the file; it has about a hundred.
 MAX_FLOOR: Final = 1024

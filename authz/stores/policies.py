@@ -11,19 +11,21 @@
   over, and a file that goes on changing counts as unreadable for now.
 """
 
-import errno
 import hashlib
 import os
-import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from authz.core.policy_file import MAX_FILE, Parsed, Problem, parse_file
+from authz.core.policy_bounds import MAX_FILE
+from authz.core.policy_bounds import SUFFIXES as SUFFIXES  # noqa: PLC0414 - so do others
+from authz.core.policy_file import Parsed, Problem, parse_file
 from authz.core.policy_set import Policies, PolicyFile, build
 from authz.core.snapshot import Snapshot
+from authz.stores.files import Mark, mark
+from authz.stores.files import read_file as read_file  # noqa: PLC0414 - so do others
 from authz.stores.pace import UNPACED, Pace
 from authz.stores.parsing import Item, parse_here
 
@@ -40,12 +42,8 @@ MAX_LEVELS: Final = 16
 MAX_READINGS: Final = 5
 #: Seconds between them.
 REREAD_AFTER_S: Final = 0.05
-SUFFIXES: Final = (".yaml", ".yml")
 #: How bundles are called, where files, directories and bundles may be named.
 BUNDLES: Final = (".tar.gz", ".tgz")
-
-#: A file's inode, size and time of change in nanoseconds.
-_Mark = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,7 @@ class _Content(NamedTuple):
     digest: bytes
     parsed: Parsed
     #: Of what was read, whatever is at the path by now.
-    mark: _Mark | None = None
+    mark: Mark | None = None
 
 
 class PolicySource(Protocol):
@@ -173,7 +171,7 @@ class PolicyDirectory:
                 return self.take(before, contents)
         return self.take(before, [_settled(content, moved) for content in contents])
 
-    def signature(self, pace: Pace = UNPACED) -> tuple[_Listing, list[_Mark | None]]:
+    def signature(self, pace: Pace = UNPACED) -> tuple[_Listing, list[Mark | None]]:
         """What is there now, without reading it: equal while nothing is written or replaced."""
         listing = list_files(self.path, pace)
         return listing, [mark(path) for path in pace.over(listing.files)]
@@ -235,7 +233,7 @@ class PolicyDirectory:
     ) -> list[_Content]:
         """Read files, as many as `MAX_TOTAL` bytes are, and parse those that have changed."""
         found: dict[Path, _Content] = {}
-        changed: dict[Path, tuple[bytes, bytes, _Mark]] = {}
+        changed: dict[Path, tuple[bytes, bytes, Mark]] = {}
         total = 0
         for path in pace.over(paths):
             if total > MAX_TOTAL:
@@ -409,18 +407,6 @@ def _list(
                 found.unlisted.append(path)
 
 
-def mark(path: Path) -> _Mark | None:
-    """What tells a file from what it was; None where there is none."""
-    try:
-        return _mark_of(path.stat())
-    except OSError:
-        return None
-
-
-def _mark_of(status: os.stat_result) -> _Mark:
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
 def _refused(path: Path, message: str) -> _Content:
     return _Content(path, b"", Parsed((), (_problem(path, message),)))
 
@@ -430,20 +416,6 @@ def _settled(content: _Content, moved: set[Path]) -> _Content:
     if content.path not in moved or not content.digest:
         return content
     return _refused(content.path, "keeps changing while it is read; not taken")
-
-
-def read_file(path: Path, limit: int) -> tuple[bytes, _Mark]:
-    """A regular file's bytes, at most one more than the limit, and what tells them from others.
-
-    Raises:
-        OSError: it cannot be read, or is none.
-    """
-    # Without O_NONBLOCK, opening a FIFO that a link leads to would wait for its writer.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:  # noqa: PTH123
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        return stream.read(limit + 1), _mark_of(status)
 
 
 def _unreadable(path: Path, error: OSError) -> Problem:

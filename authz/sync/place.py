@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
-from authz.stores.policies import SUFFIXES
+from authz.core.policy_bounds import SUFFIXES
 from authz.sync.errors import Cause, SyncFailed
 from authz.sync.state import replace, settle, writing
 

@@ -1,0 +1,11 @@
+"""What a policy file may be called, and how large it is: for those who read none of it.
+
+It imports nothing: a process that fetches an archive need not load the language of policies.
+"""
+
+from typing import Final
+
+#: A file's size, bytes. The seed's policy has 420; ten thousand rules fit.
+MAX_FILE: Final = 1 << 20
+#: What the names of policy files end in.
+SUFFIXES: Final = (".yaml", ".yml")
