@@ -31,6 +31,19 @@ class BundleInForce(TypedDict):
 
 
 @with_config(CLOSED)
+class Synchronisation(TypedDict):
+    """Of a sidecar with SYNC_URL."""
+
+    lastPull: NotRequired[Time | None]
+    lastPush: NotRequired[Time | None]
+    pending: NotRequired[
+        Annotated[int | None, Field(description="Rows that wait to be sent, as of the last push.")]
+    ]
+    problem: NotRequired[Annotated[str, Field(description="Why a direction does not work.")]]
+    warning: NotRequired[Annotated[str, Field(description="What retention is about to remove.")]]
+
+
+@with_config(CLOSED)
 class Health(TypedDict):
     """Whether this process can do its work in its mode."""
 
@@ -44,6 +57,7 @@ class Health(TypedDict):
         dict[str, Any], Field(description="Figures of the transport that answers Envoy.")
     ]
     bundle: NotRequired[BundleInForce]
+    sync: NotRequired[Synchronisation]
     unrecorded: NotRequired[
         Annotated[int, Field(description="Decisions that could not be recorded.")]
     ]

@@ -1,7 +1,11 @@
 """A service that synchronises: what it tells of it, and that it goes on without."""
 
 import contextlib
+import json
+import os
+import signal
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,3 +88,37 @@ def test_it_says_what_is_wrong_once_and_that_it_is_over(server: Plane) -> None:
     assert log.count("no disk; look at its log") == 3
     assert "sync: pulled 1 policy files, version 1" in log
     assert TOKEN not in log + str(rows)
+
+
+def test_a_turn_that_is_killed_in_the_middle_is_done_again(server: Plane) -> None:
+    """As the kernel does it for want of memory: the service goes on, and says so."""
+    asked = threading.Event()
+    release = threading.Event()
+    serving = giving(bundle(2, "one"))
+
+    def answer(request: Request) -> None:
+        if request.command == "GET" and not release.is_set():
+            asked.set()
+            release.wait(20)
+        serving(request)
+
+    server.answer = answer
+    with starter.directory() as directory, _serving(server, directory) as client:
+        assert asked.wait(20)
+        service = json.loads(client.get("/health").text)
+        assert service["sync"]["lastPull"] is None
+        [parent] = [pid for pid, argv in starter.children(os.getpid()) if "serve" in argv]
+        turns = [pid for pid, argv in starter.children(parent) if "authz.sync" in argv]
+        assert turns
+        for pid in turns:
+            # The other direction's may have ended meanwhile.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        release.set()
+        wait_until(lambda: client.get("/health").json()["sync"]["lastPull"], "the next turn")
+        wait_until(lambda: client.get("/ready").status_code == 200, "the policies to be in force")
+        wait_until(
+            lambda: "incident:sync_pull_failed:over" in dict(_rows(directory / "audit.db")), "a row"
+        )
+        rows = dict(_rows(directory / "audit.db"))
+    assert "has ended or was too slow" in rows["incident:sync_pull_failed"]
