@@ -122,6 +122,7 @@ def _put(
                 f"{plan.url}: its bundle has no policy file, and no policy denies everything; what"
                 " is in force stays",
             )
+        _require_policies(plan, kept, files)
         floors[0].raise_to(accepted.floor)
     except BundleError as error:
         raise SyncFailed(Cause.BUNDLE, f"{plan.url}: {error}; what is in force stays") from None
@@ -162,6 +163,33 @@ def _put(
         }
     )
     return done
+
+
+def _require_policies(plan: Plan, kept: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    """Where something is in place already, what replaces it has no errors.
+
+    The service would keep what it has in memory, and after a restart lack the files in error: a
+    deny may be among them.
+
+    Raises:
+        SyncFailed: it has some.
+    """
+    if not (Path(plan.bundle).exists() if plan.bundle else _files(kept)):
+        return
+    # Only where there is something new: with the language of policies this process doubles.
+    from authz.core.policy_file import parse_file  # noqa: PLC0415
+    from authz.core.policy_set import PolicyFile, build  # noqa: PLC0415
+
+    parsed = [(name, parse_file(data, name)) for name, data in files.items()]
+    built = build([PolicyFile(name, one.policies, chain=one.chain) for name, one in parsed])
+    problems = (*(problem for _, one in parsed for problem in one.problems), *built.problems)
+    errors = sorted({str(one) for one in problems if one.severity == "error"})
+    if errors:
+        count = "an error" if len(errors) == 1 else f"{len(errors)} errors"
+        raise SyncFailed(
+            Cause.BUNDLE,
+            f"{plan.url}: its bundle has {count}: {errors[0]}; what is in force stays",
+        )
 
 
 def _version(floor: Floor) -> int:

@@ -25,7 +25,9 @@ from authz.edges.incidents import Incidents
 from authz.edges.readers.frames import DATA
 from authz.edges.readers.process import INHERITED, ROOT, Child, Process, Start
 from authz.edges.threads import in_thread
-from authz.settings import Settings
+from authz.exits import Exit
+from authz.run_dir import StartError
+from authz.settings import Settings, SettingsError
 from authz.sync.errors import Cause
 from authz.sync.plan import Plan
 from authz.sync.schedule import Schedule
@@ -76,9 +78,12 @@ class Syncing:
     ) -> None:
         """
         Raises:
-            SettingsError: https, and nobody whose certificates are trusted.
+            StartError: https, and nobody whose certificates are trusted.
         """
-        self._plan = Plan.of(settings)
+        try:
+            self._plan = Plan.of(settings)
+        except SettingsError as error:
+            raise StartError(str(error), Exit.SETTINGS) from None
         self._interval_s = float(settings.sync_interval_s)
         self._incidents = incidents
         self._start = start
@@ -147,7 +152,12 @@ class Syncing:
                 await asyncio.sleep(wait_s)
                 if process is None or not process.alive:
                     process = await self._process(process)
-                told = await self._turn(direction, process)
+                try:
+                    told = await self._turn(direction, process)
+                except Exception:
+                    # It is tried again; a loop that has ended would be noticed by nobody.
+                    log.exception("sync: a %s failed", direction)
+                    told = None
                 if told is None and process is not None:
                     process.end()
                     process = None

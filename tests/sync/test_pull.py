@@ -209,6 +209,24 @@ def test_whatever_moment_it_is_cut_off_in_the_pair_fits(
     assert seen == [False, True, True]
 
 
+@pytest.mark.parametrize("bundled", [True, False])
+def test_one_with_an_error_replaces_nothing(there: Plane, tmp_path: Path, bundled: bool) -> None:
+    """After a restart the file in error would be left out, and a deny with it."""
+    signer = Signer()
+    here = _bundled(tmp_path, there, signer) if bundled else plan(tmp_path, there.url)
+    good, bad = bundle(1, "one"), bundle(2, "one", two=b"name: two\nrules: 7\n")
+    there.answer = giving(good, signature=signer.sign(good))
+    pull(here)
+    there.answer = giving(bad, signature=signer.sign(bad))
+    with pytest.raises(SyncFailed, match=r"two\.yaml:2:8: .*what is in force stays") as caught:
+        pull(here)
+    assert caught.value.cause is Cause.BUNDLE
+    assert bundled or set(_policies(tmp_path)) == {"one.yaml"}
+    mended = bundle(2, "one", "two")
+    there.answer = giving(mended, signature=signer.sign(mended))
+    assert pull(here).version == 2
+
+
 def test_an_empty_bundle_does_not_deny_everything(there: Plane, tmp_path: Path) -> None:
     there.answer = giving(build_plain({"README.md": b"nothing"}, created=1))
     assert "no policy file" in str(_failed(tmp_path, there.url))
