@@ -20,8 +20,8 @@ from bench import (
     report,
     stages,
     start,
-    telemetry,
     sync,
+    telemetry,
 )
 
 BENCHMARKS: Final[dict[str, Callable[[bool], dict[str, Any]]]] = {

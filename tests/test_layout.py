@@ -38,9 +38,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "launch": {"envoy_config", "exits", "run_dir", "settings", "supervisor", "tls_files"},
     "wiring": {
         "core", "edges", "envoy_config", "exits", "gate", "logs", "memory", "operations",
-        "run_dir", "settings", "stores", "tls_files", "unix_http",
-        "core", "edges", "envoy_config", "exits", "gate", "memory", "operations", "run_dir",
-        "settings", "stores", "sync", "tls_files",
+        "run_dir", "settings", "stores", "sync", "tls_files", "unix_http",
     },
     "cli": {
         "bundles", "capture_rules", "cgroups", "core", "dev_secrets", "edges", "envoy_config",

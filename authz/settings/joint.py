@@ -17,8 +17,8 @@ from authz.settings.paths import (
     HTTP_SOCKET,
     MAX_SOCKET_PATH,
 )
-from authz.settings.tracing import tracing_problems
 from authz.settings.sync import sync_problems
+from authz.settings.tracing import tracing_problems
 
 if TYPE_CHECKING:
     from authz.settings.model import Settings

@@ -47,8 +47,7 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-class Settings(Bundles, Ingest, Telemetry, Tracing, alerts.Alerts):
-class Settings(Bundles, Ingest, Sync, Telemetry):
+class Settings(Bundles, Ingest, Sync, Telemetry, Tracing, alerts.Alerts):
     """Everything the environment says. Field names are ours, aliases are the variables."""
 
     mode: Annotated[Mode, BeforeValidator(checks.mode)] = Field(

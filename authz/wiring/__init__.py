@@ -148,9 +148,6 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             now=time.time,
             steady=lambda: offset + time.perf_counter(),
         )
-        parts = Parts(
-            settings, audit, gate, versions, reloader, operations, incidents, health.others
-        )
         readers = Readers(settings.audit_db_path, ingested=settings.audit_ingest_path)
         parts = Parts(
             settings, audit, gate, versions, reloader, operations, incidents, health, alerts

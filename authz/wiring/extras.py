@@ -5,7 +5,7 @@ the service runs (`running`); what is off costs nothing, not even an import.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -39,8 +39,6 @@ class Parts:
     health: Health
     #: None where none is configured.
     alerts: "Alerts | None" = None
-    #: What `/health` says besides, by name; filled in by whoever has something to say.
-    health: dict[str, Callable[[], object]]
 
 
 def alerts_of(settings: Settings) -> "Alerts | None":
@@ -97,6 +95,6 @@ async def running(parts: Parts) -> AsyncIterator[None]:
             from authz.wiring.syncing import Syncing  # noqa: PLC0415
 
             syncing = Syncing(parts.settings, parts.incidents)
-            parts.health["sync"] = syncing.health
+            parts.health.others["sync"] = syncing.health
             await stack.enter_async_context(syncing.running())
         yield

@@ -6,8 +6,7 @@ docs/deploy.md has the same lines; a test holds them together.
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from authz.cli.doctor import bundles, decisions, later, running, stored, traces
-from authz.cli.doctor import bundles, decisions, later, running, stored, syncing
+from authz.cli.doctor import bundles, decisions, running, stored, syncing, traces
 from authz.cli.doctor.facts import Facts
 from authz.cli.doctor.finding import Finding, Status, worst
 
