@@ -6,13 +6,14 @@ import re
 from typing import Final
 
 import yaml
+from pydantic import AliasChoices
 
 from authz.core.mode import Mode
 from authz.edges.metrics.catalogue import FAMILIES, Kind
 from authz.edges.metrics.counts import MAX_ACTION, MAX_ACTIONS
 from authz.edges.metrics.sources import MAX_SERIES
 from authz.logs import ENVOY_LEVELS, envoy_log_format
-from authz.settings import described
+from authz.settings import Settings, described
 from tests.generated import OBSERVABILITY
 
 TEXT: Final = OBSERVABILITY.read_text()
@@ -85,4 +86,6 @@ def test_the_members_of_a_line_are_those_that_are_written() -> None:
 def test_every_variable_it_names_exists() -> None:
     named = set(re.findall(r"`([A-Z]+_[A-Z_]+)(?:=[a-z]+)?`", TEXT))
     assert {"METRICS_ENABLED", "LOG_FORMAT", "LOG_LEVEL", "ACCESS_LOG"} <= named
-    assert named <= {variable.name for variable in described()}
+    aliases = [field.validation_alias for field in Settings.model_fields.values()]
+    others = {one for alias in aliases if isinstance(alias, AliasChoices) for one in alias.choices}
+    assert named <= {variable.name for variable in described()} | others

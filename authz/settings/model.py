@@ -338,10 +338,8 @@ class Settings(Bundles, Ingest, Sync, Telemetry, Tracing, alerts.Alerts):
         """
         given = {name: value for name, value in env.items() if value.strip()}
         problems: list[str] = []
-        for name in ("PROXY_AUTHORIZATION", *alerts.SECRETS):
+        for name in ("PROXY_AUTHORIZATION", "SYNC_TOKEN", *alerts.SECRETS):
             given = with_file(given, name, problems)
-        given = with_file(given, "PROXY_AUTHORIZATION", problems)
-        given = with_file(given, "SYNC_TOKEN", problems)
         given = with_mode_file(given, problems)
         problems += token_key_problems(given)
         try:
