@@ -118,7 +118,7 @@ def telling(**changes: Any) -> Facts:
     return replace(FACTS, health=answer, service=answer)
 
 
-def test_a_sound_sidecar_passes_and_only_what_is_not_there_yet_warns() -> None:
+def test_a_sound_sidecar_passes_and_warns_of_what_it_does_not_use() -> None:
     results = checklist.run(FACTS)
     assert {r.line.title for r in results if r.status is not Status.PASS} == LATER
     assert all(r.status is Status.WARN for r in results if r.line.title in LATER)
