@@ -133,7 +133,7 @@ class Gate:
         self._proxy_authorization = proxy_authorization
         self._allow_unrecorded = allow_unrecorded
         self._chain = chain
-        self._tracer = tracer
+        self.tracer: Final = tracer
         traced = functools.partial(calls.from_check_request, traced=True)
         self._read: Callable[[bytes], Call] = calls.from_check_request if not tracer else traced
         self.observers: Final = tuple(observers)
@@ -200,7 +200,7 @@ class Gate:
     @property
     def is_traced(self) -> bool:
         """Whether the trace that a call belongs to means anything."""
-        return self._tracer is not None
+        return self.tracer is not None
 
     def refuses(self, call: Call) -> bool:
         """Whether this caller is turned away whatever it asks, so that its body is not read."""
@@ -218,8 +218,8 @@ class Gate:
         outcomes = self._batch(asked, snapshot)
         if self.observers:
             self._tell(outcomes)
-        if self._tracer is not None:
-            self._trace(self._tracer, outcomes)
+        if self.tracer is not None:
+            self._trace(self.tracer, outcomes)
         return outcomes
 
     def _batch(self, asked: Sequence[Call], snapshot: Snapshot) -> list[Outcome]:
@@ -272,8 +272,8 @@ class Gate:
         outcome, taken = self._report(call, reports)
         if self.observers:
             self._tell([outcome])
-        if self._tracer is not None:
-            self._trace(self._tracer, [outcome])
+        if self.tracer is not None:
+            self._trace(self.tracer, [outcome])
         return outcome, taken
 
     def _report(self, call: Call, reports: Sequence[Report]) -> tuple[Outcome, int]:
@@ -354,9 +354,9 @@ class Gate:
         trace_id = call.trace_id or decision_id
         trace = None
         chain = chain or self._chain
-        if self._tracer is not None and mode is not Mode.BYPASS:
+        if self.tracer is not None and mode is not Mode.BYPASS:
             try:
-                trace = self._tracer.begin(call, chain, decision_id, now, started)
+                trace = self.tracer.begin(call, chain, decision_id, now, started)
             except Exception:
                 log.exception("a trace could not begin")
             if call.parent is not None:

@@ -20,7 +20,7 @@ from typing import Any, Final, get_args
 from urllib.parse import quote, quote_plus
 
 import httpx
-from pydantic import SecretStr
+from pydantic import AliasChoices, SecretStr
 
 from authz.core.delegation.receipt import TYPE
 from authz.settings import Settings
@@ -47,7 +47,12 @@ def secret_variables() -> set[str]:
     found = set()
     for field in Settings.model_fields.values():
         if SecretStr in (field.annotation, *get_args(field.annotation)):
-            found.add(str(field.alias))
+            names = field.validation_alias
+            found |= (
+                set(map(str, names.choices))
+                if isinstance(names, AliasChoices)
+                else {str(field.alias)}
+            )
     # What the standard of OpenTelemetry has credentials in.
     return found | {"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"}
 

@@ -20,4 +20,11 @@ def routes(parts: "Parts") -> APIRouter:
     sources.decisions(figures, counts_of(parts.gate.observers), time.time)
     sources.remembered(figures, parts.operations, parts.incidents)
     sources.sidecar(figures, parts.health, parts.reloader, parts.settings.audit_db_path)
+    if parts.alerts is not None:
+        alerts = parts.alerts
+        sources.alerts(figures, lambda: alerts.counts)
+    if parts.gate.tracer is not None:
+        from authz.wiring.tracing import exporter_of  # noqa: PLC0415
+
+        sources.traces(figures, exporter_of(parts.gate.tracer).figures)
     return metrics.router(figures, parts.operations.refresh)

@@ -39,3 +39,10 @@ def tracer(settings: Settings, stack: AsyncExitStack) -> Tracer:
     stack.callback(exporter.stop, FLUSH_S)
     log.info("%s: traces go to %s", export.variable, export.shown)
     return Tracer(export.sampler, exporter, time.perf_counter_ns, secrets.randbits(128))
+
+
+def exporter_of(made: object) -> Exporter:
+    """What a tracer that was made here hands its traces to."""
+    assert isinstance(made, Tracer)
+    assert isinstance(made.sink, Exporter)
+    return made.sink

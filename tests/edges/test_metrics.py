@@ -20,6 +20,7 @@ from authz.core.mode import Mode
 from authz.core.outcome import Outcome
 from authz.edges.http import metrics
 from authz.edges.http.records import STATES
+from authz.edges.metrics import sources
 from authz.edges.metrics.catalogue import FAMILIES, Kind
 from authz.edges.metrics.counts import ACTIVE_S, BUCKETS, MAX_ACTIONS, MAX_AGENTS, OTHER, Counts
 from authz.edges.metrics.exposition import written
@@ -285,8 +286,8 @@ def test_sizes_of_the_files_are_told(world: World) -> None:
 
 def test_only_families_of_the_catalogue_have_a_reader_and_one_each() -> None:
     figures = Figures()
-    figures.value("meshguard_alerts_dropped_total", lambda: 3)
-    for name in ("meshguard_alerts_dropped_total", "meshguard_unheard_of"):
+    figures.value("meshguard_spans_sent_total", lambda: 3)
+    for name in ("meshguard_spans_sent_total", "meshguard_unheard_of"):
         with pytest.raises(ValueError, match=name):
             figures.value(name, lambda: 0)
 
@@ -301,6 +302,16 @@ def test_what_is_off_is_not_even_imported() -> None:
         Settings.from_env({"JWT_SECRET": SECRET, "METRICS_ENABLED": "true"}), None
     )
     assert isinstance(counts, Counts)
+
+
+def test_alerts_and_traces_have_what_became_of_them() -> None:
+    figures = Figures()
+    sources.alerts(figures, lambda: {"sent": 3, "dead": 1})
+    sources.traces(figures, lambda: {"sent": 36, "crowdedOut": 2, "refused": 5})
+    text = written(figures.read(), "")[0].decode()
+    for line in ('alerts_total{outcome="dead"} 1.0', "spans_sent_total 36.0",
+                 'traces_lost_total{why="crowded_out"} 2.0'):  # fmt: skip
+        assert f"\nmeshguard_{line}\n" in text
 
 
 def test_scrapes_come_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:

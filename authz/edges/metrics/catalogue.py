@@ -95,8 +95,10 @@ CHAPTERS: Final[dict[str, tuple[Family, ...]]] = {
         _counter("transport_violations", "What peers did against HTTP/2", "code"),
         _counter("incidents", "What has happened to the sidecar itself", "kind"),
         _gauge("incidents_open", "Of these, what goes on", "kind"),
-        _counter("alerts_dropped", "Alerts that were given up"),
-        _counter("spans_dropped", "Spans that were not exported"),
+        _counter("alerts", "What became of alerts, by the words of `authz alerts list`", "outcome"),
+        _counter("spans_sent", "Spans that a collector took"),
+        _counter("traces_lost", "Decisions that no collector was told of, where one should have"
+                 " been: there was no room, or it refused", "why"),
     ),
 }  # fmt: skip
 

@@ -128,6 +128,20 @@ def sidecar(figures: Figures, health: Health, reloads: Reloads, database: Path) 
     _bundle(figures, lambda: health.loaded().bundle)
 
 
+def alerts(figures: Figures, counts: Callable[[], Mapping[str, int]]) -> None:
+    """What became of alerts; `counts`: by outcome."""
+    figures.add("meshguard_alerts_total", lambda: _by_one(counts()))
+
+
+def traces(figures: Figures, counts: Callable[[], Mapping[str, int]]) -> None:
+    """What became of traces; `counts`: as `Exporter.figures`."""
+    figures.value("meshguard_spans_sent_total", lambda: counts()["sent"])
+    figures.add(
+        "meshguard_traces_lost_total",
+        lambda: {("crowded_out",): counts()["crowdedOut"], ("refused",): counts()["refused"]},
+    )
+
+
 def _bundle(figures: Figures, state: "Callable[[], BundleState | None]") -> None:
     def taken() -> "Taken | None":
         found = state()

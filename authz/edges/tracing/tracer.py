@@ -10,7 +10,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from authz.core.call import Call
 from authz.core.case import Case
@@ -48,7 +48,7 @@ class Tracer:
         """
         self._sampler = sampler
         self._below = sampler.below
-        self._sink = sink
+        self.sink: Final = sink
         self._clock = monotonic_ns
         # Ids are no secrets; asking the system for each of them would cost more than the rest.
         self._random = random.Random(seed)  # noqa: S311
@@ -72,8 +72,8 @@ class Tracer:
             trace_id = parent.trace_id
             if not self._sampler.samples(trace_id, parent):
                 return None
-        if not self._sink.has_room:
-            self._sink.lost()
+        if not self.sink.has_room:
+            self.sink.lost()
             return None
         span_id = f"{self._random.getrandbits(64) or 1:016x}"
         trace = Trace(trace_id, span_id, parent, now, started_ns)
@@ -89,7 +89,7 @@ class Tracer:
         self._begun = False
         for outcome in outcomes:
             if outcome.trace is not None:
-                self._sink.offer(told(outcome, outcome.trace, commit_started_ns, commit_ns))
+                self.sink.offer(told(outcome, outcome.trace, commit_started_ns, commit_ns))
 
     def _timed(self, chain: Sequence[Stage]) -> Sequence[Stage]:
         known = self._chains.get(id(chain))
