@@ -106,6 +106,7 @@ def test_the_seeds_curl_works_and_decisions_go_on(control: Sidecar, tmp_path: Pa
     page = control.get("/admin/audit?trail=ingested&limit=1", headers=ADMIN).json()
     assert page["entries"][0]["id"] == f"d-{last}"
     assert workers(control) == []
+    assert "audit:ingest" in {entry["action"] for entry in control.rows(control=True)}
 
 
 def test_other_prefix_and_slices(control: Sidecar, tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_what_is_refused_says_why(control: Sidecar, trail: Path, tmp_path: Path)
         422, "row 3000 was changed: its hash does not fit what it says",
     )  # fmt: skip
     kinds = {entry["action"] for entry in control.rows(control=True)}
-    assert {"audit:ingest", "incident:ingest_refused"} <= kinds
+    assert "incident:ingest_refused" in kinds
 
 
 def test_a_worker_that_is_killed_leaves_nothing(control: Sidecar, tmp_path: Path) -> None:
