@@ -133,9 +133,12 @@ def left_behind(directory: Path, env: Mapping[str, str], *, prints_token: bool =
 def answered(client: httpx.Client, env: Mapping[str, str], directory: Path) -> None:
     """Look through what a sidecar that runs answers to anybody."""
     found = []
-    for path in OPEN:
-        with contextlib.suppress(httpx.HTTPError, RuntimeError):
-            found.append((f"GET {path}", client.get(path, timeout=_PATIENCE_S).content))
+    with contextlib.suppress(httpx.HTTPError, RuntimeError):
+        for path in OPEN:
+            answer = client.get(path, timeout=_PATIENCE_S)
+            found.append((f"GET {path}", answer.content))
+            if b"circuit_open" in answer.content:
+                break  # a test has stopped the service, and Envoy waits for it each time
     look(found, secrets_of(env, directory))
 
 

@@ -195,6 +195,9 @@ def test_documents_of_every_kind_come_back_as_they_were(log: AuditLog, path: Pat
         {"kind": "RiskWallet", "name": "daily"},
         {"kind": "RiskWallet", "name": "steady"},
         {"kind": "RouteMap", "name": "crm"},
+        {"kind": "AlertRoute", "name": "on-call"},
+        {"kind": "AlertRoute", "name": "quiet"},
+        {"kind": "AlertRoute", "name": "everything"},
     ]
 
 
