@@ -390,6 +390,19 @@ def test_what_no_sidecar_wrote_is_refused(place: Place, what: str) -> None:
     assert place.counts() == (20, 0)
 
 
+def test_a_schema_that_is_longer_than_what_is_looked_at_is_refused(place: Place) -> None:
+    again = (
+        "INSERT INTO sqlite_schema SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema"
+        " WHERE sql IS NULL LIMIT 1"
+    )
+    view = (
+        "INSERT INTO sqlite_schema VALUES ('view', 'evil', 'evil', 0, 'CREATE VIEW evil AS SELECT"
+        " 1')"
+    )
+    upload = changed(place, *[again] * hostile.MAX_SCHEMA, view)
+    assert "more than 64 entries" in place.refused(upload)
+
+
 def test_what_is_no_database_is_refused(place: Place, tmp_path: Path) -> None:
     for content in (b"", b"PK\3\4", b"<html>", hostile.MAGIC, hostile.MAGIC + bytes(5000)):
         path = tmp_path / "none.db"
