@@ -471,3 +471,28 @@ def test_what_lies_at_the_path_already_is_not_touched(place: Place) -> None:
     with pytest.raises(Exception, match="not ours"):
         place.take()
     assert execute(place.target, "SELECT name FROM sqlite_schema") == [("audit",)]
+
+
+def test_long_rows_are_read_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = '{"a":"' + "\N{GRINNING FACE}" + "x" * 100_000 + '"}'
+    with trail.world(tmp_path / "audit.db") as made:
+        made.audit.write([row(number)._replace(metadata=said) for number in range(1, 21)])
+        made.pass_s()
+        made.end()
+    place = Place(tmp_path)
+    monkeypatch.setattr(audit_check, "PORTION_BYTES", 1 << 20)
+    portions: list[int] = []
+
+    def look(portion: Any) -> None:
+        portions.append(len(portion))
+
+    monkeypatch.setattr(hostile, "_look", look)
+    with hostile.opened(place.source, time.monotonic() + 60, lambda: None) as sent:
+        sent.verified({})
+        # Such a text has four bytes for each of its characters.
+        assert portions == [3] * 6 + [2]
+        assert [len(rows) for rows in sent.rows("seq, metadata", 500)] == portions
+    assert place.counts() == (20, 0)
+    assert place.counts() == (0, 20)

@@ -22,7 +22,13 @@ from authz.core.audit_chain import LAST_SEQ, Anchor
 from authz.core.audit_verify import Fits, Report
 from authz.core.ingest_row import defect
 from authz.core.text import word
-from authz.stores.audit_check import MAX_VALUE, marking, signers_within, verify_within
+from authz.stores.audit_check import (
+    MAX_VALUE,
+    bounded,
+    marking,
+    signers_within,
+    verify_within,
+)
 from authz.stores.audit_key import ID_LENGTH
 from authz.stores.audit_schema import CHAINED_SINCE, SCHEMA_VERSION, connection_of, prepare
 
@@ -137,7 +143,7 @@ class Sent:
         at = 0
         while True:
             with _told():
-                rows = self._connection.execute(query, (at, portion)).fetchall()
+                rows = bounded(self._connection.execute(query, (at, portion)))
             if not rows:
                 return
             yield rows
