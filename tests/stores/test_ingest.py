@@ -376,7 +376,7 @@ HOSTILE: Final = {
     "an id that is none": ("UPDATE audit SET id = '' WHERE seq = 7", "id is not an id"),
     "an id with NUL": ("UPDATE audit SET id = 'a' || char(0) WHERE seq = 7", "id is not an id"),
     "a key that is none": (
-        "UPDATE audit_heads SET key_id = hex(zeroblob(9999))", "a key whose name no sidecar makes",
+        "UPDATE audit_heads SET key_id = hex(zeroblob(99))", "a key whose name no sidecar makes",
     ),
     "a decision that is none": ("UPDATE audit SET decision = 'yes' WHERE seq = 7", "decision is"),
 }  # fmt: skip
@@ -496,3 +496,10 @@ def test_long_rows_are_read_a_few_at_a_time(
         assert [len(rows) for rows in sent.rows("seq, metadata", 500)] == portions
     assert place.counts() == (20, 0)
     assert place.counts() == (0, 20)
+
+
+@pytest.mark.parametrize("name", ["at", "key_id", "hash"])
+def test_heads_that_no_sidecar_could_have_signed_are_not_read(place: Place, name: str) -> None:
+    long = "CAST(char(0) || hex(zeroblob(1000)) AS " + ("BLOB)" if name == "hash" else "TEXT)")
+    upload = changed(place, f"UPDATE audit_heads SET {name} = {long}")
+    assert "`audit_heads` has values that are longer" in place.refused(upload)
