@@ -3,6 +3,7 @@
 import contextlib
 import sqlite3
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from authz.stores.audit_key import default_key_file, public_file, public_key
 from authz.stores.audit_slice import write_slice
 from authz.stores.ingest import hostile
 from authz.stores.ingest.hostile import Refused, TooLong
+from authz.stores.ingest.keeping import Kept, keep
 from authz.stores.ingest.origins import Conflict
 from authz.stores.ingest.taking import Taken, take
 from tests.stores import trail
@@ -503,3 +505,19 @@ def test_heads_that_no_sidecar_could_have_signed_are_not_read(place: Place, name
     long = "CAST(char(0) || hex(zeroblob(1000)) AS " + ("BLOB)" if name == "hash" else "TEXT)")
     upload = changed(place, f"UPDATE audit_heads SET {name} = {long}")
     assert "`audit_heads` has values that are longer" in place.refused(upload)
+
+
+def test_long_rows_are_removed_one_at_a_time(place: Place, tmp_path: Path) -> None:
+    said = '{"a":"' + "\N{GRINNING FACE}" + "x" * 250_000 + '"}'
+    with trail.world(tmp_path / "long.db") as made:
+        made.audit.write([row(number)._replace(metadata=said) for number in range(1, 21)])
+        made.end()
+    place.take(tmp_path / "long.db")
+    tracemalloc.start()
+    try:
+        kept = Kept(default_key_file(place.source), DAY_S, lambda: START + 2 * DAY_S)
+        assert keep(place.target, kept) == 20
+        # Each of them has a megabyte.
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
