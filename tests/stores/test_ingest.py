@@ -303,6 +303,30 @@ def test_keys_that_are_pinned_are_asked_for(world: tuple[trail.World, Place]) ->
     assert "not signed with one of AUDIT_INGEST_KEYS" in place.refused(forged)
 
 
+def test_a_trail_is_begun_anew_by_its_own_key_alone(world: tuple[trail.World, Place]) -> None:
+    made, place = world
+    there = place.directory / "there"
+    there.mkdir()
+    copy(made.path, place.directory / "copy.db")
+    forged = there / "forged.db"
+    with trail.world(there / "audit.db", retention_days=1) as another:
+        another.write(25)
+        another.pass_s()
+        another.pass_s(DAY_S + 10)
+        another.write(2)
+        another.pass_s()
+        copy(another.path, forged)
+        keys = [public_key(public_file(default_key_file(one.path))) for one in (made, another)]
+    place.pinned = {key.key_id: key.fits for key in keys}
+    assert place.counts(place.directory / "copy.db") == (10, 0)
+    # A signature that is good, of a row before all that are there: it says which trail it is.
+    heads = execute(place.directory / "copy.db", "SELECT * FROM audit_heads")
+    execute(forged, "DELETE FROM audit_heads")
+    for head in heads:
+        execute(forged, f"INSERT INTO audit_heads VALUES ({', '.join('?' * len(head))})", *head)
+    assert "not signed with the key of that trail" in place.refused(forged)
+
+
 # What is not taken.
 
 HOSTILE: Final = {

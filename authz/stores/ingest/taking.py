@@ -110,6 +110,12 @@ def _hold_to_pins(found: Found, anchor: Anchor, pinned: Mapping[str, Fits]) -> N
             "the beginning of the trail is not signed with one of AUDIT_INGEST_KEYS, and a trail"
             " that is new here has to be"
         )
+    # Beside a head of another trail, which is no secret, any key's beginning would take that over.
+    if found.origin is not None and anchor.key_id != found.origin.key_id:
+        raise Refused(
+            "the beginning behind the rows that are missing is not signed with the key of that"
+            f" trail, {found.origin.id}"
+        )
 
 
 class _Taking:
