@@ -12,6 +12,7 @@ import functools
 import itertools
 import json
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -32,6 +33,9 @@ from authz.stores.audit_table import is_there
 
 #: Rows that are read at a time: some milliseconds, about a megabyte.
 PORTION: Final = 2000
+#: Bytes of memory that they may take, beyond which a portion ends: 2000 usual rows have 4 MiB, and
+#: as many that somebody made long would be more than a container has.
+PORTION_BYTES: Final = 8 * 1024 * 1024
 #: Heads that are looked at; a sidecar leaves one an hour, so these are eleven years.
 MAX_HEADS: Final = 100_000
 MAX_ANCHORS: Final = 100
@@ -183,7 +187,7 @@ def verify_within(
         if lowest.fetchone()[0]:
             found.problem(Problem("inserted", f"row {at} is not part of the trail", at, at))
         while last is not None:
-            portion = connection.execute(query, (at, last, PORTION)).fetchall()
+            portion = bounded(connection.execute(query, (at, last, PORTION)))
             if not portion:
                 break
             if not _ascending(at, [row[0] for row in portion]):
@@ -202,6 +206,19 @@ def verify_within(
             Problem("unreadable", f"the rows after row {max(at, 0)} cannot be read: {error}")
         )
     return found, anchors
+
+
+def bounded(cursor: sqlite3.Cursor) -> list[tuple[Any, ...]]:
+    """The next rows, as many as fit into `PORTION_BYTES`, and one at least where there is one."""
+    rows, size = [], 0
+    with contextlib.closing(cursor):
+        for row in cursor:
+            rows.append(row)
+            # As they are in memory: one character can make a text four times as long there.
+            size += sum(map(sys.getsizeof, row))
+            if size > PORTION_BYTES:
+                break
+    return rows
 
 
 def _ascending(after: int, rowids: Sequence[int]) -> bool:

@@ -9,6 +9,7 @@
   the last one that it removed. So what is left still verifies, whenever the power fails.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -188,15 +189,17 @@ def retire(
     last, count = begin, 0
     names = ", ".join(COLUMNS)
     query = f"SELECT {names} FROM audit ORDER BY seq LIMIT ?"  # noqa: S608
-    for row in connection_of(database).execute(query, (CHUNK,)).fetchall():
-        timestamp = row[_TIMESTAMP]
-        is_new = isinstance(timestamp, str) and timestamp >= before
-        if is_new and (came is None or came(row[0]) >= before):
-            break
-        # The new anchor will vouch for these, so nothing goes that was not recorded so.
-        if row[0] != last.seq + 1 or row[-2] != last.hash or not is_whole(row):
-            raise Tampered(last.seq + 1)
-        last, count = Link(row[0], row[-1]), count + 1
+    # One at a time: rows that somebody else has sent may be long, and this is the service itself.
+    with contextlib.closing(connection_of(database).execute(query, (CHUNK,))) as rows:
+        for row in rows:
+            timestamp = row[_TIMESTAMP]
+            is_new = isinstance(timestamp, str) and timestamp >= before
+            if is_new and (came is None or came(row[0]) >= before):
+                break
+            # The new anchor will vouch for these, so nothing goes that was not recorded so.
+            if row[0] != last.seq + 1 or row[-2] != last.hash or not is_whole(row):
+                raise Tampered(last.seq + 1)
+            last, count = Link(row[0], row[-1]), count + 1
     if not count:
         return 0
     anchor = _anchor(key, last, rfc3339(at))

@@ -30,6 +30,9 @@ Why = Literal["start", "reload", "rollback", "pin", "release", "resume"]
 
 #: Bytes of a version's documents, unpacked; more is not ours.
 MAX_DOCUMENTS: Final = 1 << 30
+#: Stands behind the packed documents of a version that was verified. What was recorded before
+#: signatures were required, of a directory or a bundle that nobody verified, has none.
+SIGNED: Final = b"signed"
 
 
 class PolicyVersion(peewee.Model):
@@ -112,6 +115,16 @@ def pack(snapshot: Snapshot) -> Packed:
         json.dumps(named, ensure_ascii=False),
         zlib.compress(f"[{said}]".encode()),
     )
+
+
+def is_signed(packed: bytes) -> bool:
+    """Whether `SIGNED` stands behind the documents of a version."""
+    unpacker = zlib.decompressobj()
+    try:
+        unpacker.decompress(packed, MAX_DOCUMENTS)
+    except zlib.error:
+        return False
+    return unpacker.unused_data == SIGNED
 
 
 def _name(document: CompiledPolicy | CompiledChain) -> dict[str, str]:

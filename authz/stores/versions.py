@@ -83,13 +83,17 @@ class Versions:
         mode: Callable[[], Mode],
         now: Callable[[], float],
         new_id: Callable[[], str],
+        signed_only: bool = False,
     ) -> None:
         """
         Args:
             path: the audit database, for reading what was recorded before.
             limit: versions to keep, the one in force included (POLICY_VERSION_LIMIT).
             now: seconds since the epoch.
+            signed_only: only what was verified comes here (REQUIRE_SIGNED_POLICIES), and of what is
+                recorded nothing else counts.
         """
+        self._signed_only = signed_only
         self.current = Snapshot(())
         #: What the files say; differs from `current` while that is pinned.
         self.latest = self.current
@@ -143,7 +147,7 @@ class Versions:
 
         Raises:
             UnknownVersion: it is not kept.
-            Corrupt: what was kept is not what the version names.
+            Corrupt: what was kept is not what the version names, or was not signed and must be.
         """
         if version not in self._kept:
             raise UnknownVersion(version)
@@ -151,7 +155,13 @@ class Versions:
             self._kept[version] = self.latest
         if isinstance(self._kept[version], Snapshot):
             return
-        found = version_log.unpack(self._packed_documents(version), version)
+        packed = self._packed_documents(version)
+        if self._signed_only and not version_log.is_signed(packed):
+            raise Corrupt(
+                f"version {version} was recorded before REQUIRE_SIGNED_POLICIES was set, and nobody"
+                " can tell who signed it; put a bundle with its policies there"
+            )
+        found = version_log.unpack(packed, version)
         if version in self._kept:
             self._kept[version] = found
 
@@ -331,7 +341,7 @@ class Versions:
             old.forget()
             if old.version in self._kept:
                 self._kept[old.version] = self._packed_form(old)
-        self._packed = packed
+        self._packed = self._marked(packed) if packed is not None else None
         self._keep(snapshot.version, snapshot)
         self._record(why, before, by)
 
@@ -373,7 +383,12 @@ class Versions:
     def _packed_form(self, snapshot: Snapshot) -> Packed:
         if self._packed is not None and self._packed.version == snapshot.version:
             return self._packed
-        return version_log.pack(snapshot)
+        return self._marked(version_log.pack(snapshot))
+
+    def _marked(self, packed: Packed) -> Packed:
+        if not self._signed_only:
+            return packed
+        return packed._replace(documents=packed.documents + version_log.SIGNED)
 
     def _write(self, row: AuditRow, activation: Activation | None) -> None:
         self._packed = self._packed_form(self.current)

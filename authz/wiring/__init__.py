@@ -85,6 +85,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             mode=lambda: gate.mode,
             now=time.time,
             new_id=_new_id,
+            signed_only=settings.require_signed_policies,
         )
         tokens = identity.tokens(settings, state)
         delegations = identity.delegations(settings)

@@ -3,6 +3,7 @@
 import contextlib
 import sqlite3
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from authz.stores.audit_key import default_key_file, public_file, public_key
 from authz.stores.audit_slice import write_slice
 from authz.stores.ingest import hostile
 from authz.stores.ingest.hostile import Refused, TooLong
+from authz.stores.ingest.keeping import Kept, keep
 from authz.stores.ingest.origins import Conflict
 from authz.stores.ingest.taking import Taken, take
 from tests.stores import trail
@@ -301,6 +303,30 @@ def test_keys_that_are_pinned_are_asked_for(world: tuple[trail.World, Place]) ->
     assert "not signed with one of AUDIT_INGEST_KEYS" in place.refused(forged)
 
 
+def test_a_trail_is_begun_anew_by_its_own_key_alone(world: tuple[trail.World, Place]) -> None:
+    made, place = world
+    there = place.directory / "there"
+    there.mkdir()
+    copy(made.path, place.directory / "copy.db")
+    forged = there / "forged.db"
+    with trail.world(there / "audit.db", retention_days=1) as another:
+        another.write(25)
+        another.pass_s()
+        another.pass_s(DAY_S + 10)
+        another.write(2)
+        another.pass_s()
+        copy(another.path, forged)
+        keys = [public_key(public_file(default_key_file(one.path))) for one in (made, another)]
+    place.pinned = {key.key_id: key.fits for key in keys}
+    assert place.counts(place.directory / "copy.db") == (10, 0)
+    # A signature that is good, of a row before all that are there: it says which trail it is.
+    heads = execute(place.directory / "copy.db", "SELECT * FROM audit_heads")
+    execute(forged, "DELETE FROM audit_heads")
+    for head in heads:
+        execute(forged, f"INSERT INTO audit_heads VALUES ({', '.join('?' * len(head))})", *head)
+    assert "not signed with the key of that trail" in place.refused(forged)
+
+
 # What is not taken.
 
 HOSTILE: Final = {
@@ -376,7 +402,7 @@ HOSTILE: Final = {
     "an id that is none": ("UPDATE audit SET id = '' WHERE seq = 7", "id is not an id"),
     "an id with NUL": ("UPDATE audit SET id = 'a' || char(0) WHERE seq = 7", "id is not an id"),
     "a key that is none": (
-        "UPDATE audit_heads SET key_id = hex(zeroblob(9999))", "a key whose name no sidecar makes",
+        "UPDATE audit_heads SET key_id = hex(zeroblob(99))", "a key whose name no sidecar makes",
     ),
     "a decision that is none": ("UPDATE audit SET decision = 'yes' WHERE seq = 7", "decision is"),
 }  # fmt: skip
@@ -388,6 +414,19 @@ def test_what_no_sidecar_wrote_is_refused(place: Place, what: str) -> None:
     assert said in place.refused(changed(place, statement))
     # And it is not what comes next that suffers.
     assert place.counts() == (20, 0)
+
+
+def test_a_schema_that_is_longer_than_what_is_looked_at_is_refused(place: Place) -> None:
+    again = (
+        "INSERT INTO sqlite_schema SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema"
+        " WHERE sql IS NULL LIMIT 1"
+    )
+    view = (
+        "INSERT INTO sqlite_schema VALUES ('view', 'evil', 'evil', 0, 'CREATE VIEW evil AS SELECT"
+        " 1')"
+    )
+    upload = changed(place, *[again] * hostile.MAX_SCHEMA, view)
+    assert "more than 64 entries" in place.refused(upload)
 
 
 def test_what_is_no_database_is_refused(place: Place, tmp_path: Path) -> None:
@@ -458,3 +497,51 @@ def test_what_lies_at_the_path_already_is_not_touched(place: Place) -> None:
     with pytest.raises(Exception, match="not ours"):
         place.take()
     assert execute(place.target, "SELECT name FROM sqlite_schema") == [("audit",)]
+
+
+def test_long_rows_are_read_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = '{"a":"' + "\N{GRINNING FACE}" + "x" * 100_000 + '"}'
+    with trail.world(tmp_path / "audit.db") as made:
+        made.audit.write([row(number)._replace(metadata=said) for number in range(1, 21)])
+        made.pass_s()
+        made.end()
+    place = Place(tmp_path)
+    monkeypatch.setattr(audit_check, "PORTION_BYTES", 1 << 20)
+    portions: list[int] = []
+
+    def look(portion: Any) -> None:
+        portions.append(len(portion))
+
+    monkeypatch.setattr(hostile, "_look", look)
+    with hostile.opened(place.source, time.monotonic() + 60, lambda: None) as sent:
+        sent.verified({})
+        # Such a text has four bytes for each of its characters.
+        assert portions == [3] * 6 + [2]
+        assert [len(rows) for rows in sent.rows("seq, metadata", 500)] == portions
+    assert place.counts() == (20, 0)
+    assert place.counts() == (0, 20)
+
+
+@pytest.mark.parametrize("name", ["at", "key_id", "hash"])
+def test_heads_that_no_sidecar_could_have_signed_are_not_read(place: Place, name: str) -> None:
+    long = "CAST(char(0) || hex(zeroblob(1000)) AS " + ("BLOB)" if name == "hash" else "TEXT)")
+    upload = changed(place, f"UPDATE audit_heads SET {name} = {long}")
+    assert "`audit_heads` has values that are longer" in place.refused(upload)
+
+
+def test_long_rows_are_removed_one_at_a_time(place: Place, tmp_path: Path) -> None:
+    said = '{"a":"' + "\N{GRINNING FACE}" + "x" * 250_000 + '"}'
+    with trail.world(tmp_path / "long.db") as made:
+        made.audit.write([row(number)._replace(metadata=said) for number in range(1, 21)])
+        made.end()
+    place.take(tmp_path / "long.db")
+    tracemalloc.start()
+    try:
+        kept = Kept(default_key_file(place.source), DAY_S, lambda: START + 2 * DAY_S)
+        assert keep(place.target, kept) == 20
+        # Each of them has a megabyte.
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()

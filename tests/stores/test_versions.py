@@ -25,6 +25,7 @@ from authz.core.snapshot import Snapshot
 from authz.core.timestamps import rfc3339, seconds_of
 from authz.stores import version_log, versions
 from authz.stores.audit_log import REOPEN_EVERY_S, AuditLog
+from authz.stores.pace import UNPACED
 from authz.stores.version_log import Corrupt, Recorded, VersionReader
 from authz.stores.versions import UnknownVersion, Versions
 from tests.builders import policy, snapshot
@@ -47,6 +48,9 @@ class World:
         self._ids = itertools.count(1)
         self.audit: AuditLog
 
+    #: REQUIRE_SIGNED_POLICIES.
+    signed_only = False
+
     def start(self, files: Snapshot, *, limit: int = 10) -> Versions:
         """Start on what the files say."""
         self.audit = AuditLog(self.path, monotonic=lambda: self.elapsed)
@@ -63,6 +67,7 @@ class World:
             mode=lambda: self.mode,
             now=lambda: self.now,
             new_id=lambda: f"id-{next(self._ids)}",
+            signed_only=self.signed_only,
         )
 
     def again(self, files: Snapshot, *, limit: int = 10) -> Versions:
@@ -452,6 +457,36 @@ def test_a_pinned_version_that_was_tampered_with_is_not_served(
     assert any(
         m.startswith(f"policies: the pinned version {A.version} is lost") for m in caplog.messages
     )
+
+
+def test_where_signatures_are_required_what_was_recorded_without_is_not_served(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    started = world.start(A)
+    started.reload(B)
+    started.rollback(A.version)
+    world.signed_only = True
+    started = world.again(B)
+    assert (started.current, started.pinned) == (B, False)
+    assert any("before REQUIRE_SIGNED_POLICIES was set" in m for m in caplog.messages)
+    with pytest.raises(Corrupt, match="nobody can tell who signed it"):
+        started.rollback(A.version)
+    assert (started.current, started.pinned) == (B, False)
+
+
+def test_where_signatures_are_required_what_was_recorded_under_them_outlives_a_restart(
+    world: World,
+) -> None:
+    world.signed_only = True
+    started = world.start(A)
+    started.reload(B, version_log.pack(B))
+    started.reload(C)
+    started = world.again(C)
+    for version in (A.version, B.version):
+        started.rollback(version)
+        started = world.again(C)
+        assert (started.current.version, started.pinned) == (version, True)
+    assert started.said(A.version, UNPACED)[0] == A.sha256
 
 
 def test_a_version_is_the_files_own_even_where_its_record_was_tampered_with(world: World) -> None:

@@ -22,7 +22,13 @@ from authz.core.audit_chain import LAST_SEQ, Anchor
 from authz.core.audit_verify import Fits, Report
 from authz.core.ingest_row import defect
 from authz.core.text import word
-from authz.stores.audit_check import MAX_VALUE, marking, signers_within, verify_within
+from authz.stores.audit_check import (
+    MAX_VALUE,
+    bounded,
+    marking,
+    signers_within,
+    verify_within,
+)
 from authz.stores.audit_key import ID_LENGTH
 from authz.stores.audit_schema import CHAINED_SINCE, SCHEMA_VERSION, connection_of, prepare
 
@@ -32,6 +38,8 @@ MAGIC: Final = b"SQLite format 3\0"
 NEEDED: Final = ("audit", "audit_anchors", "audit_heads")
 #: Entries of a schema that are looked at; a sidecar's has nine.
 MAX_SCHEMA: Final = 64
+#: Bytes of an anchor or a head; a sidecar's have some 200.
+MAX_SIGNED: Final = 1024
 #: Steps of SQLite's machine between two looks at the time, a fraction of a millisecond.
 STEPS: Final = 2000
 #: The highest number of a row that is taken: the ones behind it would have no room.
@@ -137,7 +145,7 @@ class Sent:
         at = 0
         while True:
             with _told():
-                rows = self._connection.execute(query, (at, portion)).fetchall()
+                rows = bounded(self._connection.execute(query, (at, portion)))
             if not rows:
                 return
             yield rows
@@ -193,6 +201,7 @@ def opened(path: Path, deadline: float, breathe: Callable[[], None]) -> Iterator
             [said] = connection.execute("PRAGMA quick_check(1)").fetchone()
             if said != "ok":
                 raise Refused(f"the database is damaged: {word(str(said).splitlines()[-1])}")
+            _check_signed(connection)
         # Bytes 18 and 19 are 2 where whoever wrote it did so through a WAL.
         yield Sent(connection, deadline, is_wal=header[18:20] == b"\2\2")
 
@@ -218,8 +227,11 @@ def _why(error: Exception) -> str:
 def _check_schema(connection: sqlite3.Connection) -> None:
     [version] = connection.execute("PRAGMA user_version").fetchone()
     found = connection.execute(
-        "SELECT type, name, tbl_name, sql FROM sqlite_schema LIMIT ?", (MAX_SCHEMA,)
+        "SELECT type, name, tbl_name, sql FROM sqlite_schema LIMIT ?", (MAX_SCHEMA + 1,)
     ).fetchall()
+    # What is not looked at could be anything: SQLite lets an entry of an index be there many times.
+    if len(found) > MAX_SCHEMA:
+        raise Refused(f"its schema has more than {MAX_SCHEMA} entries, and a sidecar's has nine")
     names = {name for _, name, _, _ in found}
     if not names.issuperset(NEEDED):
         raise Refused("the file is not an audit database: it has not the tables of one")
@@ -236,6 +248,19 @@ def _check_schema(connection: sqlite3.Connection) -> None:
     [encoding] = connection.execute("PRAGMA encoding").fetchone()
     if encoding != "UTF-8":
         raise Refused(f"its texts are {word(encoding)}, and a sidecar writes UTF-8")
+
+
+def _check_signed(connection: sqlite3.Connection) -> None:
+    """That what is signed is as short as a sidecar writes it: all of it is held at once."""
+    for table, columns in (
+        ("audit_anchors", ("hash", "at", "reason", "key_id", "signature")),
+        ("audit_heads", ("hash", "at", "key_id", "signature")),
+    ):
+        # As bytes, since the length of a text ends where it has a zero.
+        size = " + ".join(f"coalesce(length(CAST({name} AS BLOB)), 0)" for name in columns)
+        query = f"SELECT 1 FROM {table} WHERE {size} > ? LIMIT 1"  # noqa: S608
+        if connection.execute(query, (MAX_SIGNED,)).fetchone():
+            raise Refused(f"its `{table}` has values that are longer than any of a sidecar's")
 
 
 def _made_here() -> set[tuple[str, str, str, str | None]]:
