@@ -21,18 +21,21 @@ SPAN: Final = 5000
 MAX_ALIKE: Final = 200
 
 _COLUMNS: Final = ", ".join(AuditRow._fields)
+#: A rule asks for an alert by a member of the row's own object. What is deeper in it agents choose.
+_ASKED: Final = """CASE WHEN instr(metadata, '"alert":') > 0 AND json_valid(metadata)
+  THEN json_type(metadata, '$.alert') IS 'text' ELSE 0 END"""
 #: SQLite takes the bare columns from the row that `min` found (lang_select.html, "Bare columns").
 #: Callers that proved nothing are told apart by the code alone: they choose their actions.
 _ALIKE: Final = f"""
 SELECT min(seq), count(*), sum(count(*)) OVER (), {_COLUMNS}
 FROM audit
 WHERE seq > ? AND seq <= ? AND timestamp >= ?
-  AND (decision IN ('deny', 'error') OR source = 'control' OR instr(metadata, '"alert":') > 0)
+  AND (decision IN ('deny', 'error') OR source = 'control' OR (decision = 'allow' AND {_ASKED}))
 GROUP BY source, decision, enforced, code, agent_id, policy, rule,
   CASE WHEN agent_id IS NULL AND source != 'control' THEN '' ELSE action END,
   CASE WHEN source = 'control' THEN resource ELSE '' END,
   CASE WHEN source = 'control' THEN seq ELSE 0 END,
-  instr(metadata, '"alert":') > 0, instr(metadata, '"fuseOpened":') > 0
+  {_ASKED}, instr(metadata, '"fuseOpened":') > 0
 ORDER BY decision = 'error' DESC, source = 'control' DESC, min(seq)
 LIMIT {MAX_ALIKE}
 """  # noqa: S608 - column names of ours

@@ -203,6 +203,31 @@ def test_a_critical_alert_is_not_dropped_for_others(world: World) -> None:
     assert "write:later" in [a["entry"]["action"] for a in world.alerts()]
 
 
+def test_what_an_agent_tells_or_adds_hides_nothing(world: World) -> None:
+    """A member `alert` of its own making, in a report or in its context, asks for no alert."""
+    told = [
+        row(f"note:{n}", source="client", decision="reported", enforced="reported", code="reported",
+            stage=None, policy=None, rule=None, metadata='{"reported":{"x":{"alert":1}}}')
+        for n in range(250)
+    ]  # fmt: skip
+    allowed = [
+        row(f"read:{n}", decision="allow", enforced="allow", metadata='{"meta":{"alert":"1"}}')
+        for n in range(250)
+    ]
+    world.write(*told, *allowed, row("delete:everything"))
+    world.turn()
+    assert [alert["entry"]["action"] for alert in world.alerts()] == ["delete:everything"]
+
+
+def test_what_is_muted_does_not_stand_for_what_is_not(world: World) -> None:
+    world.routes({"match": {"actions": "z:199"}, "mute": True})
+    world.raiser = world.made(rate=1000)
+    world.write(*[row(f"z:{n}") for n in range(300)])
+    world.turn()
+    told = [alert["count"] for alert in world.alerts() if "more of the kind" in alert["title"]]
+    assert told == [100]
+
+
 def test_a_clock_that_is_set_back_silences_nothing(world: World) -> None:
     world.write(*[row(f"write:{n}") for n in range(20)])
     world.turn()
