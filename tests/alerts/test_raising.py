@@ -228,6 +228,32 @@ def test_what_is_muted_does_not_stand_for_what_is_not(world: World) -> None:
     assert told == [100]
 
 
+@pytest.mark.parametrize(
+    "grave",
+    [
+        row("admin:delete"),
+        row("x", trust_tier="unrestricted", agent_id="b"),
+        row("y", metadata='{"alert":"critical"}'),
+    ],
+)
+def test_many_cheap_ones_do_not_hide_a_critical_one(world: World, grave: AuditRow) -> None:
+    # In one look, and where all groups are taken.
+    for _ in range(6):
+        world.write(*[row(f"cheap:{next(_IDS)}") for _ in range(250)])
+        world.turn()
+    world.write(*[row(f"cheap:{next(_IDS)}") for _ in range(250)], grave)
+    world.turn()
+    told = [alert for alert in world.alerts() if alert["severity"] == "critical"]
+    assert [alert["entry"]["action"] for alert in told] == [grave.action]
+
+
+def test_one_without_a_token_does_not_hide_that_it_asked_for_admin(world: World) -> None:
+    unknown = {"agent_id": None, "trust_tier": None, "code": "token_missing", "stage": "auth"}
+    world.write(row("read:x", **unknown), row("admin:delete", **unknown))
+    world.turn()
+    assert [alert["severity"] for alert in world.alerts()] == ["critical", "warning"]
+
+
 def test_a_clock_that_is_set_back_silences_nothing(world: World) -> None:
     world.write(*[row(f"write:{n}") for n in range(20)])
     world.turn()
