@@ -254,6 +254,16 @@ def test_one_without_a_token_does_not_hide_that_it_asked_for_admin(world: World)
     assert [alert["severity"] for alert in world.alerts()] == ["critical", "warning"]
 
 
+def test_an_agent_does_not_use_up_the_rate_of_the_sidecar_itself(world: World) -> None:
+    world.raiser = world.made(asked=frozenset({"deny", "mode"}))
+    world.write(*[row(f"admin:{n}") for n in range(20)])
+    world.turn()
+    bypass = {"source": "control", "decision": "allow", "enforced": "allow", "agent_id": None}
+    world.write(row("mode:bypass", **bypass))
+    world.turn()
+    assert [alert["trigger"] for alert in world.alerts()] == ["deny"] * 10 + ["mode"]
+
+
 def test_a_clock_that_is_set_back_silences_nothing(world: World) -> None:
     world.write(*[row(f"write:{n}") for n in range(20)])
     world.turn()

@@ -209,6 +209,9 @@ class Raiser:
             self._counts["unrouted"] += 1
             return
         rate, most = sending.rate or ("", self._rate)
+        if event.row.get("source") == "control":
+            # Agents, who choose what is denied to them, do not use up what the sidecar may tell.
+            rate = f"control/{rate}"
         if box.made_since(connection, now, rate, event.severity) >= most:
             self._dropped("dropped_rate", event, now)
             return
