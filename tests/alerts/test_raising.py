@@ -264,6 +264,17 @@ def test_an_agent_does_not_use_up_the_rate_of_the_sidecar_itself(world: World) -
     assert [alert["trigger"] for alert in world.alerts()] == ["deny"] * 10 + ["mode"]
 
 
+def test_lesser_ones_that_wait_leave_room_for_critical_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(box, "MAX_WAITING", 8)
+    world.write(*[row(f"cheap:{n}") for n in range(8)])
+    world.turn()
+    world.write(row("admin:delete"))
+    world.turn()
+    assert [alert["severity"] for alert in world.alerts()] == ["warning"] * 3 + ["critical"]
+
+
 def test_a_clock_that_is_set_back_silences_nothing(world: World) -> None:
     world.write(*[row(f"write:{n}") for n in range(20)])
     world.turn()
