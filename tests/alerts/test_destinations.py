@@ -321,6 +321,13 @@ def test_a_mail_server_that_hangs_is_given_up(pieces: Sequence[bytes]) -> None:
     assert str(error) == "ALERT_SMTP_HOST: 127.0.0.1 did not answer within 0.4 s"
 
 
+def test_a_mail_server_that_does_not_stop_talking_fills_no_memory() -> None:
+    line = b"250-" + b"x" * 8000 + b"\r\n"
+    with speaking(b"220 hello\r\n", *[line * 100] * 100) as port:
+        error = refused(mailer(port))
+    assert str(error).startswith("ALERT_SMTP_HOST: 127.0.0.1 did not take it: ")
+
+
 @pytest.fixture(scope="module")
 def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int, int]]:
     """Whom to trust, and the ports of two mail servers: STARTTLS, and TLS from the start."""
