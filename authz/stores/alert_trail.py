@@ -28,6 +28,9 @@ _ASKED: Final = """CASE WHEN instr(metadata, '"alert":') > 0 AND json_valid(meta
 _GRAVE: Final = f"""CASE WHEN {_ASKED} THEN json_extract(metadata, '$.alert') = 'critical'
   ELSE decision = 'deny' AND enforced = 'deny' AND code != 'rate_limited' AND
     (lower(trust_tier) IN ('privileged', 'unrestricted') OR action LIKE 'admin:%') END"""
+#: What no agent causes, however many errors it does.
+_OURS: Final = """source = 'control' AND
+  (action LIKE 'mode:%' OR action LIKE 'incident:%' OR action LIKE 'audit:%')"""
 #: SQLite takes the bare columns from the row that `min` found (lang_select.html, "Bare columns").
 #: Callers that proved nothing are told apart by the code alone: they choose their actions.
 _ALIKE: Final = f"""
@@ -40,7 +43,8 @@ GROUP BY source, decision, enforced, code, agent_id, policy, rule,
   CASE WHEN source = 'control' THEN resource ELSE '' END,
   CASE WHEN source = 'control' THEN seq ELSE 0 END,
   {_ASKED}, {_GRAVE}, instr(metadata, '"fuseOpened":') > 0
-ORDER BY decision = 'error' DESC, source = 'control' DESC, ifnull({_GRAVE}, 0) DESC, min(seq)
+ORDER BY {_OURS} DESC, decision = 'error' DESC, source = 'control' DESC,
+  ifnull({_GRAVE}, 0) DESC, min(seq)
 LIMIT {MAX_ALIKE}
 """  # noqa: S608 - column names of ours
 _LAST: Final = "SELECT coalesce(max(seq), 0) FROM audit"

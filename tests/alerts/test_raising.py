@@ -264,6 +264,15 @@ def test_an_agent_does_not_use_up_the_rate_of_the_sidecar_itself(world: World) -
     assert [alert["trigger"] for alert in world.alerts()] == ["deny"] * 10 + ["mode"]
 
 
+def test_many_errors_do_not_hide_what_happens_to_the_sidecar(world: World) -> None:
+    world.raiser = world.made(asked=frozenset({"error", "mode"}))
+    failed = {"decision": "error", "enforced": "error", "code": "overloaded"}
+    bypass = {"source": "control", "decision": "allow", "enforced": "allow", "agent_id": None}
+    world.write(*[row(f"x:{n}", **failed) for n in range(250)], row("mode:bypass", **bypass))
+    world.turn()
+    assert "mode" in {alert["trigger"] for alert in world.alerts()}
+
+
 def test_lesser_ones_that_wait_leave_room_for_critical_ones(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
