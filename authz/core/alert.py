@@ -194,7 +194,7 @@ def group_key(event: Event) -> str:
 
 def crowd_of(event: Event) -> str:
     """The key of everything for which there is no group of its own any more."""
-    return f"crowd:{event.triggers[0]}"
+    return f"crowd:{event.triggers[0]}:{event.severity}"
 
 
 def alert_of(

@@ -61,10 +61,7 @@ _ESCAPES: Final[Mapping[str, str]] = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 def slack_message(alert: Alert) -> bytes:
     """The body for an incoming webhook: Block Kit, and the text that notifications show."""
     title = f"{alert.title}" + (f" ({alert.times} times)" if alert.times > 1 else "")
-    fields = [
-        {"type": "mrkdwn", "text": f"*{label}*\n{escaped(value, _FIELD)}"}
-        for label, value in _facts(alert)
-    ]
+    fields = [_marked(f"*{label}*\n{escaped(value, _FIELD)}") for label, value in _facts(alert)]
     blocks: list[dict[str, object]] = [
         # A header is plain text: there is no markup in it, so nothing to escape.
         {
@@ -73,20 +70,22 @@ def slack_message(alert: Alert) -> bytes:
         },
         {
             "type": "section",
-            "text": {
-                "type": "mrkdwn",
-                "text": f"{_SIGNS.get(alert.severity, '')} *{alert.severity}* · "
-                f"{escaped(alert.message, _SECTION)}",
-            },
+            "text": _marked(
+                f"{_SIGNS.get(alert.severity, '')} *{alert.severity}* · "
+                f"{escaped(alert.message, _SECTION)}"
+            ),
         },
     ]
     if fields:
         blocks.append({"type": "section", "fields": fields[:10]})
-    blocks.append(
-        {"type": "context", "elements": [{"type": "mrkdwn", "text": escaped(_foot(alert), _FIELD)}]}
-    )
+    blocks.append({"type": "context", "elements": [_marked(escaped(_foot(alert), _FIELD))]})
     said = {"text": escaped(f"[{alert.severity}] {title}", _SECTION), "blocks": blocks}
     return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def _marked(text: str) -> dict[str, object]:
+    """A text with markup; Slack makes no link or mention of what has none."""
+    return {"type": "mrkdwn", "text": text, "verbatim": True}
 
 
 def _facts(alert: Alert) -> Sequence[tuple[str, str]]:

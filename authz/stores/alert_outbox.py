@@ -352,7 +352,12 @@ def put_alert(
         "SELECT count(*) FROM deliveries WHERE state = ?", (WAITING,)
     ).fetchone()
     [size] = connection.execute("SELECT coalesce(sum(length(body)), 0) FROM alerts").fetchone()
-    if waiting + len(destinations) > MAX_WAITING or size + len(alert["body"]) > MAX_BYTES:
+    # A quarter of the room is for critical ones, whatever else waits.
+    share = 1.0 if alert["severity"] == "critical" else 0.75
+    if (
+        waiting + len(destinations) > MAX_WAITING * share
+        or size + len(alert["body"]) > MAX_BYTES * share
+    ):
         return False
     connection.execute(
         "INSERT INTO alerts (id, made, severity, rate, trigger, body)"

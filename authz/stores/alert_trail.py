@@ -21,19 +21,30 @@ SPAN: Final = 5000
 MAX_ALIKE: Final = 200
 
 _COLUMNS: Final = ", ".join(AuditRow._fields)
+#: A rule asks for an alert by a member of the row's own object. What is deeper in it agents choose.
+_ASKED: Final = """CASE WHEN instr(metadata, '"alert":') > 0 AND json_valid(metadata)
+  THEN json_type(metadata, '$.alert') IS 'text' ELSE 0 END"""
+#: What is critical (`core/alert.py`) comes first, and is not alike with what is less.
+_GRAVE: Final = f"""CASE WHEN {_ASKED} THEN json_extract(metadata, '$.alert') = 'critical'
+  ELSE decision = 'deny' AND enforced = 'deny' AND code != 'rate_limited' AND
+    (lower(trust_tier) IN ('privileged', 'unrestricted') OR action LIKE 'admin:%') END"""
+#: What no agent causes, however many errors it does.
+_OURS: Final = """source = 'control' AND
+  (action LIKE 'mode:%' OR action LIKE 'incident:%' OR action LIKE 'audit:%')"""
 #: SQLite takes the bare columns from the row that `min` found (lang_select.html, "Bare columns").
 #: Callers that proved nothing are told apart by the code alone: they choose their actions.
 _ALIKE: Final = f"""
 SELECT min(seq), count(*), sum(count(*)) OVER (), {_COLUMNS}
 FROM audit
 WHERE seq > ? AND seq <= ? AND timestamp >= ?
-  AND (decision IN ('deny', 'error') OR source = 'control' OR instr(metadata, '"alert":') > 0)
+  AND (decision IN ('deny', 'error') OR source = 'control' OR (decision = 'allow' AND {_ASKED}))
 GROUP BY source, decision, enforced, code, agent_id, policy, rule,
   CASE WHEN agent_id IS NULL AND source != 'control' THEN '' ELSE action END,
   CASE WHEN source = 'control' THEN resource ELSE '' END,
   CASE WHEN source = 'control' THEN seq ELSE 0 END,
-  instr(metadata, '"alert":') > 0, instr(metadata, '"fuseOpened":') > 0
-ORDER BY decision = 'error' DESC, source = 'control' DESC, min(seq)
+  {_ASKED}, {_GRAVE}, instr(metadata, '"fuseOpened":') > 0
+ORDER BY {_OURS} DESC, decision = 'error' DESC, source = 'control' DESC,
+  ifnull({_GRAVE}, 0) DESC, min(seq)
 LIMIT {MAX_ALIKE}
 """  # noqa: S608 - column names of ours
 _LAST: Final = "SELECT coalesce(max(seq), 0) FROM audit"

@@ -78,8 +78,7 @@ class Download:
         Raises:
             OSError: it cannot be.
         """
-        etag = answer.headers.get("etag", "")
-        self.etag = etag if _STRONG.fullmatch(etag) else ""
+        self.etag = strong(answer.headers.get("etag"))
         self.signature = answer.headers.get(SIGNATURE_HEADER, "").strip()[:2048]
         self.size = 0
         stream = self.part.open("wb")
@@ -112,6 +111,11 @@ class Download:
             OSError: it cannot be read.
         """
         return Fetched(self.part.read_bytes()[: self.size], self.etag, self.signature)
+
+
+def strong(etag: object) -> str:
+    """An entity tag that can be sent as it is; empty where it is none."""
+    return etag if isinstance(etag, str) and _STRONG.fullmatch(etag) else ""
 
 
 def fetch(there: ControlPlane, directory: Path, known: str) -> Fetched | None:

@@ -23,7 +23,7 @@ from authz.stores.bundle_files import MAX_SIGNATURE, BundleFiles, Unreadable
 from authz.stores.bundle_floor import FloorFile, FloorUnusable
 from authz.sync import place
 from authz.sync.client import ControlPlane
-from authz.sync.download import SIGNATURE_PATH, Fetched, fetch
+from authz.sync.download import SIGNATURE_PATH, Fetched, fetch, strong
 from authz.sync.errors import Cause, SyncFailed
 from authz.sync.plan import Plan
 from authz.sync.state import State
@@ -82,7 +82,7 @@ def pull(plan: Plan, *, again: bool = False, now: float | None = None) -> Pulled
         kept = kept if kept.get("url") == plan.url else _foreign(kept)
         if not plan.bundle:
             place.sweep(Path(plan.policies_dir), _files(kept))
-        known = "" if again or not _in_place(plan, kept) else str(kept.get("etag", ""))
+        known = "" if again or not _in_place(plan, kept) else strong(kept.get("etag"))
         with ControlPlane(plan) as there:
             fetched = fetch(there, state.directory, known)
             if fetched is None:

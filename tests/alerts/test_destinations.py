@@ -18,6 +18,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
 from authz.core.alert import Alert, payload
+from authz.core.alert_texts import slack_message
 from authz.edges.alerts import outgoing
 from authz.edges.alerts.destinations import Email, Slack, Webhook
 from authz.edges.alerts.outgoing import Refused
@@ -203,10 +204,21 @@ def test_slack_gets_blocks_in_which_nothing_is_markup(receiver: Receiver) -> Non
     assert "write:&lt;delete&gt;" in text
 
 
+def test_slack_makes_no_link_or_mention_of_a_plain_text() -> None:
+    """`@channel` and an address, as an agent may call its action, are for nobody to click."""
+    blocks = json.loads(slack_message(ALERT))["blocks"]
+    texts = [
+        text
+        for block in blocks
+        for text in (block.get("text"), *block.get("fields", ()), *block.get("elements", ()))
+        if text and text["type"] == "mrkdwn"
+    ]
+    assert len(texts) > 3
+    assert all(text.get("verbatim") is True for text in texts)
+
+
 @pytest.mark.parametrize("text", ["<" * 5000, "\u202e" * 5000, "é" * 5000])
 def test_slacks_limits_are_kept(text: str) -> None:
-    from authz.core.alert_texts import slack_message  # noqa: PLC0415
-
     entry = dict.fromkeys(("agentId", "action", "path", "policyName", "traceId"), text)
     said = json.loads(slack_message(ALERT._replace(title=text, message=text, entry=entry)))
     for block in said["blocks"]:
@@ -319,6 +331,13 @@ def test_a_mail_server_that_hangs_is_given_up(pieces: Sequence[bytes]) -> None:
     with speaking(*pieces, pause_s=0.01) as port:
         error = refused(mailer(port, total_s=SHORT_S))
     assert str(error) == "ALERT_SMTP_HOST: 127.0.0.1 did not answer within 0.4 s"
+
+
+def test_a_mail_server_that_does_not_stop_talking_fills_no_memory() -> None:
+    line = b"250-" + b"x" * 8000 + b"\r\n"
+    with speaking(b"220 hello\r\n", *[line * 100] * 100) as port:
+        error = refused(mailer(port))
+    assert str(error).startswith("ALERT_SMTP_HOST: 127.0.0.1 did not take it: ")
 
 
 @pytest.fixture(scope="module")

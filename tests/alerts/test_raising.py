@@ -203,6 +203,87 @@ def test_a_critical_alert_is_not_dropped_for_others(world: World) -> None:
     assert "write:later" in [a["entry"]["action"] for a in world.alerts()]
 
 
+def test_what_an_agent_tells_or_adds_hides_nothing(world: World) -> None:
+    """A member `alert` of its own making, in a report or in its context, asks for no alert."""
+    told = [
+        row(f"note:{n}", source="client", decision="reported", enforced="reported", code="reported",
+            stage=None, policy=None, rule=None, metadata='{"reported":{"x":{"alert":1}}}')
+        for n in range(250)
+    ]  # fmt: skip
+    allowed = [
+        row(f"read:{n}", decision="allow", enforced="allow", metadata='{"meta":{"alert":"1"}}')
+        for n in range(250)
+    ]
+    world.write(*told, *allowed, row("delete:everything"))
+    world.turn()
+    assert [alert["entry"]["action"] for alert in world.alerts()] == ["delete:everything"]
+
+
+def test_what_is_muted_does_not_stand_for_what_is_not(world: World) -> None:
+    world.routes({"match": {"actions": "z:199"}, "mute": True})
+    world.raiser = world.made(rate=1000)
+    world.write(*[row(f"z:{n}") for n in range(300)])
+    world.turn()
+    told = [alert["count"] for alert in world.alerts() if "more of the kind" in alert["title"]]
+    assert told == [100]
+
+
+@pytest.mark.parametrize(
+    "grave",
+    [
+        row("admin:delete"),
+        row("x", trust_tier="unrestricted", agent_id="b"),
+        row("y", metadata='{"alert":"critical"}'),
+    ],
+)
+def test_many_cheap_ones_do_not_hide_a_critical_one(world: World, grave: AuditRow) -> None:
+    # In one look, and where all groups are taken.
+    for _ in range(6):
+        world.write(*[row(f"cheap:{next(_IDS)}") for _ in range(250)])
+        world.turn()
+    world.write(*[row(f"cheap:{next(_IDS)}") for _ in range(250)], grave)
+    world.turn()
+    told = [alert for alert in world.alerts() if alert["severity"] == "critical"]
+    assert [alert["entry"]["action"] for alert in told] == [grave.action]
+
+
+def test_one_without_a_token_does_not_hide_that_it_asked_for_admin(world: World) -> None:
+    unknown = {"agent_id": None, "trust_tier": None, "code": "token_missing", "stage": "auth"}
+    world.write(row("read:x", **unknown), row("admin:delete", **unknown))
+    world.turn()
+    assert [alert["severity"] for alert in world.alerts()] == ["critical", "warning"]
+
+
+def test_an_agent_does_not_use_up_the_rate_of_the_sidecar_itself(world: World) -> None:
+    world.raiser = world.made(asked=frozenset({"deny", "mode"}))
+    world.write(*[row(f"admin:{n}") for n in range(20)])
+    world.turn()
+    bypass = {"source": "control", "decision": "allow", "enforced": "allow", "agent_id": None}
+    world.write(row("mode:bypass", **bypass))
+    world.turn()
+    assert [alert["trigger"] for alert in world.alerts()] == ["deny"] * 10 + ["mode"]
+
+
+def test_many_errors_do_not_hide_what_happens_to_the_sidecar(world: World) -> None:
+    world.raiser = world.made(asked=frozenset({"error", "mode"}))
+    failed = {"decision": "error", "enforced": "error", "code": "overloaded"}
+    bypass = {"source": "control", "decision": "allow", "enforced": "allow", "agent_id": None}
+    world.write(*[row(f"x:{n}", **failed) for n in range(250)], row("mode:bypass", **bypass))
+    world.turn()
+    assert "mode" in {alert["trigger"] for alert in world.alerts()}
+
+
+def test_lesser_ones_that_wait_leave_room_for_critical_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(box, "MAX_WAITING", 8)
+    world.write(*[row(f"cheap:{n}") for n in range(8)])
+    world.turn()
+    world.write(row("admin:delete"))
+    world.turn()
+    assert [alert["severity"] for alert in world.alerts()] == ["warning"] * 3 + ["critical"]
+
+
 def test_a_clock_that_is_set_back_silences_nothing(world: World) -> None:
     world.write(*[row(f"write:{n}") for n in range(20)])
     world.turn()

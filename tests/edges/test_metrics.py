@@ -210,6 +210,14 @@ def test_openmetrics_is_there_for_who_asks(world: World) -> None:
     assert "meshguard_policy_checks" in names
 
 
+@pytest.mark.parametrize("version", ["x", "1.x", "", "9" * 5000])
+def test_a_version_that_is_none_gets_text_too(world: World, version: str) -> None:
+    accept = f"application/openmetrics-text; version={version}"
+    answer = world.ask("GET", "/metrics", headers={"Accept": accept})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith(("text/plain", "application/openmetrics-text"))
+
+
 def test_hostile_names_make_no_more_series_than_there_may_be(world: World) -> None:
     one = outcome(world)
     counts = Counts()

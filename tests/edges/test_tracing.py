@@ -1,10 +1,12 @@
 """What is told of traced decisions: by the gate, through the exporter, to a real OTLP receiver."""
 
+import contextlib
 import functools
 import itertools
 import logging
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +30,7 @@ from authz.core.mode import Mode
 from authz.core.stages import CHAIN
 from authz.core.tracing import EVERY, Export, Sampler
 from authz.core.wire_pb2 import CheckResponse
-from authz.edges.tracing.collector import Collector
+from authz.edges.tracing.collector import Collector, Failure
 from authz.edges.tracing.exporter import DECISION, Exporter
 from tests import builders
 from tests.e2e.sidecar import wait_until
@@ -488,6 +490,28 @@ def test_one_that_is_slow_is_given_up(
     line.tell()
     wait_until(lambda: line.exporter.refused == 1, "it to be given up")
     assert re.search(r"no answer in 0\.[12]\d* s", caplog.text)
+
+
+@pytest.mark.parametrize("piece", [b"x", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_one_that_drips_is_given_up(piece: bytes) -> None:
+    """A byte now and then, or answers that are none yet, hold an export no longer."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            peer, _ = listening.accept()
+            with peer, contextlib.suppress(OSError):
+                for _ in range(30):
+                    time.sleep(0.1)
+                    peer.sendall(piece)
+
+        dripping = threading.Thread(target=drip, daemon=True)
+        dripping.start()
+        collector = Collector(_export(f"http://127.0.0.1:{listening.getsockname()[1]}"), "test")
+        began = time.monotonic()
+        with pytest.raises(Failure, match=r"no answer in 0\.5 s"):
+            collector.send(b"x", 0.5)
+        assert time.monotonic() - began < 1.5
+        dripping.join(5)
 
 
 def test_at_the_end_what_waits_is_sent(receiver: Receiver, lines: list[Line]) -> None:

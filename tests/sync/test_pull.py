@@ -473,6 +473,17 @@ def test_a_damaged_state_is_as_none(there: Plane, tmp_path: Path) -> None:
         assert (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("etag", ['"\xe9"', '"a\r\nx: y"', "x" * 100_000, 5])
+def test_a_damaged_tag_is_as_none(there: Plane, tmp_path: Path, etag: object) -> None:
+    there.answer = giving(bundle(1, "one"))
+    here = plan(tmp_path, there.url)
+    pull(here)
+    kept = tmp_path / "state/pull.json"
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "etag": etag}))
+    assert not pull(here).changed
+    assert there.sent("if-none-match")[-1] == ""
+
+
 def test_cookies_are_not_kept(there: Plane, tmp_path: Path) -> None:
     signer, data = Signer(), bundle(1, "one")
     there.answer = giving(data, set_cookie="a=b")

@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from email.message import EmailMessage
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from authz.core.alert import read_payload, signature
 from authz.core.alert_texts import mail, slack_message
@@ -23,6 +23,8 @@ from authz.edges.alerts.outgoing import Answer, Network, Refused, Resolve
 _FINAL: Final = (400, 410, 413, 415, 422)
 #: Characters of an answer that `authz alerts test` shows.
 _SHOWN: Final = 200
+#: Bytes that a mail server may say before TLS, and as many after; the client keeps all of a reply.
+_MAX_SAID: Final = 64 * 1024
 #: Replies of SMTP that mean "never" (RFC 5321 §4.2.1).
 _SMTP_NEVER: Final = range(500, 600)
 
@@ -254,8 +256,32 @@ class _Client(smtplib.SMTP):
         self._host = host  # what STARTTLS verifies
         self.sock = sock
 
+    def getreply(self) -> tuple[int, bytes]:
+        """As it is there, of what is bounded; STARTTLS begins another stream."""
+        if self.file is None and self.sock is not None:
+            self.file = _Replies(self.sock.makefile("rb"))
+        return super().getreply()
+
     def greeted(self) -> None:
         """Wait for the server's greeting."""
         code, said = self.getreply()
         if code != 220:
             raise smtplib.SMTPConnectError(code, said)
+
+
+class _Replies:
+    """What a mail server says, as the client reads it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._left = _MAX_SAID
+
+    def readline(self, limit: int) -> bytes:
+        line = self._stream.readline(limit)
+        self._left -= len(line)
+        if self._left < 0:
+            raise OSError("it says too much")
+        return line
+
+    def close(self) -> None:
+        self._stream.close()

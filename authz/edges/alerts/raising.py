@@ -164,10 +164,13 @@ class Raiser:
         box.put_group(connection, Group(key, now + sending.group_s, 0, _kept(event)))
 
     def _crowd(self, connection: sqlite3.Connection, part: Part, now: float) -> None:
-        """Rows of which too many are not alike: the last that was found stands for all of them."""
-        event = event_of(part.found[-1].row, part.more)
-        sending = self._routes.of(event) if event is not None else None
-        if event is None or sending is None:
+        """Rows of which too many are not alike: the last of those that are told stands for them."""
+        for alike in reversed(part.found):
+            event = event_of(alike.row, part.more)
+            sending = self._routes.of(event) if event is not None else None
+            if event is not None and sending is not None:
+                break
+        else:
             return
         key = crowd_of(event)
         group = box.group_in(connection, key)
@@ -206,6 +209,9 @@ class Raiser:
             self._counts["unrouted"] += 1
             return
         rate, most = sending.rate or ("", self._rate)
+        if event.row.get("source") == "control":
+            # Agents, who choose what is denied to them, do not use up what the sidecar may tell.
+            rate = f"control/{rate}"
         if box.made_since(connection, now, rate, event.severity) >= most:
             self._dropped("dropped_rate", event, now)
             return

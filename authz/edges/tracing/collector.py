@@ -8,10 +8,12 @@
 import contextlib
 import gzip
 import http.client
+import os
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -82,7 +84,7 @@ class Collector:
             try:
                 status, headers, answer = self._exchange(body, deadline)
             except (http.client.RemoteDisconnected, ConnectionError):
-                if not is_kept:
+                if not is_kept or time.monotonic() >= deadline:
                     raise
                 self.close()
                 status, headers, answer = self._exchange(body, deadline)
@@ -94,6 +96,8 @@ class Collector:
             raise Failure(f"TLS: {error.reason or 'failed'}", may_repeat=True) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
+            if time.monotonic() >= deadline:
+                raise Failure(f"no answer in {timeout_s:g} s", may_repeat=True) from None
             raise Failure(_why(error), may_repeat=True) from None
         if 200 <= status < 300:
             return _taken(headers, answer)
@@ -119,8 +123,9 @@ class Collector:
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock: socket.socket = connection.sock
         sock.settimeout(_left(deadline))
-        connection.request("POST", self._export.path, body, self._headers)
-        answer = connection.getresponse()
+        with _guarded(sock, deadline):
+            connection.request("POST", self._export.path, body, self._headers)
+            answer = connection.getresponse()
         expected, content = answer.length, b""
         is_whole = expected == 0
         while not is_whole and len(content) < _MAX_ANSWER:
@@ -151,6 +156,26 @@ def _tls(export: Export) -> ssl.SSLContext:
     except OSError as error:
         raise ValueError(f"a file cannot be read: {error.strerror}") from None
     return context
+
+
+@contextlib.contextmanager
+def _guarded(sock: socket.socket, deadline: float) -> Iterator[None]:
+    """Cut a connection at the deadline: a byte now and then keeps a socket's own timeout away."""
+    # Of a descriptor of its own, since the other one may be closed meanwhile.
+    with socket.socket(fileno=os.dup(sock.fileno())) as same:
+
+        def cut() -> None:
+            with contextlib.suppress(OSError):
+                same.shutdown(socket.SHUT_RDWR)
+
+        guard = threading.Timer(max(deadline - time.monotonic(), 0.0), cut)
+        guard.daemon = True
+        guard.start()
+        try:
+            yield
+        finally:
+            guard.cancel()
+            guard.join()
 
 
 def _left(deadline: float) -> float:
