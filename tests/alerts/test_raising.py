@@ -470,3 +470,15 @@ def test_what_is_done_is_not_kept_for_ever(world: World, monkeypatch: pytest.Mon
     world.now += 61
     world.outbox.clean(world.now)
     assert len(listed(box.outbox_of(world.path), 10)[0]) == 2
+
+
+def test_critical_alerts_beyond_the_rate_are_told_when_there_is_room(world: World) -> None:
+    world.write(*[row(f"admin:{n}") for n in range(10)])
+    world.turn()
+    world.write(row("admin:the-real-one"))
+    world.turn()
+    assert len(world.alerts()) == 10
+    world.now += 61
+    world.turn()
+    assert world.alerts()[-1]["entry"]["action"] == "admin:the-real-one"
+    assert world.counts["dropped_rate"] == 0

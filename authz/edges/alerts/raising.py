@@ -160,8 +160,8 @@ class Raiser:
             box.put_group(connection, group._replace(times=group.times + event.times))
             self._counts["grouped"] += event.times
             return
-        self._raise(connection, event, sending, now, crowd=is_crowd)
-        box.put_group(connection, Group(key, now + sending.group_s, 0, _kept(event)))
+        times = self._raise(connection, event, sending, now, crowd=is_crowd)
+        box.put_group(connection, Group(key, now + sending.group_s, times, _kept(event)))
 
     def _crowd(self, connection: sqlite3.Connection, part: Part, now: float) -> None:
         """Rows of which too many are not alike: the last of those that are told stands for them."""
@@ -178,8 +178,8 @@ class Raiser:
             box.put_group(connection, group._replace(times=group.times + event.times))
             self._counts["grouped"] += event.times
             return
-        self._raise(connection, event, sending, now, crowd=True)
-        box.put_group(connection, Group(key, now + sending.group_s, 0, _kept(event)))
+        times = self._raise(connection, event, sending, now, crowd=True)
+        box.put_group(connection, Group(key, now + sending.group_s, times, _kept(event)))
 
     def _over(self, connection: sqlite3.Connection, group: Group, now: float) -> None:
         """A group's time is over: what has come since is told, and another time begins."""
@@ -189,8 +189,8 @@ class Raiser:
             box.end_group(connection, group.key)
             return
         is_crowd = group.key.startswith("crowd:")
-        self._raise(connection, event, sending, now, crowd=is_crowd)
-        box.put_group(connection, group._replace(ends=now + sending.group_s, times=0))
+        times = self._raise(connection, event, sending, now, crowd=is_crowd)
+        box.put_group(connection, group._replace(ends=now + sending.group_s, times=times))
 
     def _raise(
         self,
@@ -200,21 +200,29 @@ class Raiser:
         now: float,
         *,
         crowd: bool,
-    ) -> None:
+    ) -> int:
+        """Make an alert of it; how often it happened that is still to be told, 0 where all is done.
+
+        What is critical and has to give way to the rate is told when there is room: an agent that
+        causes ten such alerts a minute does not hide what it does next.
+        """
         to = self._destinations if sending.to is None else self._destinations & sending.to
         if event.triggers[0] == Kind.ALERT_FAILED:
             # Not to the one that does not take them.
             to -= {str(event.row.get("resource"))}
         if not to:
             self._counts["unrouted"] += 1
-            return
+            return 0
         rate, most = sending.rate or ("", self._rate)
         if event.row.get("source") == "control":
             # Agents, who choose what is denied to them, do not use up what the sidecar may tell.
             rate = f"control/{rate}"
         if box.made_since(connection, now, rate, event.severity) >= most:
+            if event.severity == "critical":
+                self._counts["grouped"] += event.times
+                return event.times
             self._dropped("dropped_rate", event, now)
-            return
+            return 0
         alert = alert_of(
             event,
             sending.trigger,
@@ -236,6 +244,7 @@ class Raiser:
             self._counts["raised"] += 1
         else:
             self._dropped("dropped_full", event, now)
+        return 0
 
     def _dropped(self, why: str, event: Event, now: float) -> None:
         self._counts[why] += 1
