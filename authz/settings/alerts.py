@@ -167,8 +167,8 @@ class Alerts(Group):
     alert_rate_limit: Annotated[int, checks.whole_number(1, 600)] = Field(
         10,
         alias="ALERT_RATE_LIMIT",
-        description="alerts a minute, 1 to 600, and as many of the sidecar itself; what is beyond them"
-        " is dropped and counted, a critical one told later",
+        description="alerts a minute, 1 to 600, and as many of the sidecar itself; what is beyond"
+        " them is dropped and counted, a critical one told later",
     )
     alert_instance: Annotated[str, BeforeValidator(checks.printable)] = Field(
         "",
