@@ -1,18 +1,17 @@
 """docs/deploy.md: its table of exit codes and its checklist are the code's, its unit is sound."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Final
 
-import pytest
 from typer.testing import CliRunner
 
 from authz.cli import app
 from authz.cli.doctor.checklist import LINES
 from authz.exits import MEANING, Exit
 from authz.settings import described
+from tests.peers.tools import require
 
 ROOT: Final = Path(__file__).parents[1]
 TEXT: Final = (ROOT / "docs" / "deploy.md").read_text()
@@ -58,14 +57,12 @@ def test_the_unit_does_not_start_again_what_a_start_cannot_mend() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    analyze = require("systemd-analyze", "systemd")
     program = tmp_path / "authz"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     unit = tmp_path / "authz-sidecar@agent.service"
     unit.write_text(UNIT.read_text().replace("/opt/authz/bin/authz", str(program)))
-    done = subprocess.run(
-        ["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([analyze, "verify", unit], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -73,7 +73,7 @@ def test_a_test_is_recorded_and_its_answer_shown(world: World, tmp_path: Path) -
             async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
                 return await client.request(method, path, headers=ADMIN)
 
-        answer = asyncio.run(ask("POST", "/api/v1/admin/alerts/channels/webhook/test"))
+        answer = asyncio.run(ask("POST", "/admin/alerts/channels/webhook/test"))
         assert answer.json()["results"][0]["message"] == "answered 204"
         assert receiver.taken[0].json["id"] == "alert_x"
         assert asyncio.run(ask("POST", "/admin/alerts/channels/slack/test")).status_code == 404

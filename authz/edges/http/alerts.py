@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from authz.core.alert_words import SEVERITIES
-from authz.edges.http.admin import PREFIXES
+from authz.edges.http.admin import PREFIX
 from authz.edges.http.bodies import Body, read_json
 from authz.edges.http.credentials import BY, AdminToken
 from authz.edges.http.queries import known
@@ -48,9 +48,8 @@ def router(admin: AdminToken, alerts: "Alerts | None", operations: Operations) -
     Args:
         alerts: None where none are configured.
     """
-    routes = APIRouter()
     if not admin:
-        return routes
+        return APIRouter()
     turn = asyncio.Semaphore(_AT_ONCE)
 
     async def show(limit: Annotated[int, Query(ge=1, le=MAX_SHOWN)] = 100) -> JSONResponse:
@@ -94,16 +93,14 @@ def router(admin: AdminToken, alerts: "Alerts | None", operations: Operations) -
             results = [await _tried(alerts, name, severity) for name in names]
         return JSONResponse({"delivered": all(r["delivered"] for r in results), "results": results})
 
-    for prefix in PREFIXES:
-        group = APIRouter(
-            prefix=f"{prefix}/alerts", dependencies=[Depends(admin.required), Depends(known)]
-        )
-        group.get("")(show)
-        group.post("/test")(test_all)
-        group.get("/channels")(channels)
-        group.post("/channels/{name}/test")(test_one)
-        routes.include_router(group)
-    return routes
+    group = APIRouter(
+        prefix=f"{PREFIX}/alerts", dependencies=[Depends(admin.required), Depends(known)]
+    )
+    group.get("")(show)
+    group.post("/test")(test_all)
+    group.get("/channels")(channels)
+    group.post("/channels/{name}/test")(test_one)
+    return group
 
 
 def _channels(alerts: "Alerts | None") -> list[dict[str, Any]]:

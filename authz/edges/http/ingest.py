@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from authz.core.incident import Kind
-from authz.edges.http.admin import PREFIXES
+from authz.edges.http.admin import PREFIX
 from authz.edges.http.credentials import BY, AdminToken
 from authz.edges.http.queries import known
 from authz.edges.http.upload import write_upload
@@ -44,17 +44,14 @@ def router(
         max_bytes: AUDIT_INGEST_MAX_BYTES.
         recorder: writes rows of our own trail.
     """
-    routes = APIRouter()
     if not admin:
-        return routes
+        return APIRouter()
     handler = _Ingest(taker, max_bytes, recorder, incidents)
-    for prefix in PREFIXES:
-        group = APIRouter(
-            prefix=f"{prefix}/audit", dependencies=[Depends(admin.required), Depends(known)]
-        )
-        group.post("/ingest")(handler.ingest)
-        routes.include_router(group)
-    return routes
+    group = APIRouter(
+        prefix=f"{PREFIX}/audit", dependencies=[Depends(admin.required), Depends(known)]
+    )
+    group.post("/ingest")(handler.ingest)
+    return group
 
 
 class _Ingest:

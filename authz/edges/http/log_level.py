@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from authz.core.timestamps import rfc3339
-from authz.edges.http.admin import PREFIXES
+from authz.edges.http.admin import PREFIX
 from authz.edges.http.bodies import Body, read_json
 from authz.edges.http.credentials import BY, AdminToken
 from authz.edges.http.queries import known
@@ -75,9 +75,8 @@ class LogLevel:
 
 def router(admin: AdminToken, level: LogLevel) -> APIRouter:
     """The routes; none without a token."""
-    routes = APIRouter()
     if not admin:
-        return routes
+        return APIRouter()
 
     async def show() -> JSONResponse:
         return JSONResponse(_shown(level))
@@ -92,14 +91,12 @@ def router(admin: AdminToken, level: LogLevel) -> APIRouter:
             note += "; Envoy was not told, and says as much as before"
         return JSONResponse({**_shown(level), "note": note})
 
-    for prefix in PREFIXES:
-        group = APIRouter(
-            prefix=f"{prefix}/log-level", dependencies=[Depends(admin.required), Depends(known)]
-        )
-        group.get("")(show)
-        group.put("")(change)
-        routes.include_router(group)
-    return routes
+    group = APIRouter(
+        prefix=f"{PREFIX}/log-level", dependencies=[Depends(admin.required), Depends(known)]
+    )
+    group.get("")(show)
+    group.put("")(change)
+    return group
 
 
 def _shown(level: LogLevel) -> dict[str, Any]:
