@@ -148,7 +148,8 @@ class Outbox:
             try:
                 self._connection = self._open()
             except sqlite3.DatabaseError as error:
-                if error.sqlite_errorcode not in _DAMAGED:
+                # What is raised here has no code of SQLite's.
+                if getattr(error, "sqlite_errorcode", None) not in _DAMAGED:
                     raise
                 self._set_aside(error)
                 self._connection = self._open()
@@ -167,10 +168,10 @@ class Outbox:
     def _open(self) -> sqlite3.Connection:
         connection = _connected(self._path)
         try:
-            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
             [version] = connection.execute("PRAGMA user_version").fetchone()
             if version not in (0, _SCHEMA_VERSION):
                 raise sqlite3.DatabaseError(f"its schema is version {version}, a newer program's")
+            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
             connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         except sqlite3.Error:
             connection.close()

@@ -1,7 +1,9 @@
 """From a real audit trail to a real outbox, and out of it: grouping, rates, floods, restarts."""
 
+import contextlib
 import itertools
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -356,6 +358,18 @@ def test_an_outbox_that_is_damaged_is_set_aside(world: World) -> None:
     world.write(row())
     world.turn()
     assert len(world.alerts()) == 1
+
+
+def test_an_outbox_of_a_newer_program_is_left_as_it_is(world: World) -> None:
+    world.outbox.close()
+    path = box.outbox_of(world.path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(Unusable, match="its schema is version 99, a newer program's"):
+        world.turn()
+    with pytest.raises(Unusable):
+        world.made().begin()
+    assert not path.with_name("audit.db.alerts.broken").exists()
 
 
 def test_an_outbox_that_cannot_be_written_loses_nothing(world: World) -> None:
