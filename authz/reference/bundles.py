@@ -22,11 +22,13 @@ OPERATIONS: Final = (
         None,
         media={GZIP: "a tar archive, gzip'ed, with the files at its root"},
         headers=_HEADERS,
+        in_parts=True,
         others=NOT_MODIFIED,
         errors=(400, 401, 409, 503),
         refuses={409: "the policies do not fit into a bundle: the bundle is larger than 8388608"},
         text="POLICY_BUNDLE as it was verified; else what is in force of POLICIES_DIR, which nobody"
-        " has signed.",
+        " has signed. A download that broke off goes on with `Range: bytes=N-` and its `ETag` as"
+        " `If-Range`.",
     ),
     Operation(
         "GET",

@@ -64,6 +64,7 @@ class Error(TypedDict):
 MEANINGS: Final[Mapping[int, str]] = {
     201: "Made.",
     202: "Recorded.",
+    206: "What was asked for of it, up to its end.",
     304: "It is as it was; there is no body.",
     400: "What was sent is not usable; `message` says where and why.",
     401: "The credential is missing or wrong. Never 403, which SDKs take for a denial.",
@@ -187,6 +188,8 @@ class Operation(NamedTuple):
     media: Mapping[str, str] = {}
     #: Header names of the answer, and what they say.
     headers: Mapping[str, str] = {}
+    #: A part of the answer can be asked for (RFC 9110 §14).
+    in_parts: bool = False
 
     def document(self, parameters: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
         """The operation's own part of the document; schemas of answers have their `$defs`.
@@ -265,6 +268,10 @@ class Operation(NamedTuple):
         if self.headers:
             good["headers"] = _headers(self.headers)
         responses: dict[str, Any] = {str(self.status): good}
+        if self.in_parts:
+            which = _headers({"Content-Range": "Which bytes, of how many."}, required=True)
+            part = {"description": MEANINGS[206], "headers": {**good.get("headers", {}), **which}}
+            responses["206"] = {**good, **part}
         for status, (answer, example) in self.others.items():
             content = {} if answer is None else {"content": {JSON: _content(answer, example)}}
             responses[str(status)] = {"description": MEANINGS.get(status, "Done."), **content}

@@ -82,6 +82,28 @@ def test_what_has_not_changed_is_not_sent_again(world: Sidecar) -> None:
     assert world.bundle().headers["etag"] != tag
 
 
+def test_a_download_that_broke_off_is_gone_on_with(world: Sidecar) -> None:
+    world.write(one=policy("a"))
+    whole = world.bundle()
+    assert whole.headers["accept-ranges"] == "bytes"
+    tag, size = whole.headers["etag"], len(whole.content)
+    rest = world.bundle(**{"Range": "bytes=100-", "If-Range": tag})
+    assert (rest.status_code, rest.content) == (206, whole.content[100:])
+    assert rest.headers["content-range"] == f"bytes 100-{size - 1}/{size}"
+    assert rest.headers["etag"] == tag
+    for asked in (
+        {"Range": "bytes=100-"},
+        {"Range": "bytes=100-", "If-Range": '"another"'},
+        {"Range": "bytes=0-", "If-Range": tag},
+        {"Range": f"bytes={size}-", "If-Range": tag},
+        {"Range": "bytes=-100", "If-Range": tag},
+        {"Range": "bytes=1-2,4-5", "If-Range": tag},
+    ):
+        answer = world.bundle(**asked)
+        assert (answer.status_code, answer.content) == (200, whole.content), asked
+        assert "content-range" not in answer.headers
+
+
 def test_only_what_is_in_force_is_in_it(world: Sidecar) -> None:
     good = policy("a", "read:good")
     world.write(a=good, bad=b"name: x\n", nothing=b"# nothing\n", b=policy("b") + b"---\n" + good)

@@ -4,12 +4,15 @@
   signature: whoever takes it verifies it anew. A pin here is no business of those.
 - Else it is made of what is in force, a version that is pinned included. It has no signature, and
   the same policies have the same bytes and so the same `ETag`.
+- A download that has broken off is gone on with: one range up to the end, of the very bytes that it
+  began with (RFC 9110 §13.1.5, §14.2). Whatever else is asked for gets the whole.
 - Files stand at the archive's root, so that `tar xzf … -C /policies/` puts them where they belong.
 """
 
 import asyncio
 import base64
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -37,6 +40,9 @@ SIGNATURE_HEADER: Final = "x-meshguard-bundle-signature"
 #: Characters of a signature that go into a header: one of base64 has a hundred.
 MAX_IN_HEADER: Final = 1024
 
+
+#: The one range that whoever was cut off asks for.
+_REST: Final = re.compile(r"bytes=([0-9]{1,12})-")
 
 #: When the files of an archive that is made here are from: 1980, the earliest that no program
 #: complains of. Their own times differ where the policies do not, and so would the `ETag`.
@@ -93,6 +99,7 @@ class _Bundle:
         tag = f'"{served.digest}"'
         headers = {
             "etag": tag,
+            "accept-ranges": "bytes",
             "cache-control": "no-cache",
             "content-disposition": 'attachment; filename="policies.tar.gz"',
             VERSION_HEADER: served.version,
@@ -102,7 +109,11 @@ class _Bundle:
             headers[SIGNATURE_HEADER] = signature
         if names(",".join(request.headers.getlist("if-none-match")), tag):
             return Response(status_code=304, headers=headers)
-        return Response(served.data, media_type=GZIP, headers=headers)
+        begin, size = _rest(request, tag), len(served.data)
+        if not 0 < begin < size:
+            return Response(served.data, media_type=GZIP, headers=headers)
+        headers["content-range"] = f"bytes {begin}-{size - 1}/{size}"
+        return Response(served.data[begin:], 206, media_type=GZIP, headers=headers)
 
     async def signature(self) -> Response:
         state = self._loaded().bundle
@@ -158,6 +169,15 @@ class _Bundle:
         except (Corrupt, UnknownVersion):
             raise busy("the policies have changed just now; ask again") from None
         return Served(data, hashlib.sha256(data).hexdigest(), version, None)
+
+
+def _rest(request: Request, tag: str) -> int:
+    """From where on a download is to go on; 0: from its beginning."""
+    said = _REST.fullmatch(request.headers.get("range", ""))
+    # Without the tag nobody knows whether what has come is of these bytes.
+    if said is None or request.method != "GET" or request.headers.get("if-range") != tag:
+        return 0
+    return int(said[1])
 
 
 def _one_line(signature: bytes | None) -> str:
