@@ -12,6 +12,7 @@ import contextlib
 import email.utils
 import json
 import math
+import re
 import socket
 import ssl
 import time
@@ -38,6 +39,8 @@ TOTAL_S: Final = 180.0
 MAX_SMALL: Final = 64 * 1024
 #: Characters of what somebody else says that are repeated.
 MAX_SAID: Final = 300
+#: Of the answer to rows that contradict what is known there: its last one.
+LAST_HEADER: Final = "x-meshguard-ingest-last"
 #: What may be worth asking again soon (RFC 9110 §15, RFC 6585 §4).
 _BUSY: Final = (408, 425, 429, 503)
 
@@ -160,8 +163,12 @@ class ControlPlane:
                 Cause.SERVER, f"{self.name} fails (HTTP {status}){message}; look at its log", later
             )
         if status >= 400:
+            last = answer.headers.get(LAST_HEADER, "") if status == 409 else ""
             return SyncFailed(
-                Cause.REFUSED_THERE, f"{self.name} refuses {path} (HTTP {status}){message}", later
+                Cause.REFUSED_THERE,
+                f"{self.name} refuses {path} (HTTP {status}){message}",
+                later,
+                int(last) if re.fullmatch(r"[0-9]{1,18}", last) else None,
             )
         return self.nonsense(answer, "such an answer")
 

@@ -53,15 +53,19 @@ _SAID: Final = {
 class SyncFailed(Exception):
     """A turn has failed, and left what there was as it was."""
 
-    def __init__(self, cause: Cause, sentence: str, retry_after_s: float = 0.0) -> None:
+    def __init__(
+        self, cause: Cause, sentence: str, retry_after_s: float = 0.0, known: int | None = None
+    ) -> None:
         """
         Args:
             sentence: what, where, and what to do, without a secret. It is the same for the same
                 failure: it is recorded once, however often it happens.
             retry_after_s: seconds that the other side wants to be left alone; 0 where it has not
                 said.
+            known: the last row of this trail that the other side has, where rows contradict that.
         """
         super().__init__(sentence)
         self.cause: Final = cause
         self.sentence: Final = sentence
         self.retry_after_s: Final = retry_after_s
+        self.known: Final = known

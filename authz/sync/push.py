@@ -138,8 +138,10 @@ class _Turn:
             except SyncFailed as failure:
                 if self._waited(failure):
                     continue
-                if failure.cause is Cause.REFUSED_THERE and self._known.seq and not began_anew:
-                    # It may have forgotten what it has acknowledged: a backup was put back there.
+                # Of nothing else: a row that it never takes would have all sent again, each turn.
+                has_less = failure.known is not None and failure.known < self._known.seq
+                if has_less and not began_anew:
+                    # It has forgotten what it has acknowledged: a backup was put back there.
                     self._warnings.append(f"{failure}; everything is sent again")
                     self._known, began_anew = _Known(0, b""), True
                     total, done = self._pending(), 0

@@ -215,7 +215,8 @@ def test_one_that_has_forgotten_gets_everything_again(
 
     def answer(request: Request) -> None:
         if len(server.requests) == 2:
-            request.say(409, b'{"message": "rows 1..3 are missing"}')
+            said = b'{"message": "rows 1..3 are missing"}'
+            request.say(409, said, x_meshguard_ingest_last="0")
         else:
             trail.take(request)
 
@@ -223,6 +224,25 @@ def test_one_that_has_forgotten_gets_everything_again(
     done = push(here)
     assert (done.ingested, done.acknowledged) == (5, 5)
     assert "everything is sent again" in done.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "last"), [(422, ""), (409, ""), (409, "3"), (409, "7"), (409, "none")]
+)
+def test_a_row_that_is_refused_does_not_have_everything_sent_again(
+    server: Plane, trail: Trail, tmp_path: Path, status: int, last: str
+) -> None:
+    """A month of rows each turn, for one that nobody will ever take."""
+    here = plan(tmp_path, server.url)
+    _write(tmp_path / "audit.db", 3)
+    push(here)
+    _write(tmp_path / "audit.db", 2, first=4)
+    more = {"x_meshguard_ingest_last": last} if last else {}
+    server.answer = lambda request: request.say(status, b'{"message": "row 4 is bad"}', **more)
+    for turn in range(2):
+        assert _failed(here).cause is Cause.REFUSED_THERE
+        assert len(server.requests) == 2 + turn
+    assert waiting(here)["acknowledged"] == 3
 
 
 def test_another_database_is_sent_from_its_beginning(
