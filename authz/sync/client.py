@@ -9,9 +9,7 @@
 """
 
 import contextlib
-import email.utils
 import json
-import math
 import re
 import socket
 import ssl
@@ -25,6 +23,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from authz import __version__
+from authz.core.retry_after import retry_after
 from authz.core.text import visible
 from authz.sync.deadline import TookTooLong, within
 from authz.sync.errors import Cause, SyncFailed
@@ -130,7 +129,10 @@ class ControlPlane:
 
     def refusal(self, answer: httpx.Response, path: str) -> SyncFailed:
         """What an answer that is no good one means."""
-        status, later = answer.status_code, _retry_after(answer)
+        status, later = (
+            answer.status_code,
+            retry_after(answer.headers.get("retry-after", ""), time.time()),
+        )
         if 300 <= status < 400 and status != 304:
             host = _host(answer.headers.get("location", ""), self.name)
             return SyncFailed(
@@ -296,17 +298,6 @@ def _cause_of(error: BaseException, kind: type[T]) -> T | None:
             return seen
         seen = seen.__cause__ or seen.__context__
     return None
-
-
-def _retry_after(answer: httpx.Response) -> float:
-    """Seconds (RFC 9110 §10.2.3); 0 where nothing usable is said."""
-    said = answer.headers.get("retry-after", "")[:64]
-    with contextlib.suppress(ValueError):
-        seconds = float(said)
-        return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        return max(email.utils.parsedate_to_datetime(said).timestamp() - time.time(), 0.0)
-    return 0.0
 
 
 def _host(location: str, base: str) -> str:

@@ -422,6 +422,18 @@ def test_what_may_be_taken_later_is_sent_again(receiver: Receiver, lines: list[L
     assert line.exporter.refused == 0
 
 
+@pytest.mark.parametrize("when", ["0", "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_one_that_wants_it_again_at_once_is_not_asked_without_a_rest(
+    receiver: Receiver, lines: list[Line], when: str
+) -> None:
+    """The thread that sends and the one that decides share an interpreter."""
+    receiver.answer = lambda: Answer(503, headers={"Retry-After": when})
+    lines.append(line := Line(_export(receiver.url, timeout_s=1.0)))
+    line.tell()
+    wait_until(lambda: line.exporter.refused == 1, "it to be given up")
+    assert len(receiver.posts) <= 4
+
+
 def test_spans_that_a_collector_rejects_are_said(
     receiver: Receiver, lines: list[Line], caplog: pytest.LogCaptureFixture
 ) -> None:

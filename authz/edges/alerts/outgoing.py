@@ -11,7 +11,6 @@
 
 import contextlib
 import ipaddress
-import re
 import socket
 import ssl
 import threading
@@ -22,6 +21,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import h11
 
+from authz.core.retry_after import retry_after
 from authz.core.text import address, word
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -284,12 +284,11 @@ def _exchange(sock: socket.socket, request: h11.Request, body: bytes, deadline: 
             break
     if not status:
         raise ConnectionResetError("it closed the connection")
-    after = head.get("retry-after", "")
     return Answer(
         status,
         said[:MAX_BODY],
         _host_of(head.get("location", "")),
-        float(after) if re.fullmatch(r"[0-9]{1,6}", after) else 0.0,
+        retry_after(head.get("retry-after", ""), time.time()),
     )
 
 

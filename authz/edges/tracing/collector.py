@@ -14,10 +14,10 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from authz.core.otlp import rejected_of
+from authz.core.retry_after import retry_after
 from authz.core.tracing import Export
 
 #: Answers after which the same may be sent again (OTLP/HTTP, "Retryable Response Codes").
@@ -33,11 +33,11 @@ _MAX_WAIT_S: Final = 300.0
 class Failure(Exception):
     """The spans were not taken: why, in a clause."""
 
-    def __init__(self, why: str, *, may_repeat: bool, wait_s: float | None = None) -> None:
+    def __init__(self, why: str, *, may_repeat: bool, wait_s: float = 0.0) -> None:
         """
         Args:
             may_repeat: sending them again may help.
-            wait_s: seconds that the collector asks for.
+            wait_s: seconds that the collector asks for; 0 where it does not.
         """
         super().__init__(why)
         self.may_repeat = may_repeat
@@ -104,7 +104,7 @@ class Collector:
         raise Failure(
             f"it answered {status}",
             may_repeat=status in _RETRYABLE,
-            wait_s=_wait_s(headers.get("retry-after", "")),
+            wait_s=min(retry_after(headers.get("retry-after", ""), time.time()), _MAX_WAIT_S),
         )
 
     def close(self) -> None:
@@ -207,14 +207,3 @@ def _taken(headers: Mapping[str, str], answer: bytes) -> int:
         return rejected_of(answer)
     except ValueError:
         raise Failure("its answer is not a collector's", may_repeat=False) from None
-
-
-def _wait_s(retry_after: str) -> float | None:
-    """RFC 9110 §10.2.3: seconds, or a date."""
-    if retry_after.isascii() and retry_after.isdigit():
-        return min(float(retry_after[:9]), _MAX_WAIT_S)
-    try:
-        at = parsedate_to_datetime(retry_after).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return min(max(at - time.time(), 0.0), _MAX_WAIT_S)

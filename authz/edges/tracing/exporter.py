@@ -172,10 +172,9 @@ class Exporter:
             try:
                 return self._collector.send(body, max(ends - time.monotonic(), 0.0))
             except Failure as failure:
-                pause = failure.wait_s
-                if pause is None:
-                    pause = wait_s * (1 + self._random.random()) / 2
-                    wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+                # What it asks for may be nothing at all, again and again.
+                pause = max(wait_s * (1 + self._random.random()) / 2, failure.wait_s)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
                 ends = min(started + self._export.timeout_s, self._deadline)
                 if not failure.may_repeat or time.monotonic() + pause >= ends:
                     raise
