@@ -18,7 +18,7 @@ from authz.core.chain_doc import document_of
 from authz.core.ledger import Ledger
 from authz.core.mode import Mode
 from authz.core.timestamps import rfc3339
-from authz.edges.alerts.delivering import Deliverer, back_off
+from authz.edges.alerts.delivering import LONGEST_ASKED_S, Deliverer, back_off
 from authz.edges.alerts.outgoing import Refused
 from authz.edges.alerts.raising import CATCH_UP_S, Raiser
 from authz.stores import alert_outbox as box
@@ -448,6 +448,17 @@ def test_a_receiver_says_when(world: World) -> None:
     assert sends.turn() > 0
     world.now += 1
     assert sends.turn() == 0
+
+
+def test_a_receiver_that_says_when_is_left_alone_until_then(world: World) -> None:
+    """Slack means the address, not the one message."""
+    world.write(row("write:1"), row("write:2"))
+    world.turn()
+    answers = [Refused("it answered 429", after_s=after_s) for after_s in (600, 1e9)]
+    sends, _ = deliverer(world, Fake(*answers))
+    # So long `run` waits, whatever else is due there.
+    assert sends.turn() == 600
+    assert sends.turn() == LONGEST_ASKED_S
 
 
 def test_what_is_a_day_old_is_given_up(world: World) -> None:

@@ -113,6 +113,7 @@ class Deliverer:
 
     def _failed(self, delivery: Delivery, refused: Refused) -> float:
         now, attempts = self._now(), delivery.attempts + 1
+        asked_s = min(refused.after_s, LONGEST_ASKED_S)
         self._counts["failed"] += 1
         is_old = now - delivery.made > box.MAX_AGE_S or attempts >= box.MAX_ATTEMPTS
         if refused.is_final or is_old:
@@ -122,13 +123,14 @@ class Deliverer:
             log.error("alert %s is given up after %d attempts: %s",
                       delivery.alert, attempts, refused)  # fmt: skip
         else:
-            wait = max(back_off(attempts, self._spread()), min(refused.after_s, LONGEST_ASKED_S))
+            wait = max(back_off(attempts, self._spread()), asked_s)
             self._outbox.settle(delivery, box.WAITING, now=now, due=now + wait, said=str(refused))
         if not refused.is_final:
             self._failures += 1
         if self._failures >= TELL_AFTER or refused.is_final or is_old:
             self._report(delivery, refused)
-        return 0 if refused.is_final else back_off(self._failures, self._spread())
+        # What it asks for is for all that it would get.
+        return 0 if refused.is_final else max(back_off(self._failures, self._spread()), asked_s)
 
     def _report(self, delivery: Delivery, refused: Refused) -> None:
         if read_payload(delivery.body).trigger != Kind.ALERT_FAILED:
