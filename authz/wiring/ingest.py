@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from authz.edges.http import ingest
 from authz.edges.http.credentials import AdminToken
 from authz.edges.ingest.taker import KEEP_EVERY_S, Taker
+from authz.edges.threads import in_thread
 from authz.settings import Settings
 from authz.stores.audit_key import default_key_file
 from authz.stores.ingest.keeping import Kept
@@ -40,7 +41,7 @@ def routes(parts: Parts, token: AdminToken, made: Taker) -> APIRouter:
 @contextlib.asynccontextmanager
 async def running(made: Taker) -> AsyncIterator[None]:
     """What is looked after while the service runs."""
-    made.sweep()
+    await in_thread(made.sweep)
     task = asyncio.create_task(_keep(made))
     try:
         yield

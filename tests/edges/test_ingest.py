@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -371,6 +372,33 @@ def test_the_process_has_bounds_and_no_secrets(tmp_path: Path) -> None:
     finally:
         del os.environ["JWT_SECRET"]
     assert done.stdout.split() == [str(512 << 20), "False", "bounded"]
+
+
+def test_the_event_loop_does_not_wait_for_the_disk(
+    world: World, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large file is not removed in an instant, and decisions are made there."""
+    waited: list[bool] = []
+    make = tempfile.NamedTemporaryFile
+
+    def made(**given: Any) -> Any:
+        file: Any = make(**given)
+        close = file.close
+
+        def closed() -> None:
+            with contextlib.suppress(RuntimeError):
+                waited.append(asyncio.get_running_loop() is not None)
+            close()
+
+        file.close = closed
+        with contextlib.suppress(RuntimeError):
+            waited.append(asyncio.get_running_loop() is not None)
+        return file
+
+    monkeypatch.setattr("authz.edges.ingest.taker.tempfile.NamedTemporaryFile", made)
+    assert send(world, whole).status_code == 200
+    assert left(world) == []
+    assert waited == []
 
 
 def test_uploads_of_a_service_that_was_killed_are_removed(world: World) -> None:

@@ -20,7 +20,7 @@ from authz.edges.http.queries import known
 from authz.edges.http.upload import write_upload
 from authz.edges.incidents import Incidents, Recorder
 from authz.edges.ingest.job import Outcome
-from authz.edges.ingest.taker import NoRoom, Taker
+from authz.edges.ingest.taker import TIMES, NoRoom, Taker
 
 #: The form's field, which is the seed's.
 FIELD: Final = "audit"
@@ -87,10 +87,10 @@ class _Ingest:
 
     async def _taken(self, request: Request) -> Outcome:
         try:
-            with self._taker.upload() as file:
+            async with self._taker.upload() as file:
                 room = self._taker.check_room
                 size = await write_upload(request, FIELD, file, self._max_bytes, room)
-                room(size * 2)
+                room(size * TIMES)
                 return await self._taker.take(Path(file.name))
         except NoRoom as error:
             raise self._refused(503, str(error), {}) from None
