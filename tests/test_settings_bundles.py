@@ -8,6 +8,7 @@ from authz.settings import Settings, SettingsError
 from authz.settings.bundles import floor_of, signature_of
 
 BASE = {"JWT_SECRET": "s" * 32, "AUTHZ_RUN_DIR": "/"}
+SYNC = {"SYNC_URL": "https://control.example", "SYNC_TOKEN": "t" * 16}
 
 
 def test_the_signature_and_the_floor_lie_beside_what_they_are_of() -> None:
@@ -27,6 +28,11 @@ def test_the_contracts_names_mean_the_same() -> None:
     assert settings.policy_bundle_keys == (Path("/a.pub"), Path("/keys"))
 
 
+def test_what_is_synchronised_into_a_directory_is_verified_by_the_keys() -> None:
+    settings = Settings.from_env({**BASE, **SYNC, "POLICY_BUNDLE_KEYS": "/k"})
+    assert settings.policy_bundle_keys == (Path("/k"),)
+
+
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
@@ -38,6 +44,12 @@ def test_the_contracts_names_mean_the_same() -> None:
          " public key (cosign.pub)"),
         ({"REQUIRE_SIGNED_POLICIES": "yes"}, "REQUIRE_SIGNED_POLICIES: must be true or false"),
         ({"POLICY_BUNDLE_KEYS": "/k"}, "POLICY_BUNDLE_KEYS: has no effect without POLICY_BUNDLE"),
+        ({**SYNC, "SYNC_PULL": "false", "POLICY_BUNDLE_KEYS": "/k"},
+         "POLICY_BUNDLE_KEYS: has no effect without POLICY_BUNDLE"),
+        ({**SYNC, "POLICY_BUNDLE_SIGNATURE": "/s"},
+         "POLICY_BUNDLE_SIGNATURE: has no effect without POLICY_BUNDLE"),
+        ({**SYNC, "POLICY_BUNDLE_FLOOR_FILE": "/f"},
+         "POLICY_BUNDLE_FLOOR_FILE: has no effect without POLICY_BUNDLE"),
         ({"POLICY_BUNDLE": "/b", "POLICY_BUNDLE_KEYS": ","},
          "POLICY_BUNDLE_KEYS: must name 1 to 16 files or directories, with commas"),
         ({"POLICY_BUNDLE": "/b", "POLICY_BUNDLE_SIGNATURE": "/x/../b"},

@@ -68,13 +68,14 @@ def bundle_problems(settings: "Settings") -> list[str]:
     }
     problems = []
     if settings.policy_bundle is None:
-        # What is synchronised into POLICIES_DIR is verified by the same keys before.
-        if getattr(settings, "sync_url", None) is None:
-            problems += [
-                f"{name}: has no effect without POLICY_BUNDLE"
-                for name, is_set in given.items()
-                if is_set
-            ]
+        if settings.sync_url is not None and settings.sync_pull:
+            # What is synchronised into POLICIES_DIR is verified by the same keys before.
+            del given["POLICY_BUNDLE_KEYS"]
+        problems += [
+            f"{name}: has no effect without POLICY_BUNDLE"
+            for name, is_set in given.items()
+            if is_set
+        ]
         if settings.require_signed_policies:
             problems.append(
                 "REQUIRE_SIGNED_POLICIES: the files of a POLICIES_DIR are not signed; set"
