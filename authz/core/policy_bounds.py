@@ -9,3 +9,9 @@ from typing import Final
 MAX_FILE: Final = 1 << 20
 #: What the names of policy files end in.
 SUFFIXES: Final = (".yaml", ".yml")
+
+
+def is_policy_file(name: str) -> bool:
+    """Whether a bundle's file is one of policies: as in a directory, none that is hidden."""
+    hidden = any(part.startswith(".") for part in name.split("/"))
+    return name.endswith(SUFFIXES) and not hidden

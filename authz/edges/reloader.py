@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from authz.core.policy_bounds import SUFFIXES
 from authz.core.policy_file import Problem
 from authz.core.policy_set import counted
 from authz.edges.threads import in_thread
 from authz.edges.watcher import OPEN_S, Watcher
 from authz.stores.pace import Pace
-from authz.stores.policies import SUFFIXES, Loaded, PolicySource
+from authz.stores.policies import Loaded, PolicySource
 from authz.stores.version_log import Packed, pack
 from authz.stores.versions import Versions
 

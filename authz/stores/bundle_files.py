@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from authz.bundles.archive import MAX_BUNDLE
+from authz.bundles.signature import MAX_KEY_FILE
+from authz.bundles.signature_file import MAX_SIGNATURE_FILE
 from authz.stores.files import mark, read_file
 
-#: Bytes of a signature file: a Sigstore bundle has 2 to 10 KiB.
-MAX_SIGNATURE: Final = 64 * 1024
-#: Bytes of a key file: one key has 200, and a rotation two of them.
-MAX_KEY_FILE: Final = 16 * 1024
 #: Key files of one directory.
 MAX_KEYS: Final = 64
 #: What keys are called in a directory, cosign's own among it.
@@ -73,7 +71,9 @@ class BundleFiles:
     def _read(self) -> Given:
         data = _content("POLICY_BUNDLE", self.bundle, MAX_BUNDLE)
         assert data is not None
-        signature = _content("POLICY_BUNDLE_SIGNATURE", self.signature, MAX_SIGNATURE, needed=False)
+        signature = _content(
+            "POLICY_BUNDLE_SIGNATURE", self.signature, MAX_SIGNATURE_FILE, needed=False
+        )
         return Given(data, signature, self.read_keys())
 
     def read_keys(self) -> tuple[tuple[str, bytes], ...] | None:

@@ -9,18 +9,15 @@
   first start. Whoever may write it decides what is old, so it lies where only the sidecar writes.
 """
 
-import contextlib
 import json
-import os
 import re
-import secrets
 from pathlib import Path
 from typing import Final
 
 from authz.bundles.accept import Floor
 from authz.bundles.manifest import MAX_VERSION
 from authz.core.json_keys import distinct
-from authz.stores.files import read_file
+from authz.stores.files import read_file, replace
 
 #: Bytes of the file; it has about a hundred.
 MAX_FLOOR: Final = 1024
@@ -90,26 +87,9 @@ class FloorFile:
 
     def _write(self, floor: Floor) -> None:
         said = json.dumps({"version": floor.version, "digest": floor.digest}) + "\n"
-        draft = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}.new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                with open(os.open(draft, flags, MODE), "wb") as stream:  # noqa: PTH123
-                    stream.write(said.encode())
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                draft.replace(self._path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    draft.unlink()
-                raise
-            # The name, too, must be there after a loss of power.
-            directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            replace(self._path, said.encode(), MODE)
         except OSError as error:
             raise FloorUnusable(
                 f"{self._named} cannot be written: {error.strerror}; a"

@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 from authz.bundles.accept import Accepted, accept
 from authz.bundles.errors import BundleError, Reason
 from authz.bundles.signature import PublicKeys
+from authz.core.policy_bounds import is_policy_file
 from authz.core.policy_file import Parsed, Problem
 from authz.core.policy_set import PolicyFile, build
 from authz.core.timestamps import rfc3339
@@ -30,7 +31,7 @@ from authz.stores.bundle_files import BundleFiles, Given, Unreadable
 from authz.stores.bundle_floor import FloorFile, FloorUnusable
 from authz.stores.pace import UNPACED, Pace
 from authz.stores.parsing import Item, parse_here
-from authz.stores.policies import Loaded, is_policy_file, member_path
+from authz.stores.policies import Loaded, member_path
 
 #: Seconds that a bundle may be there without the signature that goes with it before that counts:
 #: the two are written one after the other.

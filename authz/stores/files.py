@@ -1,5 +1,6 @@
-"""Files that somebody else writes: read whole up to a bound, and told from what they were."""
+"""Files that others read or write: read whole up to a bound, told from what they were, replaced."""
 
+import contextlib
 import errno
 import os
 import stat
@@ -33,3 +34,40 @@ def read_file(path: Path, limit: int) -> tuple[bytes, Mark]:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         return stream.read(limit + 1), _mark_of(status)
+
+
+def replace(path: Path, data: bytes, mode: int) -> None:
+    """Give a file this content: whole, or as it was; on the disk when this returns.
+
+    For one writer: the draft beside it always has the same name, so that what a killed process has
+    left is used again.
+
+    Raises:
+        OSError: it was not replaced.
+    """
+    draft = path.with_name(f".{path.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(draft, flags, mode), "wb") as stream:  # noqa: PTH123 - with O_NOFOLLOW
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
+    settle(path.parent)
+
+
+def settle(directory: Path) -> None:
+    """Have the names in a directory on the disk.
+
+    Raises:
+        OSError: they may not be.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -16,11 +16,10 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from authz.core.policy_bounds import MAX_FILE
-from authz.core.policy_bounds import SUFFIXES as SUFFIXES  # noqa: PLC0414 - so do others
+from authz.core.policy_bounds import MAX_FILE, SUFFIXES, is_policy_file
 from authz.core.policy_file import Parsed, Problem, parse_file
 from authz.core.policy_set import Policies, PolicyFile, build
 from authz.core.snapshot import Snapshot
@@ -310,13 +309,6 @@ def _unpacked(path: Path) -> Iterator[_Content]:
             member = member_path(path, name)
             digest = hashlib.sha256(content).digest()
             yield _Content(Path(member), digest, parse_file(content, member))
-
-
-def is_policy_file(name: str) -> bool:
-    """Whether a bundle's file is one of policies: as in a directory, none that is hidden."""
-    member = PurePosixPath(name)
-    hidden = any(part.startswith(".") for part in member.parts)
-    return member.suffix in SUFFIXES and not hidden
 
 
 def member_path(bundle: Path, name: str) -> str:

@@ -15,9 +15,10 @@ from typing import BinaryIO, Final, NamedTuple
 import httpx
 
 from authz.bundles.archive import MAX_BUNDLE
+from authz.stores.files import replace
 from authz.sync.client import ControlPlane
 from authz.sync.errors import Cause, SyncFailed
-from authz.sync.state import replace, writing
+from authz.sync.state import writing
 
 PATH: Final = "/admin/policies/bundle"
 SIGNATURE_PATH: Final = "/admin/policies/bundle.sig"

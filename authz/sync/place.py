@@ -18,17 +18,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
-from authz.core.policy_bounds import SUFFIXES
+from authz.bundles.signature_file import MAX_SIGNATURE_FILE
+from authz.core.policy_bounds import is_policy_file
+from authz.stores.files import replace, settle
 from authz.sync.errors import Cause, SyncFailed
-from authz.sync.state import replace, settle, writing
+from authz.sync.state import writing
 
 #: What a file has that is not in place yet; nobody who reads policies looks at it.
 _DRAFT: Final = ".sync-new"
 #: Anybody may read policies, as the ones of a ConfigMap; the directory says who gets to them.
 _MODE: Final = 0o644
 _DIRECTORY_MODE: Final = 0o755
-#: Bytes of a signature file that is kept beside the new one.
-_MAX_SIGNATURE: Final = 64 * 1024
 
 
 class Changes(NamedTuple):
@@ -80,7 +80,7 @@ def put_bundle(bundle: Path, signature_file: Path, data: bytes, signature: bytes
 def _old(signature_file: Path) -> bytes:
     try:
         with signature_file.open("rb") as stream:
-            return stream.read(_MAX_SIGNATURE)
+            return stream.read(MAX_SIGNATURE_FILE)
     except OSError:
         return b""
 
@@ -95,11 +95,7 @@ def _both(new: bytes, old: bytes) -> bytes:
 
 def policies_of(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Of an archive's files those that a directory of policies has: YAML, no hidden ones."""
-    return {
-        name: data
-        for name, data in files.items()
-        if name.endswith(SUFFIXES) and not any(part.startswith(".") for part in name.split("/"))
-    }
+    return {name: data for name, data in files.items() if is_policy_file(name)}
 
 
 def put_files(root: Path, files: Mapping[str, bytes], before: Mapping[str, str]) -> Changes:

@@ -18,8 +18,9 @@ from authz.bundles.accept import Floor, accept
 from authz.bundles.archive import MAX_BUNDLE
 from authz.bundles.errors import BundleError
 from authz.bundles.signature import PublicKeys
+from authz.bundles.signature_file import MAX_SIGNATURE_FILE
 from authz.core.timestamps import rfc3339
-from authz.stores.bundle_files import MAX_SIGNATURE, BundleFiles, Unreadable
+from authz.stores.bundle_files import BundleFiles, Unreadable
 from authz.stores.bundle_floor import FloorFile, FloorUnusable
 from authz.sync import place
 from authz.sync.client import ControlPlane
@@ -245,7 +246,7 @@ def _in_place(plan: Plan, kept: Mapping[str, Any]) -> bool:
         )
     signature = kept.get("signature")
     return place.holds(Path(plan.bundle), str(kept.get("digest")), MAX_BUNDLE) and (
-        place.holds(Path(plan.signature), str(signature), MAX_SIGNATURE)
+        place.holds(Path(plan.signature), str(signature), MAX_SIGNATURE_FILE)
         if signature
         else not Path(plan.signature).exists()
     )

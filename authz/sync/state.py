@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from authz.ownership import why_not_written
+from authz.stores.files import replace
 from authz.sync.errors import Cause, SyncFailed
 
 Direction = Literal["pull", "push"]
@@ -72,40 +73,6 @@ class State:
         """
         with writing("SYNC_STATE_DIR", self._file):
             replace(self._file, json.dumps(values, separators=(",", ":")).encode(), 0o600)
-
-
-def replace(path: Path, data: bytes, mode: int) -> None:
-    """Give a file this content: whole, or as it was; on the disk when this returns.
-
-    Raises:
-        OSError: it was not replaced.
-    """
-    draft = path.with_name(f".{path.name}.new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with open(os.open(draft, flags, mode), "wb") as stream:  # noqa: PTH123 - with O_NOFOLLOW
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise
-    settle(path.parent)
-
-
-def settle(directory: Path) -> None:
-    """Have the names in a directory on the disk.
-
-    Raises:
-        OSError: they may not be.
-    """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

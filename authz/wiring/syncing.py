@@ -15,7 +15,6 @@ import os
 import random
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +22,7 @@ from typing import Any, Final
 from authz.core.incident import Kind
 from authz.edges.incidents import Incidents
 from authz.edges.readers.frames import DATA
-from authz.edges.readers.process import INHERITED, ROOT, Child, Process, Start
+from authz.edges.readers.process import Child, Process, Start, command, without_secrets
 from authz.edges.threads import in_thread
 from authz.exits import Exit
 from authz.run_dir import StartError
@@ -55,13 +54,12 @@ def spawn(theirs: socket.socket) -> Child:
     Raises:
         OSError: there can be no more processes now.
     """
-    kept = {name: os.environ[name] for name in (*INHERITED, *PROXIES) if name in os.environ}
+    proxies = {name: os.environ[name] for name in PROXIES if name in os.environ}
     return subprocess.Popen(
-        # -P: what lies in the working directory is not ours to import.
-        [sys.executable, "-P", "-s", "-m", "authz.sync"],
+        command("authz.sync"),
         stdin=theirs.fileno(),
         stdout=subprocess.DEVNULL,
-        env={**kept, "PYTHONPATH": str(ROOT)},
+        env={**without_secrets(), **proxies},
     )
 
 

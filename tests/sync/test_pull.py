@@ -16,6 +16,7 @@ import certifi
 import pytest
 
 from authz.bundles.build import build, build_plain
+from authz.stores.files import replace
 from authz.sync import client, download, place, state
 from authz.sync.errors import Cause, SyncFailed
 from authz.sync.plan import Plan
@@ -196,7 +197,7 @@ def test_whatever_moment_it_is_cut_off_in_the_pair_fits(
     keys = public_keys(here.keys)
     assert keys is not None
     seen = []
-    really = state.replace
+    really = replace
 
     def watched(path: Path, data: bytes, mode: int) -> None:
         really(path, data, mode)

@@ -18,9 +18,9 @@ def problems_of(
         files: by relative name; what is no policy file is not looked at.
         named: what sentences call a file.
     """
+    from authz.core.policy_bounds import is_policy_file
     from authz.core.policy_set import PolicyFile, build
     from authz.stores.parsing import parse_here
-    from authz.stores.policies import is_policy_file
 
     items = [(data, str(named(name))) for name, data in files.items() if is_policy_file(name)]
     parsed = list(parse_here(items))
