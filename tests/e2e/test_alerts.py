@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -173,6 +174,32 @@ def test_what_was_not_delivered_when_it_was_killed_comes_with_the_same_id(
     assert ran.returncode == 0, ran.stderr
     states = {one["id"]: one["state"] for one in json.loads(ran.stdout)["deliveries"]}
     assert states[first.json["id"]] == "sent"
+
+
+def test_one_that_redirects_inside_is_refused_counted_and_on_record(
+    alerting: Sidecar, receiver: Receiver
+) -> None:
+    receiver.answer(302, Location="http://169.254.169.254/latest")
+    denied(alerting, "write:redirected")
+    said = (
+        "webhook: alerts are not delivered: ALERT_WEBHOOK_URL: it redirects (302) to"
+        " 169.254.169.254, and redirects are not followed; set the address that it has in the end"
+    )
+
+    def rows() -> list[tuple[str, str]]:
+        return [
+            (row["action"], row["reason"])
+            for row in alerting.rows(control=True)
+            if row["action"].startswith("incident:")
+        ]
+
+    wait_until(rows, "the row")
+    assert rows() == [("incident:alert_failed", said)]
+    assert said in alerting.log()
+    told = alerting.get("/metrics").text
+    assert 'meshguard_incidents_open{kind="alert_failed"} 1.0' in told
+    assert re.search(r'^meshguard_alerts_total\{outcome="failed"\} [1-9]', told, re.MULTILINE)
+    receiver.answer(204)
 
 
 def test_no_secret_is_in_the_log_or_the_outbox(alerting: Sidecar) -> None:

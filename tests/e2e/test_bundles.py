@@ -3,6 +3,7 @@
 The sidecar is one for all tests; each puts newer bundles there than the ones before.
 """
 
+import base64
 import io
 import itertools
 import os
@@ -129,6 +130,22 @@ def _flipped(live: Live) -> None:
     replace(live.shelf.bundle, bytes(data))
 
 
+def _signature_flipped(live: Live) -> None:
+    live.publish()
+    signature = bytearray(base64.b64decode(live.shelf.signature.read_bytes()))
+    signature[-1] ^= 1
+    replace(live.shelf.signature, base64.b64encode(signature))
+
+
+def _truncated(live: Live) -> None:
+    live.publish()
+    replace(live.shelf.bundle, live.shelf.bundle.read_bytes()[:-10])
+
+
+def _from_the_future(live: Live) -> None:
+    live.publish(created=time.time() + 3600)
+
+
 def _by_nobody_known(live: Live) -> None:
     live.publish(key=Key())
 
@@ -152,7 +169,10 @@ def _removed(live: Live) -> None:
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (_flipped, "POLICY_BUNDLE: policies.tar.gz: "),
+        (_flipped, "by a key that is known"),
+        (_signature_flipped, "by a key that is known"),
+        (_truncated, "by a key that is known"),
+        (_from_the_future, "set the clock, or build the bundle again"),
         (_by_nobody_known, "by a key that is known"),
         (_old, "the bundle has version 1, and version "),
         (_expired, "was to be used until"),
@@ -171,7 +191,8 @@ def test_what_is_refused_leaves_what_was_in_force(
     assert live.health()["version"] == good
     assert live.sidecar.get("/ready").status_code == 200
     wait_until(lambda: ("incident:bundle_refused", problem) in live.control(), "the row")
-    assert 'kind="bundle_refused"' in live.sidecar.get("/metrics").text
+    told = live.sidecar.get("/metrics").text
+    assert 'meshguard_incidents_open{kind="bundle_refused"} 1.0' in told
     live.in_force()
     assert "problem" not in live.health()
     assert ("incident:bundle_refused:over", f"no longer: {problem}") in live.control()

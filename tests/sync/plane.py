@@ -1,6 +1,5 @@
 """A control plane that does as a test says, over real sockets; and what it has to give away."""
 
-import base64
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
@@ -8,11 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from authz.bundles.build import build
 from authz.sync.plan import Plan
+from tests.bundling import Key
 
 TOKEN: Final = "a token of the control plane's"
 CREATED: Final = 1_700_000_000
@@ -133,19 +130,15 @@ class Signer:
     """A key pair, and signatures as cosign makes them."""
 
     def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._key = Key()
 
     def sign(self, data: bytes) -> str:
         """Base64 of DER."""
-        return base64.b64encode(self._key.sign(data, ec.ECDSA(hashes.SHA256()))).decode()
+        return self._key.sign(data).decode()
 
     def public(self, path: Path) -> Path:
         """The public half, in a file."""
-        path.write_bytes(
-            self._key.public_key().public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
-        )
+        path.write_bytes(self._key.pem)
         return path
 
 

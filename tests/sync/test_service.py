@@ -30,7 +30,7 @@ def _serving(server: Plane, directory: Path) -> Iterator[httpx.Client]:
     (directory / "policies").mkdir()
     env = starter.environment(
         directory, 1, "http://127.0.0.1:1", SYNC_URL=server.url, SYNC_TOKEN=TOKEN,
-        SYNC_INTERVAL="1", POLICIES_DIR=str(directory / "policies"),
+        SYNC_INTERVAL="1", METRICS_ENABLED="true", POLICIES_DIR=str(directory / "policies"),
     )  # fmt: skip
     socket = directory / "run" / "http.sock"
     with (
@@ -71,6 +71,9 @@ def test_it_says_what_is_wrong_once_and_that_it_is_over(server: Plane) -> None:
         pulls = len(server.requests)
         wait_until(lambda: len(server.requests) >= pulls + 2, "some more attempts")
         assert client.get("/ready").status_code == 503
+        told = client.get("/metrics").text
+        assert 'meshguard_incidents_open{kind="sync_pull_failed"} 1.0' in told
+        assert 'meshguard_incidents_open{kind="sync_push_failed"} 1.0' in told
         works = True
         wait_until(lambda: sync()["lastPull"], "it to work")
         assert sync()["problem"] == "push: the control plane fails"
