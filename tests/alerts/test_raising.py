@@ -507,3 +507,15 @@ def test_critical_alerts_beyond_the_rate_are_told_when_there_is_room(world: Worl
     world.turn()
     assert world.alerts()[-1]["entry"]["action"] == "admin:the-real-one"
     assert world.counts["dropped_rate"] == 0
+
+
+def test_what_waits_for_the_rate_is_counted_once(world: World) -> None:
+    world.routes({"to": ["webhook"], "groupFor": "10s"})
+    world.write(*[row(f"admin:{n}") for n in range(10)], row("admin:the-real-one"))
+    world.turn()
+    assert world.counts["grouped"] == 1
+    for _ in range(6):
+        world.now += 11
+        world.turn()
+    assert world.alerts()[-1]["entry"]["action"] == "admin:the-real-one"
+    assert (world.counts["raised"], world.counts["grouped"]) == (11, 1)

@@ -150,18 +150,11 @@ class Raiser:
         sending = self._routes.of(event) if event is not None else None
         if event is None or sending is None:
             return
-        key, is_crowd = group_key(event), False
-        group = box.group_in(connection, key)
-        if group is None and box.groups_are_full(connection):
-            key, is_crowd = crowd_of(event), True
-            group = box.group_in(connection, key)
-        if group is not None and group.ends <= now + sending.group_s:
-            # Its end is further away only where the clock was set back.
-            box.put_group(connection, group._replace(times=group.times + event.times))
-            self._counts["grouped"] += event.times
-            return
-        times = self._raise(connection, event, sending, now, crowd=is_crowd)
-        box.put_group(connection, Group(key, now + sending.group_s, times, _kept(event)))
+        key = group_key(event)
+        is_new = box.group_in(connection, key) is None
+        is_crowd = is_new and box.groups_are_full(connection)
+        key = crowd_of(event) if is_crowd else key
+        self._take(connection, key, event, sending, now, crowd=is_crowd)
 
     def _crowd(self, connection: sqlite3.Connection, part: Part, now: float) -> None:
         """Rows of which too many are not alike: the last of those that are told stands for them."""
@@ -172,13 +165,27 @@ class Raiser:
                 break
         else:
             return
-        key = crowd_of(event)
+        self._take(connection, crowd_of(event), event, sending, now, crowd=True)
+
+    def _take(
+        self,
+        connection: sqlite3.Connection,
+        key: str,
+        event: Event,
+        sending: Sending,
+        now: float,
+        *,
+        crowd: bool,
+    ) -> None:
+        """Count an event in its group, or make an alert of it and begin one."""
         group = box.group_in(connection, key)
         if group is not None and group.ends <= now + sending.group_s:
+            # Its end is further away only where the clock was set back.
             box.put_group(connection, group._replace(times=group.times + event.times))
             self._counts["grouped"] += event.times
             return
-        times = self._raise(connection, event, sending, now, crowd=True)
+        times = self._raise(connection, event, sending, now, crowd=crowd)
+        self._counts["grouped"] += times
         box.put_group(connection, Group(key, now + sending.group_s, times, _kept(event)))
 
     def _over(self, connection: sqlite3.Connection, group: Group, now: float) -> None:
@@ -219,7 +226,6 @@ class Raiser:
             rate = f"control/{rate}"
         if box.made_since(connection, now, rate, event.severity) >= most:
             if event.severity == "critical":
-                self._counts["grouped"] += event.times
                 return event.times
             self._dropped("dropped_rate", event, now)
             return 0
