@@ -101,9 +101,9 @@ def push(url: Url = "", again: Again = False, as_json: AsJson = False) -> None:
 
 @app.command(cls=LocalCommand)
 def run(url: Url = "") -> None:
-    """Pull and push at least every SYNC_INTERVAL, until Ctrl-C or SIGTERM.
+    """Pull and push every SYNC_INTERVAL, one after the other, until Ctrl-C or SIGTERM.
 
-    For a container of its own; a sidecar with SYNC_URL does the same itself.
+    For a container of its own; a sidecar with SYNC_URL does both itself, at once.
     """
     from authz import logs
 
