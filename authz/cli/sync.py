@@ -123,7 +123,7 @@ def status(url: Url = "", as_json: AsJson = False) -> None:
     from authz.sync.pull import last
     from authz.sync.push import waiting
 
-    plan = _plan(url)
+    settings, plan = _settings(url)
     pulled = last(Path(plan.state_dir))
     entry: dict[str, Any] = {"url": plan.url, "lastPull": pulled.get("at")}
     entry |= {name: pulled[name] for name in ("version", "revision", "digest") if pulled.get(name)}
@@ -133,6 +133,9 @@ def status(url: Url = "", as_json: AsJson = False) -> None:
         note(failure.sentence)
         pushed = {}
     entry |= {"lastPush": pushed.pop("at", None), **pushed}
+    if not as_json:
+        for name, is_on in (("lastPull", settings.sync_pull), ("lastPush", settings.sync_push)):
+            entry[name] = entry[name] or ("never" if is_on else None)
     print_entry({k: v for k, v in entry.items() if v is not None}, as_json=as_json)
 
 

@@ -80,6 +80,13 @@ def test_a_second_one_says_so_and_is_no_failure(server: Plane, tmp_path: Path) -
     assert "skipped" in json.loads(done.stdout)
 
 
+def test_status_says_what_never_went_well(server: Plane, tmp_path: Path) -> None:
+    shown = _run(tmp_path, "status", SYNC_URL=server.url, SYNC_PUSH="false").stdout
+    assert [line.split() for line in shown.splitlines()] == [
+        ["url", server.url], ["lastPull", "never"],
+    ]  # fmt: skip
+
+
 def test_run_says_that_it_has_begun_and_which_direction_fails(tmp_path: Path) -> None:
     """Also without an answer from anybody: a command that says nothing looks as if it hung."""
     world = World(tmp_path / "audit.db")
