@@ -24,7 +24,8 @@ def why_not_written(path: Path) -> str:
         seen, _ = nearest(one)
         if seen is None or not _may_write(seen):
             return who_may(one)
-    if not system.f_bavail:
+    # /proc and the like have no blocks at all, and are not full.
+    if system.f_blocks and not system.f_bavail:
         return f"the file system of {there} is full; make room there, or give it a larger volume"
     return ""
 

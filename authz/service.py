@@ -5,6 +5,7 @@
 - What keeps it from starting is a sentence, and a code of `exits.py`.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -42,9 +43,12 @@ def run(settings: "Settings", ready_fd: int = -1) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     import uvloop  # noqa: PLC0415
 
+    from authz.settings.typos import typos  # noqa: PLC0415
     from authz.wiring import serve  # noqa: PLC0415
 
     logs.configure(settings.log_level, settings.log_format, "authz")
+    for sentence in typos(os.environ):
+        logging.getLogger("authz.settings").warning("%s", visible(sentence))
 
     def on_ready() -> None:
         if ready_fd >= 0:

@@ -126,9 +126,9 @@ def _configuration() -> str:
         "together, by name and never with the value. `authz settings` prints this table.\n"
         "Policies, `MODE_FILE`, `JWKS_FILE`, `DELEGATION_JWKS_FILE` and the files of `TLS_*` are\n"
         "read again when they change, and on SIGHUP.\n"
-        "An empty variable counts as unset. `DB_PATH` is read where `AUDIT_DB_PATH` is not set.\n\n"
-        "| Variable | Default | |\n|---|---|---|\n" + "\n".join(rows) + "\n\n"
-        "The `OTEL_*` variables are read already; what they switch is not part of this version.\n"
+        "An empty variable counts as unset. `DB_PATH` is read where `AUDIT_DB_PATH` is not set.\n"
+        "A name that is none of these and one letter off is warned of in the log.\n\n"
+        "| Variable | Default | |\n|---|---|---|\n" + "\n".join(rows) + "\n"
     )
 
 

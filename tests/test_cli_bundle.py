@@ -170,6 +170,7 @@ def test_two_policies_of_one_name_stop_a_build(tmp_path: Path) -> None:
     [
         ((), "--version: say which version it is"),
         (("--version", "0"), "--version: say which version it is"),
+        (("--version", str(2**53)), "--version: say which version it is, from 1 to 9007"),
         (("--version", "7", "--plain"), "--plain: --version, --not-after and --revision"),
         (("--version", "7", "--not-after", "soon"), "--not-after: not a duration"),
         (("--version", "7", "--not-after", "2d", "--created", "x"), "--created: not a time"),
@@ -190,9 +191,9 @@ def test_an_epoch_that_is_none_is_named(epoch: str, monkeypatch: pytest.MonkeyPa
 
 def test_a_time_that_has_passed_before_it_is_built_is_refused() -> None:
     output = run(
-        "build", "policies", "-o", "p.tar.gz", "--version", "7", "--not-after", "2020-01-01", code=1
+        "build", "policies", "-o", "p.tar.gz", "--version", "7", "--not-after", "2020-01-01", code=2
     )
-    assert "`notAfter` must be later than `created`" in output
+    assert "--not-after: it must be later than --created" in output
 
 
 def test_a_directory_without_policies_is_named(tmp_path: Path) -> None:
@@ -236,6 +237,8 @@ def test_the_password_comes_from_a_pipe_as_cosign_has_it(monkeypatch: pytest.Mon
     run("sign", "p.tar.gz", "--key", "cosign.key", typed=f"{PASSWORD}\n")
     output = run("sign", "p.tar.gz", "--key", "cosign.key", typed="wrong\n", code=2)
     assert "--key: cosign.key: the password is wrong, or the file is damaged" in output
+    output = run("sign", "p.tar.gz", "--key", "cosign.key", typed="", code=2)
+    assert "--key: cosign.key: it is encrypted, and no password was given" in output
 
 
 @pytest.mark.parametrize(

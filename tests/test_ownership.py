@@ -41,6 +41,10 @@ def test_a_file_that_can_be_written_has_no_excuse(tmp_path: Path) -> None:
     assert why_not_written(tmp_path / "audit.db") == ""
 
 
+def test_a_file_system_without_blocks_is_not_called_full() -> None:
+    assert "full" not in why_not_written(Path("/proc/nowhere/audit.db"))
+
+
 def test_somebody_elses_directory_is_named_with_its_owner_us_and_the_cure(around: Path) -> None:
     data, owner = around / "data", os.geteuid()
     data.mkdir()

@@ -1,7 +1,7 @@
 """`authz status`: whether a sidecar works, and what it works with."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -10,6 +10,12 @@ from authz.cli.shared import FAILED, fail, print_entry
 
 if TYPE_CHECKING:
     from authz.cli.remote import Remote
+
+#: What only some sidecars have, and of it what fits on a line.
+_MORE: Final = {
+    "bundle": ("version", "revision", "notAfter"),
+    "sync": ("lastPull", "lastPush", "pending", "problem", "warning"),
+}
 
 
 def status(as_json: AsJson = False) -> None:
@@ -35,10 +41,15 @@ def status(as_json: AsJson = False) -> None:
         shown |= {name: answer[name] for name in names if name in answer}
     checks = health.get("checks")
     checks = checks if isinstance(checks, dict) else {}
+    more = {name: health[name] for name in _MORE if isinstance(health.get(name), dict)}
     if as_json:
-        typer.echo(json.dumps({**shown, "checks": checks}, indent=2))
+        typer.echo(json.dumps({**shown, "checks": checks, **more}, indent=2))
     else:
-        print_entry({**shown, **{f"check {name}": said for name, said in checks.items()}})
+        shown |= {f"check {name}": said for name, said in checks.items()}
+        for name, wanted in _MORE.items():
+            said = more.get(name, {})
+            shown |= {f"{name} {key}": said[key] for key in wanted if said.get(key) is not None}
+        print_entry(shown)
     if not is_well:
         raise typer.Exit(FAILED)
 

@@ -123,7 +123,7 @@ def status(url: Url = "", as_json: AsJson = False) -> None:
     from authz.sync.pull import last
     from authz.sync.push import waiting
 
-    plan = _plan(url)
+    settings, plan = _settings(url)
     pulled = last(Path(plan.state_dir))
     entry: dict[str, Any] = {"url": plan.url, "lastPull": pulled.get("at")}
     entry |= {name: pulled[name] for name in ("version", "revision", "digest") if pulled.get(name)}
@@ -133,6 +133,9 @@ def status(url: Url = "", as_json: AsJson = False) -> None:
         note(failure.sentence)
         pushed = {}
     entry |= {"lastPush": pushed.pop("at", None), **pushed}
+    if not as_json:
+        for name, is_on in (("lastPull", settings.sync_pull), ("lastPush", settings.sync_push)):
+            entry[name] = entry[name] or ("never" if is_on else None)
     print_entry({k: v for k, v in entry.items() if v is not None}, as_json=as_json)
 
 
@@ -141,6 +144,7 @@ def _loop(settings: "Settings", plan: "Plan") -> None:
 
     from authz.sync.errors import Cause, SyncFailed
     from authz.sync.schedule import Schedule
+    from authz.sync.turn import left
     from authz.sync.turn import run as turn
 
     log = logging.getLogger("authz.sync")
@@ -153,6 +157,10 @@ def _loop(settings: "Settings", plan: "Plan") -> None:
     if not schedules:
         fail(["SYNC_PULL and SYNC_PUSH are both false: there is nothing to do"], BAD_ARGUMENTS)
     due = {name: time.monotonic() + schedule.first() for name, schedule in schedules.items()}
+    log.info(
+        "SYNC_URL: %s with %s, at least every %g s, until Ctrl-C or SIGTERM",
+        " and ".join(schedules), plan.url, settings.sync_interval_s,
+    )  # fmt: skip
     told: dict[str, str] = {}
     while True:
         direction = min(due, key=lambda name: due[name])
@@ -163,8 +171,9 @@ def _loop(settings: "Settings", plan: "Plan") -> None:
         except SyncFailed as failure:
             # As long as it is the same, once.
             if told.get(direction) != failure.sentence:
-                log.error("%s", failure.sentence)
+                log.error("%s: %s", direction, failure.sentence)
             told[direction] = failure.sentence
+            done = left(plan) if direction == "push" else {}
             is_theirs = failure.cause is Cause.LOCKED
             wait_s = schedule.succeeded() if is_theirs else schedule.failed(failure.retry_after_s)
         else:
@@ -175,6 +184,10 @@ def _loop(settings: "Settings", plan: "Plan") -> None:
             wait_s = 0.0 if done.get("more") else schedule.succeeded()
             if done.get("changed"):
                 log.info("pulled %d policy files, sha256 %s", done["files"], done["digest"][:16])
+        retention = done.get("retention", told.get("retention", ""))
+        if retention and told.get("retention") != retention:
+            log.warning("%s", retention)
+        told["retention"] = retention
         due[direction] = time.monotonic() + wait_s
 
 

@@ -150,9 +150,9 @@ class Alerts(Group):
     alert_smtp_user: Annotated[str, BeforeValidator(checks.printable)] = Field(
         "", alias="ALERT_SMTP_USER", max_length=256, description="who logs in there"
     )
-    alert_smtp_password: Annotated[SecretStr | None, checks.secret(1, "what it gave you")] = Field(
-        None, alias="ALERT_SMTP_PASSWORD", description="and with what"
-    )
+    alert_smtp_password: Annotated[
+        SecretStr | None, checks.secret(1, "what the mail server gave you", is_made=False)
+    ] = Field(None, alias="ALERT_SMTP_PASSWORD", description="and with what")
     alert_smtp_password_file: Path | None = Field(
         None,
         alias="ALERT_SMTP_PASSWORD_FILE",

@@ -157,13 +157,18 @@ def interval(value: object) -> object:
     return 0 if text in (0, "0", "0s", "0m", "0h", "0d") else duration(text)
 
 
-def secret(minimum: int, how: str) -> BeforeValidator:
-    """Printable ASCII of at least so many characters; `how` is what makes one."""
+def secret(minimum: int, how: str, *, is_made: bool = True) -> BeforeValidator:
+    """Printable ASCII of at least so many characters.
+
+    Args:
+        how: the command that makes one; what it is where `is_made` is false, as others gave it.
+    """
+    cure = f"make one with: {how}" if is_made else f"it is {how}"
 
     def check(value: object) -> object:
         text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         if len(text) < minimum:
-            raise ValueError(f"shorter than {minimum} characters; make one with: {how}")
+            raise ValueError(f"shorter than {minimum} characters; {cure}")
         if not (text.isascii() and text.isprintable()):
             raise ValueError("may only contain printable ASCII characters")
         if text != text.strip():
@@ -176,4 +181,4 @@ def secret(minimum: int, how: str) -> BeforeValidator:
 #: What makes a good one.
 HOW_TO_MAKE: Final = {"JWT_SECRET": "openssl rand -hex 32", "ADMIN_TOKEN": "openssl rand -hex 16"}
 
-HEADER_VALUE: Final = secret(1, "the scheme and the key, such as `Bearer sk-...`")
+HEADER_VALUE: Final = secret(1, "the scheme and the key, such as `Bearer sk-...`", is_made=False)

@@ -38,7 +38,8 @@ class Sync(Group):
         description="the longest time between two synchronisations, each up to a fifth early",
     )
     sync_token: Annotated[
-        SecretStr | None, checks.secret(checks.MIN_ADMIN_TOKEN, "the control plane's ADMIN_TOKEN")
+        SecretStr | None,
+        checks.secret(checks.MIN_ADMIN_TOKEN, "the control plane's ADMIN_TOKEN", is_made=False),
     ] = Field(
         None,
         alias="SYNC_TOKEN",

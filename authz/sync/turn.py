@@ -1,5 +1,6 @@
 """A turn of either direction, as a line of JSON asks for it and another one tells how it went."""
 
+import contextlib
 import json
 import logging
 from typing import Any, Final
@@ -31,15 +32,17 @@ def answered(line: bytes) -> bytes:
         said = json.loads(line)
         plan = Plan.from_json(json.dumps(said["plan"]))
         logs.configure("warning", plan.log_format, "sync")
-        told = run(said["direction"], plan)
-    except SyncFailed as failure:
-        told = {
-            "failed": {
-                "cause": str(failure.cause),
-                "sentence": failure.sentence,
-                "retryAfter": failure.retry_after_s,
+        try:
+            told = run(said["direction"], plan)
+        except SyncFailed as failure:
+            told = {
+                "failed": {
+                    "cause": str(failure.cause),
+                    "sentence": failure.sentence,
+                    "retryAfter": failure.retry_after_s,
+                },
+                **(left(plan) if said["direction"] == "push" else {}),
             }
-        }
     except Exception as error:
         log.exception("a turn failed")
         sentence = f"sync: {visible(type(error).__name__)}; the log has the rest, please report it"
@@ -58,7 +61,21 @@ def run(direction: str, plan: Plan) -> dict[str, Any]:
 
         done = pull(plan).to_json()
         return {**done, "written": len(done["written"]), "removed": len(done["removed"])}
-    from authz.sync.push import push, waiting  # noqa: PLC0415
+    from authz.sync.push import push  # noqa: PLC0415
 
     sent = push(plan).to_json()
-    return {**sent, "retention": waiting(plan).get("warning", "")}
+    return {**sent, "retention": left(plan).get("retention", "")}
+
+
+def left(plan: Plan) -> dict[str, Any]:
+    """How many rows wait, and what is to be said where retention may have them first.
+
+    Told of a push that has failed, too: it is then that rows grow old. Empty where the trail
+    cannot be read.
+    """
+    from authz.sync.push import waiting  # noqa: PLC0415
+
+    with contextlib.suppress(SyncFailed):
+        found = waiting(plan)
+        return {"pending": found["pending"], "retention": found.get("warning", "")}
+    return {}

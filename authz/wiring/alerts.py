@@ -27,9 +27,13 @@ def alerts(settings: Settings) -> Alerts | None:
         parts = urlsplit(url.get_secret_value()) if url else None
         if parts is not None and parts.scheme == "http" and not is_here(parts.hostname or ""):
             log.warning("%s: is http, so whoever is on the way can read and change alerts", name)
+    told = list(destinations(settings))
+    log.info(
+        "ALERT_ON: %s go to %s", ", ".join(settings.alert_on), ", ".join(one.name for one in told)
+    )
     return Alerts(
         settings.audit_db_path,
-        list(destinations(settings)),
+        told,
         asked=settings.alert_on,
         rate=settings.alert_rate_limit,
         new_id=lambda: secrets.token_hex(16),

@@ -198,8 +198,8 @@ class Syncing:
             told = {
                 "failed": {
                     "cause": Cause.INTERNAL,
-                    "sentence": f"sync: the process of a {direction} has ended or was too slow; it"
-                    " is the first to be killed where memory is short",
+                    "sentence": "the process has ended or was too slow; it is the first to be"
+                    " killed where memory is short",
                     "retryAfter": 0,
                 }
             }
@@ -211,7 +211,10 @@ class Syncing:
                 log.info("%s", failed["sentence"])
                 return schedule.succeeded()
             self._problems[direction] = cause
-            self._incidents.happened(_KINDS[direction], self._plan.url, failed["sentence"])
+            self._tell_waiting(told)
+            # Both directions may fail for one reason: the log's line says which it is.
+            sentence = f"{direction}: {failed['sentence']}"
+            self._incidents.happened(_KINDS[direction], self._plan.url, sentence)
             return schedule.failed(float(failed["retryAfter"]))
         self._problems.pop(direction, None)
         self._incidents.ended(_KINDS[direction], self._plan.url)
@@ -222,11 +225,16 @@ class Syncing:
         if direction == "pull":
             self._tell_pulled(told)
             return wait_s
-        self._pending = told["pending"]
-        if told["retention"] and told["retention"] != self._warning:
-            log.warning("%s", told["retention"])
-        self._warning = told["retention"]
+        self._tell_waiting(told)
         return ON_S if told["more"] else wait_s
+
+    def _tell_waiting(self, told: dict[str, Any]) -> None:
+        """Make known what a push has left, also one that has failed."""
+        self._pending = told.get("pending", self._pending)
+        retention = told.get("retention", self._warning)
+        if retention and retention != self._warning:
+            log.warning("%s", retention)
+        self._warning = retention
 
     def _tell_pulled(self, told: dict[str, Any]) -> None:
         if not told["changed"]:

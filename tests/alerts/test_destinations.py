@@ -6,6 +6,7 @@ import email.policy
 import hashlib
 import hmac
 import json
+import re
 import ssl
 import time
 from collections.abc import Iterator, Sequence
@@ -376,3 +377,8 @@ def test_a_mail_goes_encrypted_and_only_to_whom_it_is_meant_for(
     error = refused(mailer(port, tls=tls))
     assert "the certificate of 127.0.0.1 is not valid" in str(error)
     assert not error.is_final
+
+
+def test_a_receiver_that_speaks_no_tls_is_said_in_whole_words(receiver: Receiver) -> None:
+    said = str(refused(webhook(receiver.url.replace("http://", "https://"), total_s=10)))
+    assert re.search(r"no TLS with 127\.0\.0\.1: [a-z ]+$", said), said

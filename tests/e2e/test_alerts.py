@@ -211,3 +211,4 @@ def test_no_secret_is_in_the_log_or_the_outbox(alerting: Sidecar) -> None:
     for secret in (SECRET, "a-secret-of-the-hook"):
         assert secret not in alerting.log()
         assert secret.encode() not in kept
+    assert "ALERT_ON: deny, error, rate_limit, mode go to webhook\n" in alerting.log()

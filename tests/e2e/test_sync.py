@@ -152,6 +152,17 @@ def test_an_older_bundle_is_refused_and_told(site: Site) -> None:
     )
 
 
+def test_status_shows_the_bundle_and_the_synchronisation(site: Site) -> None:
+    place = ["--gateway", site.edge.url]
+    lines = CliRunner().invoke(app, ["status", *place]).stdout.splitlines()
+    shown = {line.rpartition("  ")[0].strip(): line.rpartition("  ")[2] for line in lines}
+    bundle = site.edge.get("/health").json()["bundle"]
+    assert shown["bundle version"] == str(bundle["version"])
+    assert shown["sync lastPull"].endswith("Z")
+    said = json.loads(CliRunner().invoke(app, ["status", *place, "--json"]).stdout)
+    assert (said["bundle"]["keyId"], said["sync"]["pending"] >= 0) == (bundle["keyId"], True)
+
+
 def test_the_commands_do_one_turn(site: Site) -> None:
     pulled = site.command("pull", "--json")
     assert pulled.exit_code == 0, pulled.stderr

@@ -1,6 +1,8 @@
 """`authz sync` as it is typed: what it prints, and what it ends with."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typer.testing import CliRunner
 
 from authz.cli import app
 from authz.sync.state import State
+from tests.e2e.sidecar import free_port
+from tests.stores.trail import World
 from tests.sync import plane as planes
 from tests.sync.plane import TOKEN, Plane, bundle, giving
 
@@ -74,3 +78,31 @@ def test_a_second_one_says_so_and_is_no_failure(server: Plane, tmp_path: Path) -
     assert done.exit_code == 0
     assert "another sync pull" in done.stderr
     assert "skipped" in json.loads(done.stdout)
+
+
+def test_status_says_what_never_went_well(server: Plane, tmp_path: Path) -> None:
+    shown = _run(tmp_path, "status", SYNC_URL=server.url, SYNC_PUSH="false").stdout
+    assert [line.split() for line in shown.splitlines()] == [
+        ["url", server.url], ["lastPull", "never"],
+    ]  # fmt: skip
+
+
+def test_run_says_that_it_has_begun_and_which_direction_fails(tmp_path: Path) -> None:
+    """Also without an answer from anybody: a command that says nothing looks as if it hung."""
+    world = World(tmp_path / "audit.db")
+    world.write(2)
+    world.end()
+    url = f"http://127.0.0.1:{free_port()}"
+    env = {"SYNC_URL": url, "ADMIN_TOKEN": TOKEN, "SYNC_INTERVAL": "1",
+           "AUDIT_DB_PATH": str(tmp_path / "audit.db"), "POLICIES_DIR": str(tmp_path)}  # fmt: skip
+    command = [sys.executable, "-m", "authz", "sync", "run"]
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        lines = [running.stderr.readline() for _ in range(4)]
+        running.terminate()
+        assert running.wait(20) == 0
+    assert f"pull and push with {url}, at least every 1 s" in lines[0]
+    rest = "".join(lines[1:])
+    assert f"pull: SYNC_URL: {url} cannot be reached" in rest
+    assert f"push: SYNC_URL: {url} cannot be reached" in rest
+    assert "AUDIT_RETENTION_DAYS: rows that were not sent are removed in 0 days" in rest

@@ -15,6 +15,7 @@ from authz.stores.audit_log import AuditLog
 from authz.sync import push as pushing
 from authz.sync.errors import Cause, SyncFailed
 from authz.sync.push import at_risk, push, waiting
+from authz.sync.turn import answered, asked
 from tests.stores.trail import DAY_S, START, World, row
 from tests.sync import plane as planes
 from tests.sync.plane import Plane, Request, plan
@@ -303,3 +304,17 @@ def test_rows_that_retention_will_remove_are_warned_of(
     here = plan(tmp_path, "http://127.0.0.1:1", retention_days=retention)
     said = at_risk(here, rfc3339(START - days * DAY_S), START)
     assert (expected in said) if expected else not said
+
+
+def test_a_push_that_fails_tells_what_waits_and_that_retention_will_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is while the control plane is away that rows grow old."""
+    monkeypatch.setattr("authz.sync.turn.logs.configure", lambda *_: None)
+    _write(tmp_path / "audit.db", 3)
+    told = json.loads(answered(asked("push", plan(tmp_path, "http://127.0.0.1:1"))))
+    assert (told["failed"]["cause"], told["pending"]) == ("unreachable", 3)
+    assert "rows that were not sent are removed in 0 days" in told["retention"]
+    (tmp_path / "audit.db").unlink()
+    told = json.loads(answered(asked("push", plan(tmp_path, "http://127.0.0.1:1"))))
+    assert (told["failed"]["cause"], told.get("pending")) == ("trail", None)

@@ -68,6 +68,7 @@ def test_it_says_what_is_wrong_once_and_that_it_is_over(server: Plane) -> None:
         wait_until(lambda: sync().get("problem", "").count(":") == 2, "both to fail")
         assert sync()["problem"] == "pull: the control plane fails; push: the control plane fails"
         assert sync()["lastPull"] is None
+        assert sync()["pending"] > 0
         pulls = len(server.requests)
         wait_until(lambda: len(server.requests) >= pulls + 2, "some more attempts")
         assert client.get("/ready").status_code == 503
@@ -90,6 +91,8 @@ def test_it_says_what_is_wrong_once_and_that_it_is_over(server: Plane) -> None:
     assert f"{server.url} fails (HTTP 500): no disk" in dict(rows)["incident:sync_pull_failed"]
     assert log.count("no disk; look at its log") == 3
     assert "sync: pulled 1 policy files, version 1" in log
+    assert f"pull: {server.url} fails" in log
+    assert f"push: {server.url} fails" in log
     assert TOKEN not in log + str(rows)
 
 

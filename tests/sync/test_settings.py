@@ -33,7 +33,7 @@ def _problem(**env: str) -> str:
         ({"SYNC_URL": "ftp://plane.example"}, "must start with http:// or https://"),
         ({"SYNC_URL": "https://plane.example?x=1"}, "must not contain a query"),
         ({"SYNC_INTERVAL": "0"}, "SYNC_INTERVAL: "),
-        ({"SYNC_TOKEN": "short"}, "SYNC_TOKEN: shorter than 16 characters"),
+        ({"SYNC_TOKEN": "short"}, "characters; it is the control plane's ADMIN_TOKEN"),
         ({"SYNC_TOKEN_FILE": "/nowhere/token"}, "SYNC_TOKEN_FILE: cannot be read"),
         ({"ADMIN_TOKEN": ""}, "SYNC_URL: needs SYNC_TOKEN"),
         ({"SYNC_URL": "http://127.0.0.1:1", "SYNC_CA_FILE": "ca.pem"}, "SYNC_CA_FILE: has no"),

@@ -33,7 +33,7 @@ def build(
         int,
         typer.Option(
             "--version",
-            help="Higher than of any bundle before: $(date +%Y%m%d%H%M%S), or a build's number.",
+            help="Higher than of any bundle before: $(date -u +%Y%m%d%H%M%S), or a build's number.",
             show_default=False,
         ),
     ] = 0,
@@ -71,6 +71,7 @@ def build(
     from authz.bundles import archive
     from authz.bundles import build as building
     from authz.bundles.errors import BundleError
+    from authz.bundles.manifest import MAX_VERSION
 
     if plain and (version or not_after or revision):
         fail(
@@ -78,14 +79,17 @@ def build(
              " not"],
             BAD_ARGUMENTS,
         )  # fmt: skip
-    if not plain and version < 1:
+    if not plain and not 1 <= version <= MAX_VERSION:
         fail(
-            ["--version: say which version it is, 1 or higher, and higher than of any bundle"
-             " before; --plain makes one without"],
+            [f"--version: say which version it is, from 1 to {MAX_VERSION}, and higher than of any"
+             " bundle before; --plain makes one without"],
             BAD_ARGUMENTS,
         )  # fmt: skip
     made = _created(created)
     until = _until(not_after, made)
+    if until is not None and until <= made:
+        fail(["--not-after: it must be later than --created, which is now when left out"],
+             BAD_ARGUMENTS)  # fmt: skip
     files = _files(directory)
     problems, _ = problems_of(files, lambda name: directory / name)
     errors = tell(problems)

@@ -72,13 +72,22 @@ def sign(
         fail([f"{bundle}: {error}"], FAILED)
     before = read(path, signature_file.MAX_SIGNATURE_FILE, "--append") if append else b""
     text = read(key, cosign_key.MAX_KEY_FILE, "--key")
+    given: list[bytes] = []
+
+    def ask() -> bytes:
+        given.append(password(key))
+        return given[0]
+
     try:
-        private = cosign_key.read(str(key), text, lambda: password(key))
+        private = cosign_key.read(str(key), text, ask)
         written = signature_of(data, private, layout)
         if append:
             written = before.rstrip(b"\r\n") + b"\n" + written
             signature_file.read(written)
     except BundleError as error:
+        if error.reason == "key" and given == [b""]:
+            fail([f"--key: {key}: it is encrypted, and no password was given; set"
+                  f" {PASSWORD_VARIABLE}"], BAD_ARGUMENTS)  # fmt: skip
         fail([f"--key: {error}" if error.reason == "key" else f"{path}: {error}"], BAD_ARGUMENTS)
     write("--output", path, written, mode=PUBLIC, replace=True)
     said = {"file": str(bundle), "signature": str(path), "key": private.key_id,

@@ -176,6 +176,9 @@ def left(deadline: float) -> float:
 def _said(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "it does not answer in time"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        # Not its text: that begins with the name of the library and ends with a line of its source.
+        return word(error.reason.lower().replace("_", " "))
     return word(getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
 
