@@ -158,7 +158,7 @@ def _loop(settings: "Settings", plan: "Plan") -> None:
         fail(["SYNC_PULL and SYNC_PUSH are both false: there is nothing to do"], BAD_ARGUMENTS)
     due = {name: time.monotonic() + schedule.first() for name, schedule in schedules.items()}
     log.info(
-        "SYNC_URL: %s with %s, at least every %g s, until Ctrl-C or SIGTERM",
+        "SYNC_URL: %s with %s, every %g s, until Ctrl-C or SIGTERM",
         " and ".join(schedules), plan.url, settings.sync_interval_s,
     )  # fmt: skip
     told: dict[str, str] = {}

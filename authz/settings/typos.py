@@ -22,9 +22,10 @@ def typos(given: Iterable[str]) -> Iterator[str]:
     for field in Settings.model_fields.values():
         alias = field.validation_alias
         known |= {str(a) for a in (alias.choices if isinstance(alias, AliasChoices) else [alias])}
-    for name in sorted(names - known):
-        for meant in sorted(known - names):
-            if len(name) >= _SHORTEST and _is_near(name, meant):
+    unset = sorted(known - names)
+    for name in sorted(name for name in names - known if len(name) >= _SHORTEST):
+        for meant in unset:
+            if _is_near(name, meant):
                 yield f"{name}: has no effect; if it is for the sidecar, its name is {meant}"
 
 

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
 from authz.bundles.signature_file import MAX_SIGNATURE_FILE
-from authz.core.policy_bounds import is_policy_file
+from authz.core.policy_bounds import MAX_FILE, is_policy_file
 from authz.stores.files import replace, settle
 from authz.sync.errors import Cause, SyncFailed
 from authz.sync.state import writing
@@ -203,7 +203,7 @@ def _remove(root: Path, gone: Mapping[str, str]) -> tuple[tuple[str, ...], tuple
         path = root / name
         if not os.path.lexists(path):
             continue
-        if path.is_symlink() or not holds(path, digest, path.stat().st_size):
+        if path.is_symlink() or not holds(path, digest, MAX_FILE):
             kept.append(name)
             continue
         with writing("POLICIES_DIR", path), _directory(root, name) as directory:

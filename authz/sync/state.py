@@ -20,8 +20,8 @@ from authz.stores.files import replace
 from authz.sync.errors import Cause, SyncFailed
 
 Direction = Literal["pull", "push"]
-#: Bytes of a state file: ten thousand names of files with their hashes.
-MAX_STATE: Final = 4 * 1024 * 1024
+#: Bytes of a state file: the names of as many files as a bundle may have, with their hashes.
+MAX_STATE: Final = 32 * 1024 * 1024
 
 
 class State:

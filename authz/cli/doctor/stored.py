@@ -49,8 +49,8 @@ def _loaded(facts: Facts) -> Iterator[Finding]:
     elif said:
         yield failed(
             f"policies: {said}",
-            "put policies into POLICIES_DIR, and try them with `authz policy validate`; until then"
-            " every request is denied",
+            "put policies into POLICIES_DIR, or a good bundle at POLICY_BUNDLE, and try them with"
+            " `authz policy validate`; until then every request is denied",
         )
     else:
         yield failed("nothing is told of policies", "look at `authz status`")
